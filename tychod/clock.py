@@ -1,0 +1,37 @@
+"""Monotonic time, injected wherever time matters, and its offset to the wall clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the daemon asks of time; tests bring their own."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds of the monotonic clock."""
+
+    def wall_offset_ns(self) -> int:
+        """Nanoseconds to add to a monotonic time for the wall clock (since 1970, UTC)."""
+
+
+class SystemClock:
+    """CLOCK_MONOTONIC and CLOCK_REALTIME of this machine."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds of CLOCK_MONOTONIC: since boot, not counting suspend."""
+        return time.monotonic_ns()
+
+    def wall_offset_ns(self) -> int:
+        """CLOCK_REALTIME minus CLOCK_MONOTONIC, read between two readings of the latter."""
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        return wall - (before + time.monotonic_ns()) // 2
+
+
+def next_deadline_ns(deadline_ns: int, interval_ns: int, now_ns: int) -> int:
+    """Return the first deadline after ``now_ns`` on the grid of ``deadline_ns``: skip, never bunch."""
+    if deadline_ns + interval_ns > now_ns:
+        return deadline_ns + interval_ns
+    return deadline_ns + ((now_ns - deadline_ns) // interval_ns + 1) * interval_ns

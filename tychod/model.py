@@ -1,0 +1,161 @@
+"""Results: what the daemon publishes, as plain immutable data (no numpy, no I/O).
+
+Energy is integer microjoules.  ``None`` means "not observed" or "does not apply", never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+LeafKind = Literal["container", "vm", "unit", "kernel", "system", "past", "unattributed"]
+Quality = Literal["measured", "modelled", "stale", "unavailable"]
+SourceState = Literal["ok", "stalled", "unavailable", "off"]
+
+KERNEL_ID: Final = "kernel"
+SYSTEM_ID: Final = "system"
+PAST_ID: Final = "past"
+UNATTRIBUTED_ID: Final = "unattributed"
+
+TOTAL_DOMAINS: Final = ("package", "dram", "gpu")
+"""A workload's total; ``core`` and ``uncore`` are parts of ``package`` (design.md 6)."""
+
+
+class Window(NamedTuple):
+    """A half-open stretch ``(start, end]`` of the monotonic clock, in nanoseconds."""
+
+    start_ns: int
+    end_ns: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+class Energy(NamedTuple):
+    """Idle and dynamic energy of one domain, cumulative, in microjoules."""
+
+    idle_uj: int = 0
+    dynamic_uj: int = 0
+
+    @property
+    def total_uj(self) -> int:
+        """Idle plus dynamic, in microjoules."""
+        return self.idle_uj + self.dynamic_uj
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a cgroup's energy belongs to; ``id`` and ``kind`` never change, names may come later."""
+
+    kind: LeafKind
+    id: str
+    name: str
+    namespace: str | None = None
+    pod: str | None = None
+    pod_uid: str | None = None
+    runtime: str | None = None
+    cgroup: str | None = None
+    parent: str | None = None
+    sandbox: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    names_from: str = "path"
+    stale: bool = False
+    reason: str | None = None
+    owner: str | None = None
+    qos: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One workload with its cumulative energy by domain."""
+
+    identity: Identity
+    state: Literal["running", "terminated"]
+    first_seen_ns: int  # wall clock, nanoseconds since 1970
+    cpu_ns: int
+    energy: Mapping[str, Energy]
+    power_w: Mapping[str, float | None]
+
+    @property
+    def total(self) -> Energy:
+        """Energy over the domains that make up a workload's total (psys without package)."""
+        parts = [e for name, e in self.energy.items() if name in total_domains(self.energy)]
+        return Energy(sum(e.idle_uj for e in parts), sum(e.dynamic_uj for e in parts))
+
+    @property
+    def total_power_w(self) -> float | None:
+        """Mean power of the last window over the same domains; None when none is known."""
+        known = [
+            power
+            for name, power in self.power_w.items()
+            if power is not None and name in total_domains(self.power_w)
+        ]
+        return sum(known) if known else None
+
+
+def total_domains(names: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the domains that add up to a total: psys stands in where package is absent."""
+    return TOTAL_DOMAINS if "package" in names or "psys" not in names else ("psys",)
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One meter of a domain: a socket's package, a die, a DRAM controller."""
+
+    name: str
+    socket: int | None
+    energy_uj: int
+    power_w: float | None
+    quality: Quality
+    reason: str | None = None
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One hardware domain of the node, cumulative; idle/dynamic None where not attributed."""
+
+    source: str
+    quality: Quality
+    reason: str | None
+    through_ns: int | None  # monotonic: energy is known up to here
+    energy_uj: int
+    idle_uj: int | None
+    dynamic_uj: int | None
+    power_w: float | None
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything known at the end of one window; immutable once published."""
+
+    sequence: int
+    window: Window
+    since_ns: int  # wall clock: when the counters began
+    wall_offset_ns: int  # wall = monotonic + offset, one for the whole window
+    gap: bool  # this window spans a restart of the daemon
+    domains: Mapping[str, Domain]
+    leaves: tuple[Leaf, ...]
+    conservation_violations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """Health of one source, as `tychoctl sources` shows it."""
+
+    name: str
+    enabled: bool | str
+    state: SourceState
+    quality: Quality
+    reason: str | None
+    remedy: str | None
+    interval_s: float
+    delay_s: float
+    samples: int
+    errors: int
+    last_sample_ns: int | None  # monotonic
+    late: int = 0

@@ -1,0 +1,82 @@
+"""Raw observations: what was read, not what it means.  Units are in the names.
+
+Counters are cumulative; a missed reading loses resolution, never energy or CPU time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64s = NDArray[np.int64]
+
+KERNEL_KEY: Final = -1
+"""Kernel threads, irq and softirq time."""
+OUTSIDE_KEY: Final = -2
+"""CPU time that no visible cgroup explains."""
+ROOT_KEY: Final = -3
+"""User processes that sit in the root cgroup itself."""
+
+
+class EnergyZone(NamedTuple):
+    """One energy counter of a source, as found by its probe."""
+
+    key: str  # unique and stable within a boot: the source's name and the counter's path
+    domain: str  # package, core, uncore, dram, psys
+    name: str  # as the hardware names it: package-0, package-0-die-1, dram
+    socket: int | None
+    max_range_uj: int  # the counter wraps after this value; 0: it never wraps
+    max_power_w: float  # no real load exceeds this; tells a wrap from a reset
+    idle_w: float | None = None  # known idle power (modelled sources only)
+
+
+class EnergySample(NamedTuple):
+    """One reading of all counters of a source."""
+
+    t_ns: int  # monotonic, midpoint of the reading
+    energy_uj: tuple[int | None, ...]  # native counters in the order of the zones; None: not read
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySeries:
+    """The samples of one energy source that a window needs: one before it, those in it, one after."""
+
+    source: str
+    quality: str  # "measured" | "modelled"
+    zones: tuple[EnergyZone, ...]
+    samples: tuple[EnergySample, ...]
+    zone_reasons: Mapping[str, str]  # zone key -> why it cannot be read now
+
+
+class CgroupRef(NamedTuple):
+    """A cgroup directory; the inode tells a re-created directory of the same path apart."""
+
+    path: str  # below the hierarchy's root, "/" is the root
+    inode: int
+
+
+class CpuSample(NamedTuple):
+    """Cumulative CPU time of every cgroup's own tasks (its children's not included).
+
+    All arrays have shape ``(n,)`` and are read-only; ``keys`` is sorted.  A key never comes back
+    once it is gone.  A key that is absent from an earlier sample had used 0 ns by then.
+    """
+
+    t_ns: int
+    keys: Int64s
+    own_ns: Int64s
+    total_ns: Int64s  # native: with children, since the cgroup was made; kept for restarts
+    idle_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSeries:
+    """The CPU samples that a window needs, and which cgroup each key stands for."""
+
+    method: str  # "bpf-core" | "bpf-bcc" | "cgroup-v2" | "cgroup-v1"
+    samples: tuple[CpuSample, ...]
+    cgroups: Mapping[int, CgroupRef]
