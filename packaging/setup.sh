@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Makes a machine ready for the checkout it stands in. Used by the Makefile and .ci/run.
+#
+#   packaging/setup.sh             system packages for development, then .venv with the project in it
+#   packaging/setup.sh --packages  system packages that `make deb` and `make rpm` need, no .venv
+#   packaging/setup.sh --ci        all of it, and what the end-to-end check needs to make its machines
+#
+# As root on Debian it installs what is missing; otherwise it says what to install. PYTHON names the
+# interpreter for .venv (default /usr/bin/python3: the packages run on the distribution's own).
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-/usr/bin/python3}
+
+BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev ca-certificates)
+CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
+BUILD_PACKAGES=(make git python3 python3-setuptools dpkg-dev debhelper dh-python fakeroot lintian rpm)
+MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
+
+fail() {
+    printf 'setup: %s\n' "$1" >&2
+    exit 1
+}
+
+# Prints those of its arguments that are not installed.
+missing_packages() {
+    local package status
+    for package in "$@"; do
+        # shellcheck disable=SC2016  # dpkg-query expands the braces, not the shell
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [[ $status == installed ]] || printf '%s\n' "$package"
+    done
+}
+
+apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+}
+
+# install_packages required|optional PACKAGE...
+install_packages() {
+    local kind=$1
+    shift
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        echo "setup: not a Debian system; going on without a check for: $*" >&2
+        return
+    fi
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        [[ $kind == optional ]] || fail "missing packages; run: sudo apt-get install ${missing[*]}"
+        echo "setup: without ${missing[*]} some checks are skipped (sudo apt-get install ${missing[*]})" >&2
+        return
+    fi
+    echo "setup: installing ${missing[*]}"
+    apt update ||
+        fail "apt-get update failed; check the network and /etc/apt/sources.list, or install: ${missing[*]}"
+    apt install --no-install-recommends "${missing[@]}" ||
+        fail "apt-get install failed; see above, then try: apt-get install ${missing[*]}"
+}
+
+# Prints what makes a virtual environment outdated: another interpreter, or another place.
+describe_python() {
+    "$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null
+}
+
+make_venv() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "$PYTHON is not Python 3.11 or newer; name one with: make setup PYTHON=/path/to/python3"
+    if [[ -x .venv/bin/python && $(describe_python .venv/bin/python) == $(describe_python "$PYTHON") ]]
+    then
+        return
+    fi
+    echo "setup: making .venv with $PYTHON"
+    rm -rf .venv
+    "$PYTHON" -m venv .venv >.state/setup.log 2>&1 ||
+        fail "$PYTHON cannot make a virtual environment; install its venv module (Debian: python3-venv); see .state/setup.log"
+}
+
+# Installs into .venv, in the constrained versions. --use-pep517: some dependencies have no pyproject.toml.
+pip_install() {
+    PIP_CONSTRAINT=$PWD/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        .venv/bin/python -m pip install --quiet --use-pep517 "$@" >.state/setup.log 2>&1 || {
+        tail -n 15 .state/setup.log >&2
+        fail "pip could not install the Python packages; it needs the network (or PIP_INDEX_URL, PIP_FIND_LINKS) and a C compiler; see .state/setup.log"
+    }
+}
+
+install_project() {
+    echo "setup: installing the project and its test tools into .venv"
+    pip_install setuptools
+    pip_install --no-build-isolation --editable '.[test]'
+}
+
+main() {
+    local mode=${1:-}
+    case $mode in
+        "" | --packages | --ci) ;;
+        *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
+    esac
+    mkdir -p .state
+    exec 9>.state/setup.lock
+    flock 9  # two makes in one checkout take turns
+    case $mode in
+        --packages) install_packages required "${BUILD_PACKAGES[@]}" && return ;;
+        --ci) install_packages required "${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}" ;;
+    esac
+    install_packages required "${BUILD_VENV[@]}"
+    install_packages optional "${CHECK_TOOLS[@]}"
+    make_venv
+    install_project
+}
+
+main "$@"

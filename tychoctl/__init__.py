@@ -1,0 +1,1 @@
+"""tychoctl: asks tychod over its socket and prints the answers."""
