@@ -1,7 +1,7 @@
-"""Which build this is: version, commit and build time, in a wheel, a package and a checkout alike.
+"""Which build this is: version, commit and build time, in a wheel, a package or a checkout.
 
-A build writes `_build.py` beside this module (`python3 -m tychod.version --write DIR`, or setup.py).
-A checkout has none: git is asked, when somebody wants to know and not at import.
+A build writes `_build.py` beside this module (setup.py, `python3 -m tychod.version --write DIR`). A
+checkout has none: git is asked, when somebody wants to know and not at import.
 """
 
 import argparse
@@ -52,13 +52,13 @@ def read_checkout(root: Path) -> Build:
 
 
 def read_git(root: Path, *arguments: str) -> str | None:
-    """Return git's answer, or None without git, without a commit, or in somebody else's checkout."""
+    """Return git's answer, or None without git, without a commit, or in a checkout it distrusts."""
     import subprocess  # costs a client command several milliseconds and only checkouts need it
 
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(  # noqa: S607 - whichever git the developer uses
+        done = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -92,8 +92,8 @@ def render_version(program: str, build: Build) -> str:
 def write_build_module(directory: Path) -> None:
     """Write `_build.py` into a copy of the package that is being built.
 
-    The time is SOURCE_DATE_EPOCH where a reproducible build sets it, else now. The facts of a source
-    archive, which were written when it was made, stay as they are.
+    The time is SOURCE_DATE_EPOCH where a reproducible build sets it, else now. A source archive's
+    facts were written when it was made and stay as they are.
     """
     build = read_build()
     if not (PACKAGE / "_build.py").exists():
