@@ -159,3 +159,32 @@ class SourceStatus:
     errors: int
     last_sample_ns: int | None  # monotonic
     late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What stays true while the daemon runs: the head of every answer."""
+
+    node: str
+    boot_id: str
+    version: str
+    commit: str
+    accounting_method: str
+    accounting_reason: str
+    hierarchy: str
+    hierarchy_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon's own state at the moment it is asked."""
+
+    uptime_s: float
+    state: Literal["starting", "running", "degraded"]
+    since_ns: int | None  # wall clock; None before the first window
+    cpu_percent: float  # of one core, since start
+    rss_bytes: int
+    conservation_violations: int
+    config_rejected: str | None  # why the last reload was refused
+    identity_routes: Mapping[str, str]  # route -> "ok" or the reason it is not used
+    sources: tuple[SourceStatus, ...]
