@@ -4,13 +4,11 @@ The loader, ``etc/tychod.toml``, the table in the manual and ``tychoctl config``
 these declarations.  Intervals are seconds.  ``Restart()`` marks what a reload cannot change.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tychod.schema import Doc, Range, Restart
@@ -19,6 +17,23 @@ Enabled = bool | Literal["auto"]
 ENABLED_DOC: Final = (
     'true: its absence is a problem; "auto": used where it exists; false: never read.'
 )
+
+
+PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
+    {
+        "host.procfs": False,
+        "host.sysfs": False,
+        "host.cgroupfs": False,
+        "host.run": False,
+        "host.log": False,
+        "kubelet.ca_file": True,
+        "kubelet.client_cert_file": True,
+        "kubelet.client_key_file": True,
+        "kubelet.token_file": True,
+        "control.socket": True,
+    }
+)
+"""Settings that are paths, and whether each may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +54,7 @@ class Host:
 class WindowSettings:
     """The analysis window: results appear once per window."""
 
-    length: Annotated[
-        float, Range(1.0, 60.0), Restart(), Doc("Seconds in a window.")
-    ] = 3.0
+    length: Annotated[float, Range(1.0, 60.0), Restart(), Doc("Seconds in a window.")] = 3.0
     history: Annotated[
         float, Range(10.0, 600.0), Restart(), Doc("Seconds of samples kept in memory.")
     ] = 90.0
@@ -80,9 +93,9 @@ class Model:
     """
 
     enabled: Annotated[Enabled, Restart(), Doc(ENABLED_DOC)] = "auto"
-    interval: Annotated[
-        float, Range(0.1, 2.0), Restart(), Doc("Seconds between two readings.")
-    ] = 0.5
+    interval: Annotated[float, Range(0.1, 2.0), Restart(), Doc("Seconds between two readings.")] = (
+        0.5
+    )
     idle_w_per_cpu: Annotated[
         float, Range(0.0, 1000.0), Restart(), Doc("Watts of each online CPU when idle.")
     ] = 0.74
@@ -107,7 +120,9 @@ class Kubelet:
         Doc("Plain-HTTP port to ask instead (usually 10255); 0: not used."),
     ] = 0
     node_name: Annotated[
-        str, Restart(), Doc("Name of this node in the cluster and in its certificate; empty: host name.")
+        str,
+        Restart(),
+        Doc("Name of this node, as in the kubelet's certificate; empty: host name."),
     ] = ""
     ca_file: Annotated[
         str, Restart(), Doc("CA that signed the kubelet's certificate, or that certificate itself.")
@@ -178,30 +193,79 @@ class Config:
     log: Log = field(default_factory=Log)
 
 
-def problems_between(config: Config) -> list[tuple[str, str]]:
-    """Return ``(key path, message)`` for settings that are fine alone but not together."""
-    found = []
-    if config.window.history < 2 * config.window.length:
-        found.append(("window.history", f"must be at least twice window.length ({config.window.length:g})"))
-    if config.window.length < 2 * config.accounting.cgroup_interval:
-        found.append(
-            ("accounting.cgroup_interval", f"must be at most half of window.length ({config.window.length:g})")
+class Conflict(NamedTuple):
+    """Settings that are fine alone but not together; ``path`` names the one to change first."""
+
+    path: str
+    message: str
+    others: tuple[str, ...] = ()
+
+
+def problems_between(config: Config) -> list[Conflict]:
+    """Return what the type and range of a single setting cannot say."""
+    return [
+        *_window_problems(config),
+        *_kubelet_problems(config.kubelet),
+        *_path_problems(config),
+    ]
+
+
+def _window_problems(config: Config) -> Iterator[Conflict]:
+    length, rest = config.window.length, ("window.length",)
+    if config.window.history < 2 * length:
+        yield Conflict(
+            "window.history", f"must be at least twice window.length, which is {length:g}", rest
         )
-    return found + _kubelet_problems(config.kubelet)
+    if length < 2 * config.accounting.cgroup_interval:
+        yield Conflict(
+            "accounting.cgroup_interval",
+            f"must be at most half of window.length, which is {length:g}",
+            rest,
+        )
 
 
-def _kubelet_problems(kubelet: Kubelet) -> list[tuple[str, str]]:
-    found = []
-    url = urlsplit(kubelet.endpoint)
-    if url.scheme != "https" or not url.hostname:
-        found.append(("kubelet.endpoint", f"{kubelet.endpoint!r} is not an https:// address"))
-    elif not kubelet.verify_tls and not is_loopback(url.hostname):
-        found.append(("kubelet.verify_tls", "may be false only when kubelet.endpoint is a loopback address"))
+def _kubelet_problems(kubelet: Kubelet) -> Iterator[Conflict]:
+    message = endpoint_problem(kubelet.endpoint)
+    if message:
+        yield Conflict("kubelet.endpoint", message)
+    elif not kubelet.verify_tls and not is_loopback(urlsplit(kubelet.endpoint).hostname or ""):
+        yield Conflict(
+            "kubelet.verify_tls",
+            "may be false only when kubelet.endpoint is a loopback address",
+            ("kubelet.endpoint",),
+        )
     if bool(kubelet.client_cert_file) != bool(kubelet.client_key_file):
-        found.append(
-            ("kubelet.client_key_file", "client_cert_file and client_key_file must be set together")
+        yield Conflict(
+            "kubelet.client_key_file",
+            "kubelet.client_cert_file and kubelet.client_key_file must be set together",
+            ("kubelet.client_cert_file",),
         )
-    return found
+
+
+def endpoint_problem(endpoint: str) -> str:
+    """Return what is wrong with an address, or "".
+
+    The address is not repeated: it may hold a password, and messages reach the log.
+    """
+    try:
+        url = urlsplit(endpoint)
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port = None, None
+    if not host or url.scheme != "https" or port == 0:
+        return "is not an address such as https://127.0.0.1:10250"
+    if url.username is not None or url.query or url.fragment:
+        return "must be scheme, host and port only; credentials have settings of their own"
+    return ""
+
+
+def _path_problems(config: Config) -> Iterator[Conflict]:
+    """Relative paths: under systemd they would count from ``/``, by hand from anywhere."""
+    for path, may_be_empty in PATHS.items():
+        section, _, key = path.partition(".")
+        value: str = getattr(getattr(config, section), key)
+        if not value.startswith("/") and not (may_be_empty and not value):
+            yield Conflict(path, "must be an absolute path (begin with '/')")
 
 
 def is_loopback(host: str) -> bool:
@@ -210,5 +274,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import (
@@ -21,6 +22,7 @@ from typing import (
     NamedTuple,
     Protocol,
     TypeVar,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -29,6 +31,8 @@ from typing import (
 TYPE_NAMES: Final[Mapping[object, str]] = types.MappingProxyType(
     {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 )
+# `bool | Literal["auto"]` makes the one before Python 3.14, `float | None` the other.
+UNIONS: Final = (types.UnionType, Union)
 
 
 class Doc(NamedTuple):
@@ -105,13 +109,13 @@ def _default_of(field: dataclasses.Field[Any]) -> object:
 
 def check_value(value: object, hint: object, limits: Range | None = None) -> tuple[object, str]:
     """Return ``(value, "")``, the value normalised to ``hint``, or ``(None, message)``."""
-    if get_origin(hint) in (types.UnionType,):
+    if get_origin(hint) in UNIONS:
         return _check_union(value, hint, limits)
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if any(value == c and type(value) is type(c) for c in choices):
             return value, ""
-        return None, f"{value!r} is not one of {', '.join(map(repr, choices))}"
+        return None, f"{show(value)} is not one of {', '.join(map(repr, choices))}"
     if get_origin(hint) is tuple:
         return _check_list(value, get_args(hint)[0])
     return _check_scalar(value, hint, limits)
@@ -124,14 +128,14 @@ def _check_union(value: object, hint: object, limits: Range | None) -> tuple[obj
         checked, message = check_value(value, part, limits)
         if not message:
             return checked, ""
-        if type(value) is part:  # the right kind but out of range: say that, not the list
-            return None, message
-    return None, f"expected {describe(hint)}, got {value!r}"
+        if type(value) is part or (part is float and type(value) is int):
+            return None, message  # the right kind but out of range: say that, not the list
+    return None, f"expected {describe(hint)}, got {show(value)}"
 
 
 def _check_list(value: object, item: object) -> tuple[object, str]:
     if not isinstance(value, list | tuple):
-        return None, f"expected a list, got {value!r}"
+        return None, f"expected a list, got {show(value)}"
     items = []
     for index, entry in enumerate(value):
         checked, message = check_value(entry, item)
@@ -142,36 +146,51 @@ def _check_list(value: object, item: object) -> tuple[object, str]:
 
 
 def _check_scalar(value: object, hint: object, limits: Range | None) -> tuple[object, str]:
-    if hint is float and type(value) is int:
-        value = float(value)
     if hint not in TYPE_NAMES:
         raise TypeError(f"schema does not know the type {hint!r}")
+    if hint is float and type(value) is int:
+        value = float(value) if abs(value) < 2**53 else math.inf  # a huge int does not convert
     if type(value) is not hint:
-        return None, f"expected {describe(hint)}, got {value!r}"
+        return None, f"expected {describe(hint)}, got {show(value)}"
     if isinstance(value, float) and not math.isfinite(value):
         return None, f"{value} is not a finite number"
     if limits and isinstance(value, int | float) and not limits.low <= value <= limits.high:
-        return None, f"{value} is not within {limits.low:g}..{limits.high:g}"
+        return None, f"{show(value)} is not within {limits.low:g}..{limits.high:g}"
     return value, ""
+
+
+def show(value: object) -> str:
+    """Return foreign data for a message: one line, short, whatever its size or depth."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxlong, brief.maxother = 3, 80, 40, 80
+    try:
+        return brief.repr(value)
+    except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
+        return "a number of thousands of digits"
 
 
 def describe(hint: object) -> str:
     """Return the words for a type that a person reads in the manual or an error."""
-    if get_origin(hint) is types.UnionType:
-        return " or ".join(describe(part) for part in get_args(hint))
+    *others, last = _alternatives(hint)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _alternatives(hint: object) -> list[str]:
+    if get_origin(hint) in UNIONS:
+        return [words for part in get_args(hint) for words in _alternatives(part)]
     if get_origin(hint) is Literal:
-        return " or ".join(f'"{c}"' if isinstance(c, str) else repr(c) for c in get_args(hint))
+        return [f'"{c}"' if isinstance(c, str) else repr(c) for c in get_args(hint)]
     if get_origin(hint) is tuple:
-        return "a list of strings" if get_args(hint)[0] is str else "a list"
-    if hint is type(None):
-        return "null"
-    return TYPE_NAMES.get(hint, repr(hint))
+        return ["a list of strings" if get_args(hint)[0] is str else "a list"]
+    if hint is bool:
+        return ["true", "false"]
+    return ["null" if hint is type(None) else TYPE_NAMES.get(hint, repr(hint))]
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str], what: str = "setting") -> str:
     """Return the message for a key nobody declared, with the nearest declared name."""
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return f"unknown setting; did you mean '{near[0]}'?" if near else "unknown setting"
+    near = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.5)
+    return f"unknown {what}; did you mean '{near[0]}'?" if near else f"unknown {what}"
 
 
 def load(cls: type[T], data: object, path: str = "") -> tuple[T | None, list[Problem]]:
@@ -181,11 +200,14 @@ def load(cls: type[T], data: object, path: str = "") -> tuple[T | None, list[Pro
     are problems.  The first item is None when there is any.
     """
     if not isinstance(data, Mapping):
-        return None, [Problem(path or "top level", f"expected a table, got {data!r}")]
+        return None, [Problem(path or "top level", f"expected a table, got {show(data)}")]
     specs = {spec.name: spec for spec in fields_of(cls)}
     problems = [
-        Problem(_join(path, str(key)), unknown_key(str(key), specs))
-        for key in data
+        Problem(
+            _join(path, _name(key)),
+            unknown_key(str(key), specs, "section" if isinstance(entry, Mapping) else "setting"),
+        )
+        for key, entry in data.items()
         if key not in specs
     ]
     values: dict[str, Any] = {}
@@ -204,6 +226,12 @@ def _load_field(spec: FieldSpec, value: object, path: str) -> tuple[object, list
         return load(spec.type, value, path)
     checked, message = check_value(value, spec.type, spec.limits)
     return checked, [Problem(path, message)] if message else []
+
+
+def _name(key: object) -> str:
+    """Return a foreign key as it may stand in a one-line message."""
+    plain = isinstance(key, str) and key.isprintable() and len(key) <= 80
+    return str(key) if plain else show(key)
 
 
 def _join(path: str, name: str) -> str:
