@@ -32,31 +32,41 @@ missing_packages() {
     done
 }
 
-apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+# logged WHAT COMMAND...: run it with its output in a log; on failure show the log's end and say WHAT.
+logged() {
+    local what=$1
+    shift
+    "$@" >.state/setup.log 2>&1 && return
+    tail -n 15 .state/setup.log >&2
+    fail "$what; more in .state/setup.log"
 }
 
-# install_packages required|optional PACKAGE...
+# Uses the names NEEDED and WISHED: packages without which nothing works, and those that can be missed.
 install_packages() {
-    local kind=$1
-    shift
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-        echo "setup: not a Debian system; going on without a check for: $*" >&2
+        echo "setup: not a Debian system; install what these names stand for: ${NEEDED[*]} ${WISHED[*]}" >&2
         return
     fi
-    local missing
-    mapfile -t missing < <(missing_packages "$@")
-    ((${#missing[@]})) || return 0
-    if ((EUID != 0)); then
-        [[ $kind == optional ]] || fail "missing packages; run: sudo apt-get install ${missing[*]}"
-        echo "setup: without ${missing[*]} some checks are skipped (sudo apt-get install ${missing[*]})" >&2
-        return
+    local needed wished
+    mapfile -t needed < <(missing_packages "${NEEDED[@]}")
+    mapfile -t wished < <(missing_packages "${WISHED[@]}")
+    if ((EUID == 0)); then
+        apt_install "${needed[@]}" "${wished[@]}"
+    elif ((${#needed[@]})); then
+        fail "packages are missing; run: sudo apt-get install ${needed[*]} ${wished[*]}"
+    elif ((${#wished[@]})); then
+        echo "setup: some checks are skipped without them; run: sudo apt-get install ${wished[*]}" >&2
     fi
-    echo "setup: installing ${missing[*]}"
-    apt update ||
-        fail "apt-get update failed; check the network and /etc/apt/sources.list, or install: ${missing[*]}"
-    apt install --no-install-recommends "${missing[@]}" ||
-        fail "apt-get install failed; see above, then try: apt-get install ${missing[*]}"
+}
+
+apt_install() {
+    (($#)) || return 0
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+    echo "setup: installing $*"
+    logged "apt-get update failed: check the network and /etc/apt, or install by hand: $*" \
+        "${apt[@]}" -o APT::Update::Error-Mode=any update
+    logged "apt-get install failed: see above, then try: apt-get install $*" \
+        "${apt[@]}" install --no-install-recommends "$@"
 }
 
 # Prints what makes a virtual environment outdated: another interpreter, or another place.
@@ -67,23 +77,21 @@ describe_python() {
 make_venv() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "$PYTHON is not Python 3.11 or newer; name one with: make setup PYTHON=/path/to/python3"
-    if [[ -x .venv/bin/python && $(describe_python .venv/bin/python) == $(describe_python "$PYTHON") ]]
+    if [[ -x .venv/bin/python && $(describe_python .venv/bin/python) == "$(describe_python "$PYTHON")" ]]
     then
         return
     fi
     echo "setup: making .venv with $PYTHON"
     rm -rf .venv
-    "$PYTHON" -m venv .venv >.state/setup.log 2>&1 ||
-        fail "$PYTHON cannot make a virtual environment; install its venv module (Debian: python3-venv); see .state/setup.log"
+    logged "$PYTHON cannot make a virtual environment: install its venv module (Debian: python3-venv)" \
+        "$PYTHON" -m venv .venv
 }
 
 # Installs into .venv, in the constrained versions. --use-pep517: some dependencies have no pyproject.toml.
 pip_install() {
-    PIP_CONSTRAINT=$PWD/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        .venv/bin/python -m pip install --quiet --use-pep517 "$@" >.state/setup.log 2>&1 || {
-        tail -n 15 .state/setup.log >&2
-        fail "pip could not install the Python packages; it needs the network (or PIP_INDEX_URL, PIP_FIND_LINKS) and a C compiler; see .state/setup.log"
-    }
+    logged "pip could not install the Python packages: it needs the network (or PIP_FIND_LINKS) and a C compiler" \
+        env PIP_CONSTRAINT="$PWD/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        .venv/bin/python -m pip install --quiet --use-pep517 "$@"
 }
 
 install_project() {
@@ -94,21 +102,22 @@ install_project() {
 
 main() {
     local mode=${1:-}
+    NEEDED=("${BUILD_VENV[@]}")
+    WISHED=("${CHECK_TOOLS[@]}")
     case $mode in
-        "" | --packages | --ci) ;;
+        "") ;;
+        --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;
+        --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}") ;;
         *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
     esac
     mkdir -p .state
     exec 9>.state/setup.lock
     flock 9  # two makes in one checkout take turns
-    case $mode in
-        --packages) install_packages required "${BUILD_PACKAGES[@]}" && return ;;
-        --ci) install_packages required "${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}" ;;
-    esac
-    install_packages required "${BUILD_VENV[@]}"
-    install_packages optional "${CHECK_TOOLS[@]}"
-    make_venv
-    install_project
+    install_packages
+    if [[ $mode != --packages ]]; then
+        make_venv
+        install_project
+    fi
 }
 
 main "$@"
