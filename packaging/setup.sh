@@ -63,24 +63,27 @@ apt_install() {
     (($#)) || return 0
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
     echo "setup: installing $*"
-    logged "apt-get update failed: check the network and /etc/apt, or install by hand: $*" \
-        "${apt[@]}" -o APT::Update::Error-Mode=any update
-    logged "apt-get install failed: see above, then try: apt-get install $*" \
+    # One broken source is no reason to stop: if it was needed, the installation fails and says so.
+    "${apt[@]}" update >.state/setup.log 2>&1 || true
+    logged "apt-get failed: check the network and /etc/apt, then try: apt-get install $*" \
         "${apt[@]}" install --no-install-recommends "$@"
 }
 
-# Prints what makes a virtual environment outdated: another interpreter, or another place.
+# Prints which Python an interpreter is; two are the same where this is.
 describe_python() {
     "$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null
+}
+
+# True where .venv is whole (an interrupted one has no pip) and made with $PYTHON.
+venv_fits() {
+    .venv/bin/python -c 'import pip' 2>/dev/null &&
+        [[ $(describe_python .venv/bin/python) == "$(describe_python "$PYTHON")" ]]
 }
 
 make_venv() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "$PYTHON is not Python 3.11 or newer; name one with: make setup PYTHON=/path/to/python3"
-    if [[ -x .venv/bin/python && $(describe_python .venv/bin/python) == "$(describe_python "$PYTHON")" ]]
-    then
-        return
-    fi
+    venv_fits && return
     echo "setup: making .venv with $PYTHON"
     rm -rf .venv
     logged "$PYTHON cannot make a virtual environment: install its venv module (Debian: python3-venv)" \
