@@ -1,0 +1,116 @@
+"""CPU time of every cgroup in every bin of one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tychod.analysis.state import State
+from tychod.model import Window
+from tychod.samples import CpuSample, CpuSeries, Int64s
+
+
+class CpuWindow(NamedTuple):
+    """Who used how much CPU time, bin by bin."""
+
+    edges_ns: Int64s  # shape (bins + 1,), from the window's start to its end
+    keys: Int64s  # shape (n,)
+    used_ns: Int64s  # shape (bins, n), never negative
+    live: frozenset[int]  # keys in the newest sample
+    consumed_ns: Mapping[int, int]
+    at_end: CpuSample | None  # what the samples say of the end: for a restart to go on from
+
+
+def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWindow:
+    """Cut a window out of CPU samples; its bins are the samples' own (design.md 4).
+
+    Time that a sample after the window's end does not yet show is credited to the next window:
+    what has been credited is remembered by key, so it is credited once.
+    """
+    samples = series.samples if series else ()
+    if series is None or not samples:
+        edges = np.array([window.start_ns, window.end_ns], np.int64)
+        none = np.zeros(0, np.int64)
+        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), {}, None)
+    keys = _all_keys(samples)
+    own = np.stack([_spread(s.keys, s.own_ns, keys) for s in samples])
+    times = np.array([s.t_ns for s in samples], np.int64)
+    edges, rows = _edges(times, own, window)
+    first = _first_row(keys, rows[0], state)
+    used = np.maximum(np.diff(np.vstack([first, rows[1:]]), axis=0), 0)
+    last = samples[-1]
+    live = frozenset(last.keys.tolist())
+    reached = np.maximum(rows[-1], first)
+    consumed = dict(zip(keys.tolist(), reached.tolist(), strict=True))
+    return CpuWindow(edges, keys, used, live, consumed, _at_end(samples, keys, window.end_ns))
+
+
+def _all_keys(samples: Sequence[CpuSample]) -> Int64s:
+    if all(s.keys is samples[0].keys for s in samples):
+        return samples[0].keys
+    return np.unique(np.concatenate([s.keys for s in samples]))
+
+
+def _spread(keys: Int64s, values: Int64s, wanted: Int64s) -> Int64s:
+    """Place a sample's values at the positions of ``wanted``; -1 marks a key it lacks."""
+    if keys is wanted:
+        return values
+    spread = np.full(len(wanted), -1, np.int64)
+    spread[np.searchsorted(wanted, keys)] = values
+    return spread
+
+
+def _edges(times: Int64s, own: Int64s, window: Window) -> tuple[Int64s, Int64s]:
+    """Return bin edges and each key's cumulative time at them, shape (edges, n)."""
+    filled = _fill(own)
+    inner = (times > window.start_ns) & (times < window.end_ns)
+    if times[-1] < window.end_ns and inner.any():
+        inner[-1] = False  # nothing is known beyond the last sample: it ends the last bin
+    edges = np.concatenate([[window.start_ns], times[inner], [window.end_ns]]).astype(np.int64)
+    ends = [_at(times, filled, t) for t in (window.start_ns, window.end_ns)]
+    return edges, np.vstack([ends[0], filled[inner], ends[1]])
+
+
+def _fill(own: Int64s) -> Int64s:
+    """A key had used 0 ns before its first sample, and uses nothing after its last."""
+    return np.maximum.accumulate(np.maximum(own, 0), axis=0)
+
+
+def _at(times: Int64s, own: Int64s, t_ns: int) -> Int64s:
+    after = int(np.searchsorted(times, t_ns))
+    if after == len(times):
+        return own[-1]
+    if after == 0 or times[after] == t_ns:
+        return own[after]
+    before = after - 1
+    part = (t_ns - int(times[before])) / (int(times[after]) - int(times[before]))
+    return _between(own[before], own[after], part)
+
+
+def _first_row(keys: Int64s, at_start: Int64s, state: State) -> Int64s:
+    if state.end_ns is None:
+        return at_start
+    credited = state.consumed_ns
+    return np.array([credited.get(k, 0) for k in keys.tolist()], np.int64)
+
+
+def _at_end(samples: Sequence[CpuSample], keys: Int64s, end_ns: int) -> CpuSample:
+    """Return the sample that a reading at the window's end would have been, or the last before."""
+    after = next((s for s in samples if s.t_ns >= end_ns), samples[-1])
+    before = next((s for s in reversed(samples) if s.t_ns <= end_ns), after)
+    if not before.t_ns < end_ns < after.t_ns:
+        return after if after.t_ns == end_ns else before
+    here = np.searchsorted(keys, after.keys)
+    part = (end_ns - before.t_ns) / (after.t_ns - before.t_ns)
+    own, total = (
+        _between(np.maximum(_spread(before.keys, earlier, keys)[here], 0), later, part)
+        for earlier, later in ((before.own_ns, after.own_ns), (before.total_ns, after.total_ns))
+    )
+    idle_ns = before.idle_ns + int((after.idle_ns - before.idle_ns) * part)
+    return CpuSample(end_ns, after.keys, own, total, idle_ns)
+
+
+def _between(earlier: Int64s, later: Int64s, part: float) -> Int64s:
+    return earlier + np.floor((later - earlier) * part).astype(np.int64)

@@ -1,0 +1,177 @@
+"""Accounts of leaves: booking, ending, eviction; no microjoule is ever lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from tychod.analysis.state import Account, Params
+from tychod.model import (
+    KERNEL_ID,
+    PAST_ID,
+    SYSTEM_ID,
+    UNATTRIBUTED_ID,
+    Energy,
+    Identity,
+)
+
+FIXED: Final = (
+    Identity("kernel", KERNEL_ID, "kernel"),
+    Identity("system", SYSTEM_ID, "system"),
+    Identity("past", PAST_ID, "past"),
+    Identity("unattributed", UNATTRIBUTED_ID, "unattributed"),
+)
+"""Leaves that are always there, one each (design.md 6)."""
+ENDING_KINDS: Final = frozenset({"container", "vm", "unit"})
+
+Accounts = dict[str, Account]
+
+
+def with_fixed(accounts: Mapping[str, Account], now_wall_ns: int) -> Accounts:
+    """Return the accounts with the four fixed leaves present."""
+    found = dict(accounts)
+    for identity in FIXED:
+        found.setdefault(identity.id, Account(identity, now_wall_ns))
+    return found
+
+
+def admit(
+    accounts: Accounts, present: Iterable[tuple[Identity, int | None]], now_wall_ns: int
+) -> None:
+    """Open an account for each identity seen (with its cgroup's inode), or refresh its names.
+
+    A container whose cgroup was made anew is another container: what the old one had moves to
+    the past at once.
+    """
+    for identity, inode in present:
+        known = accounts.get(identity.id)
+        if known is None:
+            accounts[identity.id] = Account(identity, now_wall_ns, inode)
+        elif _is_other(known, identity, inode):
+            evict(accounts, identity.id, others_follow=True)
+            accounts[identity.id] = Account(identity, now_wall_ns, inode)
+        elif known.identity is not identity or known.inode != inode or known.ended_ns is not None:
+            accounts[identity.id] = replace(
+                known, identity=identity, inode=inode, ended_ns=None
+            )
+
+
+def _is_other(known: Account, identity: Identity, inode: int | None) -> bool:
+    return (
+        identity.kind in ("container", "vm")
+        and known.inode is not None
+        and inode is not None
+        and inode != known.inode
+    )
+
+
+def add(account: Account, domain: str, idle_uj: int = 0, dynamic_uj: int = 0) -> Account:
+    """Return the account with more energy in one domain."""
+    had = account.energy.get(domain, Energy())
+    more = Energy(had.idle_uj + idle_uj, had.dynamic_uj + dynamic_uj)
+    return replace(account, energy={**account.energy, domain: more})
+
+
+def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int) -> None:
+    """Mark the leaves whose last cgroup is gone."""
+    for leaf_id, account in accounts.items():
+        if (
+            account.ended_ns is None
+            and leaf_id not in live
+            and account.identity.kind in ENDING_KINDS
+        ):
+            accounts[leaf_id] = replace(account, ended_ns=end_ns)
+
+
+def evict_old(accounts: Accounts, end_ns: int, params: Params) -> None:
+    """Move ended leaves that are too old or too many to the past, oldest first."""
+    ended = sorted(
+        (account.ended_ns, leaf_id)
+        for leaf_id, account in accounts.items()
+        if account.ended_ns is not None
+    )
+    surplus = len(ended) - params.terminated_max
+    for index, (ended_ns, leaf_id) in enumerate(ended):
+        if index < surplus or end_ns - ended_ns > params.terminated_age_ns:
+            evict(accounts, leaf_id)
+    _fold_finished_pods(accounts)
+
+
+def evict(accounts: Accounts, leaf_id: str, *, others_follow: bool = False) -> None:
+    """Move one leaf's counters to ``past:<pod_uid>`` while its pod is listed, else to ``past``."""
+    account = accounts.pop(leaf_id)
+    uid = account.identity.pod_uid
+    target = past_of(account.identity) if uid and (
+        others_follow or uid in listed_pods(accounts)
+    ) else FIXED[2]
+    merge_into(accounts, target, account)
+
+
+def past_of(identity: Identity) -> Identity:
+    """Return the leaf that holds what ended leaves of the same pod had."""
+    return Identity(
+        "past",
+        f"{PAST_ID}:{identity.pod_uid}",
+        PAST_ID,
+        namespace=identity.namespace,
+        pod=identity.pod,
+        pod_uid=identity.pod_uid,
+        labels=identity.labels,
+        names_from=identity.names_from,
+        owner=identity.owner,
+        qos=identity.qos,
+    )
+
+
+def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
+    """Add an account's counters to another leaf's, which is opened when missing."""
+    into = accounts.get(target.id) or Account(target, account.first_seen_ns)
+    energy = dict(into.energy)
+    for domain, more in account.energy.items():
+        had = energy.get(domain, Energy())
+        energy[domain] = Energy(had.idle_uj + more.idle_uj, had.dynamic_uj + more.dynamic_uj)
+    accounts[target.id] = replace(
+        into,
+        energy=energy,
+        cpu_ns=into.cpu_ns + account.cpu_ns,
+        first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
+    )
+
+
+def listed_pods(accounts: Mapping[str, Account]) -> frozenset[str]:
+    """Return the uids of pods that have a leaf of their own (not only a past)."""
+    return frozenset(
+        a.identity.pod_uid
+        for a in accounts.values()
+        if a.identity.pod_uid and a.identity.kind in ENDING_KINDS
+    )
+
+
+def _fold_finished_pods(accounts: Accounts) -> None:
+    """A pod with no leaf left leaves nothing but its share of ``past``."""
+    listed = listed_pods(accounts)
+    for leaf_id in list(_pod_pasts(accounts)):
+        if accounts[leaf_id].identity.pod_uid not in listed:
+            merge_into(accounts, FIXED[2], accounts.pop(leaf_id))
+
+
+def _pod_pasts(accounts: Accounts) -> Iterator[str]:
+    return (i for i, a in accounts.items() if a.identity.kind == "past" and i != PAST_ID)
+
+
+def settle_identity(identity: Identity, listed_pods: frozenset[str]) -> Identity:
+    """A pod's own cgroup counts for ``past:<uid>`` only while a leaf of that pod is listed."""
+    if identity.kind == "past" and identity.pod_uid and identity.pod_uid not in listed_pods:
+        return FIXED[2]
+    return identity
+
+
+def violations(accounts: Accounts, domains: Mapping[str, Energy]) -> int:
+    """Count domains and kinds whose sum over leaves is not the domain's energy."""
+    found = 0
+    for name, expected in domains.items():
+        parts = [a.energy[name] for a in accounts.values() if name in a.energy]
+        found += sum(e.idle_uj for e in parts) != expected.idle_uj
+        found += sum(e.dynamic_uj for e in parts) != expected.dynamic_uj
+    return found

@@ -1,0 +1,92 @@
+"""Which leaf each cgroup's CPU time belongs to in one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from tychod.analysis import ledger
+from tychod.analysis.cpu import CpuWindow
+from tychod.analysis.state import Account, Observations
+from tychod.model import UNATTRIBUTED_ID, Identity
+from tychod.samples import CgroupRef, Int64s
+
+UNKNOWN = "cgroup that is not identified yet"
+
+
+class Owners(NamedTuple):
+    """CPU time of one window by leaf; columns of ``used_ns`` are in the order of ``leaves``."""
+
+    leaves: tuple[Identity, ...]  # sorted by id
+    inodes: Mapping[str, int]  # leaf id -> inode of its own cgroup
+    live: frozenset[str]  # leaf ids with a cgroup that is still there
+    used_ns: Int64s  # shape (bins, leaves)
+    unattributed_reasons: Mapping[str, int]  # reason -> CPU nanoseconds
+
+
+def owners(
+    cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Account]
+) -> Owners:
+    """Sum the CPU time of cgroups by leaf."""
+    keys = cpu.keys.tolist()
+    refs = observations.cpu.cgroups if observations.cpu else {}
+    by_key = _identities(keys, observations.identities, accounts)
+    inodes = _leaf_inodes(keys, by_key, refs, cpu.live)
+    for key, identity in by_key.items():
+        if _is_former(key, identity, refs, inodes):
+            by_key[key] = ledger.past_of(identity) if identity.pod_uid else ledger.FIXED[2]
+    used_by_key = cpu.used_ns.sum(axis=0).tolist()
+    leaves = {by_key[key].id: by_key[key] for key in keys}
+    order = sorted(leaves)
+    column = {leaf_id: index for index, leaf_id in enumerate(order)}
+    columns = np.array([column[by_key[key].id] for key in keys], np.int64)
+    used = np.zeros((len(cpu.used_ns), len(order)), np.int64)
+    np.add.at(used, (slice(None), columns), cpu.used_ns)
+    reasons: dict[str, int] = {}
+    for key, spent in zip(keys, used_by_key, strict=True):
+        identity = by_key[key]
+        if spent and identity.id == UNATTRIBUTED_ID and identity.reason:
+            reasons[identity.reason] = reasons.get(identity.reason, 0) + spent
+    live = frozenset(by_key[key].id for key in keys if key in cpu.live)
+    return Owners(tuple(leaves[i] for i in order), inodes, live, used, reasons)
+
+
+def _identities(
+    keys: list[int], identities: Mapping[int, Identity], accounts: Mapping[str, Account]
+) -> dict[int, Identity]:
+    unknown = Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=UNKNOWN)
+    found = {key: identities.get(key, unknown) for key in keys}
+    listed = frozenset(
+        i.pod_uid for i in found.values() if i.pod_uid and i.kind == "container"
+    ) | ledger.listed_pods(accounts)
+    return {key: ledger.settle_identity(i, listed) for key, i in found.items()}
+
+
+def _leaf_inodes(
+    keys: list[int],
+    by_key: Mapping[int, Identity],
+    refs: Mapping[int, CgroupRef],
+    live: frozenset[int],
+) -> dict[str, int]:
+    """Return the inode of each leaf's own cgroup, of the newest where a path was made anew."""
+    found: dict[str, int] = {}
+    for key in sorted(keys, key=lambda k: (k in live, k)):
+        ref = refs.get(key)
+        if ref is not None and ref.path == by_key[key].cgroup:
+            found[by_key[key].id] = ref.inode
+    return found
+
+
+def _is_former(
+    key: int, identity: Identity, refs: Mapping[int, CgroupRef], inodes: Mapping[str, int]
+) -> bool:
+    """Say whether a container's cgroup is one that another of the same id has replaced."""
+    ref = refs.get(key)
+    return (
+        identity.kind == "container"
+        and ref is not None
+        and ref.path == identity.cgroup
+        and inodes.get(identity.id, ref.inode) != ref.inode
+    )

@@ -1,0 +1,220 @@
+"""One window: observations and state in, snapshot and state out (design.md 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tychod.analysis import ledger
+from tychod.analysis.attribution import allocate, dynamic_bins, weights
+from tychod.analysis.cpu import CpuWindow, cpu_window
+from tychod.analysis.energy import (
+    DomainWindow,
+    ZoneWindow,
+    attributed_domains,
+    chosen_series,
+    domain_windows,
+    zone_windows,
+)
+from tychod.analysis.idle import floor_w, observe
+from tychod.analysis.owners import Owners, owners
+from tychod.analysis.publish import Booked, snapshot
+from tychod.analysis.state import (
+    Account,
+    DomainAccount,
+    IdlePoint,
+    Observations,
+    Params,
+    State,
+    ZonePoint,
+)
+from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Energy, Snapshot, Window
+from tychod.samples import Int64s
+
+NO_ACTIVITY = "energy was used while no CPU time was observed"
+
+
+def analyse(
+    observations: Observations, window: Window, state: State, params: Params
+) -> tuple[Snapshot, State]:
+    """Book one window.  Pure: the same arguments give the same result."""
+    cpu = cpu_window(observations.cpu, window, state)
+    zones = [
+        zone
+        for series in chosen_series(observations.energy)
+        for zone in zone_windows(series, window, cpu.edges_ns, state, params)
+    ]
+    domains = domain_windows(zones)
+    idle = _observe_idle(domains, cpu, window, state, params)
+    owned = owners(cpu, observations, state.accounts)
+    booked = {
+        name: _attribute(domains[name], _idle_w(domains[name], idle), owned, cpu.edges_ns)
+        for name in attributed_domains(domains)
+    }
+    reason = _unattributed_reason(domains, owned, booked)
+    accounts = _book(state, window, observations, params, owned, booked, reason)
+    totals = _domain_totals(state, domains, booked)
+    after = State(
+        sequence=state.sequence + 1,
+        since_ns=state.since_ns or window.start_ns + observations.wall_offset_ns,
+        end_ns=window.end_ns,
+        zones=_zone_points(state, zones),
+        domains=totals,
+        accounts=accounts,
+        idle=idle,
+        consumed_ns=cpu.consumed_ns,
+        cpu_end=cpu.at_end or state.cpu_end,
+        violations=state.violations + _violations(accounts, totals),
+    )
+    gap = state.restarted
+    return snapshot(after, window, observations, zones, booked, params, gap=gap), after
+
+
+def _observe_idle(
+    domains: Mapping[str, DomainWindow],
+    cpu: CpuWindow,
+    window: Window,
+    state: State,
+    params: Params,
+) -> dict[str, IdlePoint]:
+    """Teach the idle floor of each measured domain what this window showed."""
+    found = dict(state.idle)
+    capacity_ns = params.cpus * (window.end_ns - window.start_ns)
+    busy = min(float(cpu.used_ns.sum()) / capacity_ns, 1.0)
+    for name, domain in domains.items():
+        whole = all(not z.late_uj and z.point.t_ns >= window.end_ns for z in domain.zones)
+        if domain.idle_w is None and whole and not state.restarted:
+            power_w = domain.energy_uj / 1e6 / window.seconds
+            found[name] = observe(found.get(name, IdlePoint()), busy, power_w, window.seconds)
+    return found
+
+
+def _idle_w(domain: DomainWindow, idle: Mapping[str, IdlePoint]) -> float:
+    if domain.idle_w is not None:
+        return domain.idle_w
+    return floor_w(idle[domain.name]) if domain.name in idle else 0.0
+
+
+def _attribute(
+    domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int64s
+) -> Booked:
+    """Split one domain's energy of the window; the parts add up to it exactly."""
+    covered_ns = min(
+        int(edges_ns[-1] - edges_ns[0]), max(z.covered_ns for z in domain.zones)
+    )
+    idle_uj = min(domain.energy_uj, int(idle_w * covered_ns / 1_000))
+    dynamic_uj = domain.energy_uj - idle_uj
+    bins = dynamic_bins(domain.bins_uj, idle_w, edges_ns)
+    shares, unused = weights(bins, owned.used_ns)
+    if not shares.any() and not unused:  # no bin shows energy: share by the whole window's time
+        shares = owned.used_ns.sum(axis=0).astype(float)
+    parts = allocate(dynamic_uj, [*shares.tolist(), unused])
+    by_leaf = {
+        leaf.id: part
+        for leaf, part in zip(owned.leaves, parts[:-1], strict=True)
+        if part
+    }
+    rest = dynamic_uj - sum(by_leaf.values())
+    lost = rest + domain.late_uj
+    if lost:
+        by_leaf[UNATTRIBUTED_ID] = by_leaf.get(UNATTRIBUTED_ID, 0) + lost
+    return Booked(idle_uj, dynamic_uj + domain.late_uj, by_leaf, rest)
+
+
+def _unattributed_reason(
+    domains: Mapping[str, DomainWindow], owned: Owners, booked: Mapping[str, Booked]
+) -> str | None:
+    """Say why energy of this window has no known user, the weightiest cause first."""
+    late = [
+        f"{zone.zone.name} could not be read for {zone.covered_ns / 1e9:.0f} s"
+        for name in booked
+        for zone in domains[name].zones
+        if zone.late_uj
+    ]
+    unused = [NO_ACTIVITY] if any(b.unused_uj for b in booked.values()) else []
+    by_time = sorted(owned.unattributed_reasons.items(), key=lambda item: (-item[1], item[0]))
+    found = [*late, *(reason for reason, _ in by_time), *unused]
+    return "; ".join(found[:3]) or None
+
+
+def _book(
+    state: State,
+    window: Window,
+    observations: Observations,
+    params: Params,
+    owned: Owners,
+    booked: Mapping[str, Booked],
+    reason: str | None,
+) -> dict[str, Account]:
+    """Return the accounts after this window: opened, booked, ended and evicted."""
+    now_wall_ns = window.start_ns + observations.wall_offset_ns
+    accounts = ledger.with_fixed(state.accounts, now_wall_ns)
+    used = owned.used_ns.sum(axis=0).tolist()
+    present = [
+        (leaf, owned.inodes.get(leaf.id))
+        for leaf, spent in zip(owned.leaves, used, strict=True)
+        if spent or leaf.id in accounts or _always_listed(leaf.kind, leaf.name)
+    ]
+    ledger.admit(accounts, present, now_wall_ns)
+    for leaf, spent in zip(owned.leaves, used, strict=True):
+        if spent:
+            account = accounts[leaf.id]
+            accounts[leaf.id] = replace(account, cpu_ns=account.cpu_ns + spent)
+    for domain, part in booked.items():
+        accounts[SYSTEM_ID] = ledger.add(accounts[SYSTEM_ID], domain, idle_uj=part.idle_uj)
+        for leaf_id, dynamic_uj in part.by_leaf.items():
+            accounts[leaf_id] = ledger.add(accounts[leaf_id], domain, dynamic_uj=dynamic_uj)
+    unknown = accounts[UNATTRIBUTED_ID]
+    told = replace(unknown.identity, reason=reason or state_reason(state))
+    accounts[UNATTRIBUTED_ID] = replace(unknown, identity=told)
+    ledger.end_absent(accounts, owned.live, window.end_ns)
+    ledger.evict_old(accounts, window.end_ns, params)
+    return accounts
+
+
+def state_reason(state: State) -> str | None:
+    """Return the reason that ``unattributed`` showed last."""
+    known = state.accounts.get(UNATTRIBUTED_ID)
+    return known.identity.reason if known else None
+
+
+def _always_listed(kind: str, name: str) -> bool:
+    """Slices and pod cgroups only group others: they are listed once they used something."""
+    return kind in ledger.ENDING_KINDS and not name.endswith(".slice")
+
+
+def _domain_totals(
+    state: State, domains: Mapping[str, DomainWindow], booked: Mapping[str, Booked]
+) -> dict[str, DomainAccount]:
+    found = dict(state.domains)
+    for name, domain in domains.items():
+        had = found.get(name, DomainAccount())
+        part = booked.get(name)
+        split = had.split
+        if part:
+            split = Energy(split.idle_uj + part.idle_uj, split.dynamic_uj + part.dynamic_uj)
+        energy_uj = had.energy_uj + domain.energy_uj + domain.late_uj
+        found[name] = DomainAccount(energy_uj, split, had.attributed or part is not None)
+    return found
+
+
+def _zone_points(state: State, zones: Sequence[ZoneWindow]) -> dict[str, ZonePoint]:
+    """Return all points; where another source took a domain over, the old one begins anew later."""
+    sources: dict[str, set[str]] = {}
+    for zone in zones:
+        sources.setdefault(zone.zone.domain, set()).add(zone.source)
+    found = {
+        key: point._replace(native_uj=None)
+        if point.domain in sources and key.partition(":")[0] not in sources[point.domain]
+        else point
+        for key, point in state.zones.items()
+    }
+    return found | {zone.zone.key: zone.point for zone in zones}
+
+
+def _violations(
+    accounts: dict[str, Account], totals: Mapping[str, DomainAccount]
+) -> int:
+    """Check promise 1 in every window; anything but 0 is a fault of ours and is shown."""
+    split = {name: total.split for name, total in totals.items() if total.attributed}
+    return ledger.violations(accounts, split)

@@ -1,0 +1,89 @@
+"""What ``analyse`` is given, and what it carries from one window to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tychod.model import Energy, Identity
+from tychod.samples import CpuSample, CpuSeries, EnergySeries
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Everything that was seen of a window; ``identities`` covers every key of ``cpu``."""
+
+    energy: tuple[EnergySeries, ...]
+    cpu: CpuSeries | None
+    identities: Mapping[int, Identity]
+    wall_offset_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Settings of the analysis."""
+
+    cpus: int
+    late_tolerance_ns: int = 500_000_000  # energy this late still belongs to the window's first bin
+    stale_ns: int = 1_500_000_000  # a zone whose last reading is older than this is stale
+    terminated_age_ns: int = 600_000_000_000
+    terminated_max: int = 500
+
+
+class ZonePoint(NamedTuple):
+    """How far a zone has been booked: its native counter at a time, and what was booked so far."""
+
+    t_ns: int
+    native_uj: int | None  # None: another source took over the domain; begin anew when it is back
+    booked_uj: int  # cumulative since the counters began
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainAccount:
+    """Running totals of one hardware domain, in microjoules."""
+
+    energy_uj: int = 0
+    split: Energy = Energy()
+    attributed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Running totals of one leaf."""
+
+    identity: Identity
+    first_seen_ns: int  # wall clock
+    inode: int | None = None  # of its cgroup: another one is another incarnation
+    cpu_ns: int = 0
+    energy: Mapping[str, Energy] = field(default_factory=dict)
+    ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
+
+
+class IdlePoint(NamedTuple):
+    """Running moments of (busy share, power) with forgetting, and the lowest power seen."""
+
+    weight: float = 0.0
+    mean_busy: float = 0.0
+    mean_w: float = 0.0
+    var_busy: float = 0.0
+    cov: float = 0.0
+    lowest_w: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Memory across windows.  Everything but ``consumed_ns`` survives a restart on the same boot."""
+
+    sequence: int = 0
+    since_ns: int | None = None  # wall clock: when the counters began
+    end_ns: int | None = None  # monotonic end of the last window
+    restarted: bool = False  # the next window spans a restart of the daemon
+    zones: Mapping[str, ZonePoint] = field(default_factory=dict)
+    domains: Mapping[str, DomainAccount] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    idle: Mapping[str, IdlePoint] = field(default_factory=dict)
+    consumed_ns: Mapping[int, int] = field(default_factory=dict)  # own CPU time credited, by key
+    cpu_end: CpuSample | None = None  # CPU totals at ``end_ns``, for a restart to go on from
+    violations: int = 0
