@@ -50,6 +50,8 @@ HEAVY: Final = ("numpy", "requests", "rich", "prometheus_client", "pystemd")
 # Code that takes what it knows of the machine through hostfs; the settings name its roots.
 OPENS_NOTHING: Final = {"collectors", "kernel", "workloads"}
 NAMES_ROOTS: Final = {"hostfs", "config"}
+# hostfs refuses this name at run time; the line that says so is the only one that may hold it.
+ENVIRON_GUARD: Final = '_FORBIDDEN_NAME: Final = "environ"'
 MODULE_CAP: Final = 400
 FUNCTION_CAP: Final = 40
 
@@ -195,6 +197,8 @@ def machine_complaints(module: Module) -> list[str]:
 
 def environ_complaints(module: Module) -> list[str]:
     """Say where a path of a process's environment is made; secrets live there."""
+    if module.part == "hostfs":
+        module = module._replace(text=module.text.replace(ENVIRON_GUARD, ""))
     return [text for text in find_strings(module) if re.search(r"(^|/)environ\b", text)]
 
 
@@ -307,6 +311,7 @@ BROKEN = (
     (machine_complaints, Module("tychod.kernel.cgroups", "import os\nos.open(path, 0)")),
     (environ_complaints, Module("tychod.hostfs", "p = f'/proc/{pid}/environ'")),
     (environ_complaints, Module("tychod.hostfs", "p = 'environ'")),
+    (environ_complaints, Module("tychod.kernel.exits", ENVIRON_GUARD)),
     (client_complaints, Module("tychoctl.tables", "from tychod.samples import Zone")),
     (start_complaints, Module("tychod.runtime.server", "import pystemd.systemd1")),
     (start_complaints, Module("tychoctl.tables", "import numpy as np")),
@@ -325,6 +330,7 @@ SOUND = (
     (machine_complaints, Module("tychod.kernel.cgroups", '"""Reads /proc/stat."""\n')),
     (machine_complaints, Module("tychod.hostfs", "open('/proc/stat')")),
     (environ_complaints, Module("tychod.config", "import os\nos.environ['environment']")),
+    (environ_complaints, Module("tychod.hostfs", ENVIRON_GUARD)),
     (client_complaints, Module("tychoctl.tables", "from tychod import model, __version__")),
     (start_complaints, Module("tychod.workloads.units", "def f():\n    import pystemd")),
     (start_complaints, Module("tychod.analysis.bins", "import numpy as np")),
