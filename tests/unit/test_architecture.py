@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Lowest first. A module may import what is below it and, of its own layer, its own package only.
 LAYERS: Final = (
     {"schema", "version"},
-    {"config", "settings", "config_text", "model", "protocol"},
+    {"config", "model", "protocol"},
     {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text"},
     {"collectors", "workloads", "analysis"},
     {"runtime", "exposition", "replay", "doctor"},
@@ -28,8 +28,6 @@ LAYERS: Final = (
 LEVEL: Final = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 # What a part may import of its own layer nevertheless.
 BESIDE: Final = {
-    "settings": {"config"},
-    "config_text": {"config", "settings"},
     "hostfs": {"samples"},
     "buffer": {"samples"},
     "clock": {"samples"},
