@@ -23,6 +23,10 @@ MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
 MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_PER_UID: Final = 8
 RESERVED_FOR_ROOT: Final = 2
+MAX_REQUESTS_PER_S: Final = 100
+"""Of one connection; the rest wait, so that nobody's flood takes the daemon's time."""
+MAX_ARGS: Final = 32
+MAX_COMPLAINT: Final = 500  # characters of a foreign value that a reply repeats
 IDLE_TIMEOUT_S: Final = 60.0
 FRAME_TIMEOUT_S: Final = 5.0
 
@@ -106,26 +110,31 @@ def encode_frame(message: Mapping[str, object], limit: int) -> bytes:
     """Return one frame; raise ``ProtocolError`` when the message exceeds ``limit`` bytes."""
     body: bytes = msgpack.packb(message, use_bin_type=True)
     if len(body) > limit:
-        raise ProtocolError("internal", f"message of {len(body)} bytes exceeds the limit of {limit}")
+        raise ProtocolError(
+            "internal", f"message of {len(body)} bytes exceeds the limit of {limit}"
+        )
     return LENGTH.pack(len(body)) + body
 
 
-def encode_packed_reply(request_id: int, packed: bytes, *, more: bool = False) -> bytes:
-    """Return the frame ``{id, ok}`` around an answer that is msgpack already."""
+def encode_reply_start(request_id: int, packed_bytes: int, *, more: bool = False) -> bytes:
+    """Return the start of the frame ``{id, ok}``, up to the answer, which is msgpack already.
+
+    An answer goes to many clients; it is sent after this as it is, never copied for each.
+    """
     head = msgpack.Packer()
-    body = b"".join(
+    start = b"".join(
         (
             head.pack_map_header(3 if more else 2),
             head.pack("id"),
             head.pack(request_id),
             head.pack("more") + head.pack(True) if more else b"",
             head.pack("ok"),
-            packed,
         )
     )
-    if len(body) > MAX_REPLY_BYTES:
-        raise ProtocolError("internal", f"answer of {len(body)} bytes exceeds {MAX_REPLY_BYTES}")
-    return LENGTH.pack(len(body)) + body
+    length = len(start) + packed_bytes
+    if length > MAX_REPLY_BYTES:
+        raise ProtocolError("internal", f"answer of {length} bytes exceeds {MAX_REPLY_BYTES}")
+    return LENGTH.pack(length) + start
 
 
 def encode_error(request_id: int, error: ProtocolError) -> bytes:
@@ -175,7 +184,7 @@ def _unpack(body: bytes) -> object:
 def request_id(message: object) -> int:
     """Return the id of a message, or 0 when it has none that can be echoed."""
     found = message.get("id") if isinstance(message, Mapping) else None
-    return found if isinstance(found, int) and 0 <= found < 2**63 else 0
+    return found if type(found) is int and 0 <= found < 2**63 else 0
 
 
 def parse_request(message: object) -> Request:
@@ -184,13 +193,37 @@ def parse_request(message: object) -> Request:
         raise ProtocolError("bad-request", "a request is a map of id, op and args")
     extra = set(message) - {"id", "op", "args"}
     if extra:
-        raise ProtocolError("bad-request", f"unknown key in request: {sorted(map(str, extra))[0]}")
-    if "id" not in message or request_id(message) != message["id"]:
+        raise ProtocolError(
+            "bad-request", f"unknown key in request: {str(next(iter(extra)))[:80]!r}"
+        )
+    if type(message.get("id")) is not int or request_id(message) != message["id"]:
         raise ProtocolError("bad-request", "id must be a whole number, 0 or more")
     op = message.get("op")
     if not isinstance(op, str) or op not in OPS:
         raise ProtocolError("bad-request", f"unknown operation {str(op)[:80]!r}")
-    args, problems = load(OPS[op].request, message.get("args") or {})
+    return Request(request_id(message), op, _parse_args(op, message.get("args")))
+
+
+def _parse_args(op: str, told: object) -> Dataclass:
+    told = {} if told is None else told
+    if isinstance(told, Mapping):
+        if op == "hello":  # before the rest: another version may have other arguments
+            check_version(told.get("version"), "tychoctl", "tychod")
+        if len(told) > MAX_ARGS:  # each unknown one costs a search
+            raise ProtocolError("bad-request", f"{op}: more than {MAX_ARGS} arguments")
+    args, problems = load(OPS[op].request, told)
     if args is None:
-        raise ProtocolError("bad-request", f"{op}: {problems[0]}")
-    return Request(request_id(message), op, args)
+        raise ProtocolError("bad-request", f"{op}: {problems[0]}"[:MAX_COMPLAINT])
+    return args
+
+
+def check_version(other: object, theirs: str, ours: str) -> None:
+    """Raise ``ProtocolError`` (version) that says which of two programs is to be upgraded."""
+    if type(other) is not int or other == VERSION:
+        return
+    older = theirs if other < VERSION else ours
+    raise ProtocolError(
+        "version",
+        f"{ours} speaks version {VERSION} of the protocol and {theirs} version {other}: "
+        f"upgrade {older}",
+    )

@@ -1,0 +1,209 @@
+"""The control socket: accepts clients, bounds what each may take, and answers them.
+
+Each client has a thread of its own that may wait for that client only.  Whatever a client does
+wrong costs it its connection; samplers and other clients do not notice.
+"""
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tychod import protocol
+from tychod.buffer import Latest
+from tychod.model import Snapshot
+from tychod.protocol import ProtocolError
+from tychod.runtime.answers import Answers
+from tychod.runtime.listener import Peer, read_peer
+from tychod.runtime.session import Gone, Limits, Served, Session
+
+log = logging.getLogger(__name__)
+
+REFUSAL_PAUSE_S: Final = 0.002  # bounds what a flood of connections costs
+CLOSE_POLITELY_S: Final = 0.5
+CLOSE_S: Final = 0.9
+ACCEPT_RETRY_S: Final = 0.1  # pause when the process or machine is out of descriptors
+MAX_FAULTS_LOGGED: Final = 32  # different ones
+
+
+class _Client(NamedTuple):
+    peer: Peer
+    connection: socket.socket
+    thread: threading.Thread
+
+
+class ControlServer:
+    """Serves one listening socket until closed.
+
+    ``path`` is the socket file where it is ours to remove (None for one that systemd passed).
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        answers: Answers,
+        latest: Latest[Snapshot],
+        *,
+        path: Path | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - immutable
+    ) -> None:
+        self._listener = listener
+        self._limits = limits
+        self._path = path
+        self._inode = path.lstat().st_ino if path else None
+        self._clients: dict[int, _Client] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._totals = dict.fromkeys(("accepted", "refused", "killed", "faults"), 0)
+        self._logged: set[str] = set()
+        self._served = Served(answers, latest, self._stop, self.counts, limits)
+        self._thread = threading.Thread(target=self._accept_all, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._listener.setblocking(False)
+        self._thread.start()
+
+    def counts(self) -> Mapping[str, int]:
+        """Return connections open now; accepted, refused, killed and our own faults since start."""
+        with self._lock:
+            return {"open": len(self._clients), **self._totals}
+
+    def close(self) -> None:
+        """Stop within a second, whatever the clients do; streams end with a last frame."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._wake_out.send(b"x")
+        deadline = time.monotonic() + CLOSE_S
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_POLITELY_S)
+        self._end_clients(socket.SHUT_RD, deadline - (CLOSE_S - CLOSE_POLITELY_S))
+        self._end_clients(socket.SHUT_RDWR, deadline)
+        self._remove_file()
+        for end in (self._listener, self._wake_in, self._wake_out):
+            end.close()
+
+    def _end_clients(self, how: int, deadline: float) -> None:
+        with self._lock:
+            clients = list(self._clients.values())
+        for client in clients:
+            try:
+                client.connection.shutdown(how)
+            except OSError:
+                continue  # it ended meanwhile
+        for client in clients:
+            client.thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def _remove_file(self) -> None:
+        if self._path is None:
+            return
+        try:
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
+        except OSError as exc:
+            log.info("socket file stays, the next start replaces it: %s", exc)
+
+    def _accept_all(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_in, select.POLLIN)
+        while not self._stop.is_set():
+            poll.poll()
+            if not self._stop.is_set():
+                self._accept_one()
+
+    def _accept_one(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it left before we came
+        except OSError as exc:
+            log.warning("cannot accept a client: %s", exc.strerror)
+            self._stop.wait(ACCEPT_RETRY_S)
+            return
+        try:
+            self._admit(connection)
+        except (OSError, RuntimeError) as exc:  # RuntimeError: no thread can be started
+            connection.close()
+            log.warning("cannot serve a client: %s", exc)
+
+    def _admit(self, connection: socket.socket) -> None:
+        """Give a client its thread, or say that it has to come later."""
+        connection.settimeout(self._limits.send_s)
+        peer = read_peer(connection)
+        with self._lock:
+            refusal = refuse(peer, [client.peer for client in self._clients.values()], self._limits)
+            if refusal is None:
+                self._start_client(peer, connection)
+                return
+            self._totals["refused"] += 1
+        self._send_refusal(connection, refusal)
+        self._stop.wait(REFUSAL_PAUSE_S)
+
+    def _start_client(self, peer: Peer, connection: socket.socket) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(connection,), name="control-client", daemon=True
+        )
+        key = connection.fileno()
+        self._clients[key] = _Client(peer, connection, thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            del self._clients[key]
+            raise
+        self._totals["accepted"] += 1
+
+    def _send_refusal(self, connection: socket.socket, refusal: ProtocolError) -> None:
+        connection.setblocking(False)
+        with connection:
+            try:
+                connection.send(protocol.encode_error(0, refusal))
+            except OSError:
+                return  # it did not wait for the answer
+
+    def _serve(self, connection: socket.socket) -> None:
+        key = connection.fileno()
+        session = Session(connection, self._served)
+        ends = []
+        try:
+            session.run()
+        except Gone as gone:
+            ends = ["killed"] if gone.killed else []
+        except Exception as exc:  # noqa: BLE001 - the thread's outermost frame; it is logged
+            ends = ["faults"]
+            self._log_fault(exc)
+            with contextlib.suppress(Gone):
+                session.tell_fault()
+        with self._lock:
+            for end in ends:
+                self._totals[end] += 1
+            del self._clients[key]
+            connection.close()
+
+    def _log_fault(self, exc: Exception) -> None:
+        """Log a fault's traceback once: who repeats the question must not fill the log."""
+        name = repr(exc)
+        with self._lock:
+            is_new = name not in self._logged and len(self._logged) < MAX_FAULTS_LOGGED
+            if is_new:
+                self._logged.add(name)
+        if is_new:
+            log.error("cannot answer a client (logged once): %s", name, exc_info=exc)
+
+
+def refuse(peer: Peer, others: list[Peer], limits: Limits) -> ProtocolError | None:
+    """Return why a client may not connect now; the last places are kept for root."""
+    if sum(other.uid == peer.uid for other in others) >= limits.connections_per_uid:
+        message = f"user {peer.uid} has {limits.connections_per_uid} connections open already"
+        return ProtocolError("busy", f"{message}; close one")
+    places = limits.connections - (limits.reserved_for_root if peer.uid else 0)
+    if len(others) >= places:
+        return ProtocolError("busy", f"{len(others)} clients are connected; try again later")
+    return None
