@@ -1,0 +1,245 @@
+"""Names from the host's own files: containerd's bundles, log links, command lines."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tychod import config
+from tychod.hostfs import Host
+from tychod.workloads.hostfiles import (
+    Bundles,
+    CommandLines,
+    LogLinks,
+    Names,
+    parse_bundle,
+    parse_log_link,
+    parse_log_target,
+)
+
+A, B = "a1" * 32, "b2" * 32
+UID = "0f3a5b1c-1111-4222-8333-444455556666"
+SECOND = 1_000_000_000
+
+
+def bundle(**notes: object) -> bytes:
+    """Write a bundle with annotations of containerd's CRI plugin."""
+    annotations = {f"io.kubernetes.cri.{key.replace('_', '-')}": v for key, v in notes.items()}
+    return json.dumps({"process": {"env": ["SECRET=x"]}, "annotations": annotations}).encode()
+
+
+CONTAINER = {
+    "container_type": "container",
+    "container_name": "server",
+    "sandbox_name": "api-1",
+    "sandbox_namespace": "shop",
+    "sandbox_uid": UID,
+}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """Return a machine whose /run, /var/log, /proc and cgroups are folders."""
+    for name in ("run", "log/containers", "proc", "cgroup"):
+        (tmp_path / name).mkdir(parents=True)
+    return Host(
+        config.Host(
+            procfs=str(tmp_path / "proc"),
+            cgroupfs=str(tmp_path / "cgroup"),
+            run=str(tmp_path / "run"),
+            log=str(tmp_path / "log"),
+        )
+    )
+
+
+def write_bundle(host: Host, ident: str, data: bytes, root: str = "containerd") -> Path:
+    """Put a bundle where containerd does."""
+    folder = Path(host.run) / root / "io.containerd.runtime.v2.task/k8s.io" / ident
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(data)
+    return folder
+
+
+def test_bundle_of_a_container_names_it_and_its_pod() -> None:
+    """A container's annotations give container, pod, namespace and uid."""
+    assert parse_bundle(bundle(**CONTAINER)) == Names("bundle", "server", "api-1", "shop", UID)
+
+
+def test_bundle_of_a_sandbox_is_the_pods_pause_container() -> None:
+    """A sandbox has no container name; it is called pause and marked."""
+    notes = {k: v for k, v in CONTAINER.items() if k != "container_name"}
+    names = parse_bundle(bundle(**(notes | {"container_type": "sandbox"})))
+
+    assert names == Names("bundle", "pause", "api-1", "shop", UID, sandbox=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"annotations": 3}',
+        b'{"annotations": {}}',
+        bundle(container_type="container", container_name=7),
+        bundle(container_type=None, container_name="x"),
+        bundle(**CONTAINER)[:-20],
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_malformed_bundle_names_nothing(data: bytes) -> None:
+    """Half-written, foreign or wrongly typed bundles give no name and no error."""
+    assert parse_bundle(data) is None
+
+
+@given(st.binary(max_size=200))
+def test_no_bundle_is_too_odd(data: bytes) -> None:
+    """Any bytes at all are parsed or left alone."""
+    parse_bundle(data)
+
+
+def test_log_link_gives_names_and_its_target_the_uid() -> None:
+    """Pod and container names may hold dashes and dots; underscores only separate."""
+    link = f"api-7449d6bcb6-b8w4n_tenant-a_my-server.x-{A}.log"
+    target = f"/var/log/pods/tenant-a_api-7449d6bcb6-b8w4n_{UID}/my-server.x/0.log"
+
+    assert parse_log_link(link) == (
+        A,
+        Names("log-link", "my-server.x", "api-7449d6bcb6-b8w4n", "tenant-a"),
+    )
+    assert parse_log_target(target) == UID
+
+
+@pytest.mark.parametrize(
+    "name", ["", f"{A}.log", f"a_b_c-{A[:-1]}.log", f"a_b_c-{A}.log.gz", f"a_b_{A}.log", "x_y_z"]
+)
+def test_other_files_in_the_log_folder_are_ignored(name: str) -> None:
+    """Only a link of the kubelet's form names a container."""
+    assert parse_log_link(name) is None
+
+
+@pytest.mark.parametrize("root", ["containerd", "k3s/containerd"])
+def test_bundles_are_found_where_containerd_and_k3s_put_them(host: Host, root: str) -> None:
+    """Both state directories are looked into, and the route is ok then."""
+    write_bundle(host, A, bundle(**CONTAINER), root)
+    bundles = Bundles(host)
+
+    assert bundles.read(B) is None
+    assert "no bundle below" in bundles.route
+    names = bundles.read(A)
+    assert names is not None
+    assert names.container == "server"
+    assert bundles.route == "ok"
+
+
+def test_half_written_bundle_is_read_whole_later(host: Host) -> None:
+    """A bundle that is being written names nothing now and everything afterwards."""
+    data = bundle(**CONTAINER)
+    folder = write_bundle(host, A, data[:40])
+    bundles = Bundles(host)
+    assert bundles.read(A) is None
+
+    (folder / "config.json").write_bytes(data)
+
+    assert bundles.read(A) == parse_bundle(data)
+
+
+class Forbidding(Host):
+    """A host on which we may not look into containerd's folders, whoever runs the test."""
+
+    def read_bytes(self, path: str, limit: int = 1 << 20) -> bytes | None:  # noqa: ARG002
+        """Refuse as the kernel refuses an ordinary user."""
+        raise PermissionError(13, "Permission denied", path)
+
+    def list_dir(self, path: str) -> tuple[str, ...] | None:
+        """Refuse as the kernel refuses an ordinary user."""
+        raise PermissionError(13, "Permission denied", path)
+
+
+def test_refused_reads_say_what_is_missing(host: Host) -> None:
+    """Without the capability each route says so and what to do; nothing is raised."""
+    roots = config.Host(run=host.run, log=host.log)
+    bundles, links = Bundles(Forbidding(roots)), LogLinks(Forbidding(roots))
+
+    assert bundles.read(A) is None
+    assert links.read(A, 0) is None
+    for route in (bundles.route, links.route):
+        assert "not readable (Permission denied)" in route
+        assert "CAP_DAC_READ_SEARCH" in route
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs uid 0 to become another user")
+def test_real_kernel_refusal_is_told_the_same_way() -> None:
+    """A 0700 bundle of root, read by nobody, ends in the route's reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        host = Host(config.Host(run=folder))
+        write_bundle(host, A, bundle(**CONTAINER)).chmod(0o700)
+        bundles = Bundles(host)
+        os.seteuid(65534)
+        try:
+            names = bundles.read(A)
+        finally:
+            os.seteuid(0)
+
+    assert names is None
+    assert "not readable (Permission denied)" in bundles.route
+
+
+def test_log_links_are_listed_only_for_unknown_ids_and_once_a_second(host: Host) -> None:
+    """A link made after a listing is seen by the next one, a second later at the earliest."""
+    folder = Path(host.log) / "containers"
+    target = f"/var/log/pods/shop_api-1_{UID}/server/0.log"
+    links = LogLinks(host)
+    assert links.read(A, 0) is None
+
+    (folder / f"api-1_shop_server-{A}.log").symlink_to(target)
+
+    assert links.read(A, SECOND // 2) is None
+    assert links.read(A, SECOND) == Names("log-link", "server", "api-1", "shop", UID)
+    assert links.route == "ok"
+
+
+def test_missing_log_folder_is_a_reason(host: Host) -> None:
+    """A host without a kubelet has no such folder, and the route says it."""
+    (Path(host.log) / "containers").rmdir()
+    links = LogLinks(host)
+
+    assert links.read(A, 0) is None
+    assert "does not exist" in links.route
+
+
+def test_command_line_of_the_first_process_names_a_docker_container(host: Host) -> None:
+    """The first process of the cgroup is read, and only its command line."""
+    cgroup = Path(host.cgroupfs) / f"docker/{A}"
+    cgroup.mkdir(parents=True)
+    (cgroup / "cgroup.procs").write_text("4711\n4712\n")
+    process = Path(host.procfs) / "4711"
+    process.mkdir()
+    (process / "cmdline").write_bytes(b"prometheus\0--name=my-prom\0--password=x\0")
+
+    assert CommandLines(host, host.cgroupfs).read(f"/docker/{A}") == (
+        "prometheus",
+        "--name=my-prom",
+        "--password=x",
+    )
+
+
+@pytest.mark.parametrize("procs", [None, "", "0\n", "4711\n", "x\n", "9" * 5000])
+def test_cgroup_without_a_readable_process_has_no_command_line(
+    host: Host, procs: str | None
+) -> None:
+    """Gone, empty, of another pid namespace, or its process just ended: nothing, no error."""
+    if procs is not None:
+        cgroup = Path(host.cgroupfs) / f"docker/{A}"
+        cgroup.mkdir(parents=True)
+        (cgroup / "cgroup.procs").write_text(procs)
+
+    assert CommandLines(host, host.cgroupfs).read(f"/docker/{A}") == ()
