@@ -123,8 +123,10 @@ def check_value(value: object, hint: object, limits: Range | None = None) -> tup
 
 def _check_union(value: object, hint: object, limits: Range | None) -> tuple[object, str]:
     for part in get_args(hint):
-        if part is type(None) and value is None:
-            return None, ""
+        if part is type(None):
+            if value is None:
+                return None, ""
+            continue
         checked, message = check_value(value, part, limits)
         if not message:
             return checked, ""
@@ -162,9 +164,10 @@ def _check_scalar(value: object, hint: object, limits: Range | None) -> tuple[ob
 def show(value: object) -> str:
     """Return foreign data for a message: one line, short, whatever its size or depth."""
     brief = reprlib.Repr()
-    brief.maxlevel, brief.maxstring, brief.maxlong, brief.maxother = 3, 80, 40, 80
+    brief.maxlevel, brief.maxstring, brief.maxlong, brief.maxother = 2, 80, 40, 80
     try:
-        return brief.repr(value)
+        text = brief.repr(value)
+        return text if len(text) <= 120 else text[:117] + "..."
     except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
         return "a number of thousands of digits"
 
