@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-/usr/bin/python3}
 
 BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev ca-certificates)
 CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
-BUILD_PACKAGES=(make git python3 python3-setuptools dpkg-dev debhelper dh-python fakeroot lintian rpm)
+BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm)
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
 fail() {
