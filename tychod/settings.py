@@ -198,10 +198,8 @@ def parse_environment(environ: Mapping[str, str]) -> tuple[list[Layer], list[str
     for name in sorted(name for name in environ if name.startswith(VARIABLE_PREFIX)):
         if name in known:
             layers.append(variable_layer(name, *known[name], environ[name]))
-        elif near_miss(name, known):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            warnings.append(f"environment {one_line(name)}: not a setting, ignored{hint}")
+        else:
+            warnings += warn_of_variable(name, known)
     return layers, warnings
 
 
@@ -210,11 +208,14 @@ def variable_name(key: str) -> str:
     return VARIABLE_PREFIX + key.replace(".", "_").upper()
 
 
-def near_miss(name: str, known: Iterable[str]) -> bool:
-    """Say whether an unknown variable names a known section or nearly spells a setting."""
+def warn_of_variable(name: str, known: Iterable[str]) -> list[str]:
+    """Return a warning if a variable that is no setting names a section or nearly spells one."""
     sections = {key.partition(".")[0] for key, _ in walk(Config)}
-    in_section = any(name.startswith(variable_name(section) + "_") for section in sections)
-    return in_section or bool(difflib.get_close_matches(name, known, n=1, cutoff=0.9))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if near or any(name.startswith(f"{variable_name(section)}_") for section in sections):
+        return [f"environment {one_line(name)}: not a setting, ignored{hint}"]
+    return []
 
 
 def variable_layer(name: str, key: str, spec: FieldSpec, text: str) -> Layer:
