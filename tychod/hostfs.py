@@ -1,0 +1,220 @@
+"""The only code that opens files below /proc, /sys, the cgroup file systems, /run and /var/log.
+
+What vanished while we looked is normal and is ``None``; what may not be read raises ``OSError``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tychod import config
+
+GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH})
+"""What the kernel says of a process, a cgroup or a device that is no longer there."""
+
+READ_LIMIT_BYTES: Final = 1 << 20
+
+_FORBIDDEN_NAME: Final = "environ"
+
+
+class FileIdentity(NamedTuple):
+    """Differs whenever a file's content has been replaced or rewritten."""
+
+    mtime_ns: int
+    inode: int
+    size: int
+
+
+class KeptFile:
+    """A file opened once and read again from its start; the kernel answers anew each time."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = _open(path)
+        self.path: Final = path
+
+    def fileno(self) -> int:
+        """Return the descriptor, for loops that call ``os.pread`` themselves."""
+        return self._fd
+
+    def read(self, size: int = 64) -> bytes:
+        """Return the first ``size`` bytes as they are now; OSError where the kernel refuses."""
+        return os.pread(self._fd, size, 0)
+
+    def close(self) -> None:
+        """Give the descriptor back; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Host:
+    """A machine below its roots: the real one, another one seen from a container, or a fixture."""
+
+    def __init__(self, roots: config.Host) -> None:
+        self.procfs: Final = _trimmed(roots.procfs)
+        self.sysfs: Final = _trimmed(roots.sysfs)
+        self.cgroupfs: Final = _trimmed(roots.cgroupfs)
+        self.run: Final = _trimmed(roots.run)
+        self.log: Final = _trimmed(roots.log)
+
+    def read_text(self, path: str) -> str | None:
+        """Return a file's text, None if it is gone; bytes that are not UTF-8 are replaced."""
+        data = self.read_bytes(path)
+        return None if data is None else data.decode(errors="replace")
+
+    def read_bytes(self, path: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
+        """Return at most the first ``limit`` bytes of a file, None if it is gone."""
+        try:
+            fd = _open(path)
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        try:
+            return _read_up_to(fd, limit)
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        finally:
+            os.close(fd)
+
+    def read_link(self, path: str) -> str | None:
+        """Return where a symbolic link points, None if it is gone."""
+        try:
+            return os.readlink(path)  # noqa: PTH115 - a target, not a path
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+
+    def list_dir(self, path: str) -> tuple[str, ...] | None:
+        """Return the sorted names in a directory, None if it is gone."""
+        try:
+            return tuple(sorted(os.listdir(path)))  # noqa: PTH208 - called often, Path is slow
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+
+    def list_subdirs(self, path: str) -> tuple[tuple[str, int], ...] | None:
+        """Return name and inode of each directory in a directory, None if it is gone."""
+        try:
+            with os.scandir(path) as entries:
+                return tuple(
+                    (e.name, e.inode()) for e in entries if e.is_dir(follow_symlinks=False)
+                )
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+
+    def inode(self, path: str) -> int | None:
+        """Return the inode of a path, None if it is gone."""
+        found = self.identity(path)
+        return None if found is None else found.inode
+
+    def identity(self, path: str) -> FileIdentity | None:
+        """Return what changes when a file is replaced, None if it is gone."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called often, Path is slow
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        return FileIdentity(status.st_mtime_ns, status.st_ino, status.st_size)
+
+    def exists(self, path: str) -> bool:
+        """Say whether a path is there (and its directory may be searched)."""
+        return os.path.exists(path)  # noqa: PTH110 - called often, Path is slow
+
+    def open_kept(self, path: str) -> KeptFile:
+        """Open a file to be read many times; OSError where that fails."""
+        return KeptFile(path)
+
+    def pids(self) -> Iterator[int]:
+        """Yield the pids that procfs lists at this moment; any of them may be gone when used."""
+        for name in self.list_dir(self.procfs) or ():
+            if name.isdigit():
+                yield int(name)
+
+    def process_file(self, pid: int, name: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
+        """Return a file of a process, None if the process is gone."""
+        return self.read_bytes(f"{self.procfs}/{pid}/{name}", limit)
+
+
+def boot_id(host: Host) -> str:
+    """Return the kernel's random name of this boot, "unknown" where procfs lacks it."""
+    text = host.read_text(f"{host.procfs}/sys/kernel/random/boot_id")
+    return (text or "").strip() or "unknown"
+
+
+def online_cpus(host: Host) -> int:
+    """Return how many CPUs are online."""
+    text = host.read_text(f"{host.sysfs}/devices/system/cpu/online")
+    try:
+        return parse_cpu_list(text or "")
+    except ValueError:
+        return os.cpu_count() or 1
+
+
+def parse_cpu_list(text: str) -> int:
+    """Count the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
+    count = 0
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        count += int(last or first) - int(first) + 1
+    return count
+
+
+def node_name() -> str:
+    """Return this machine's host name."""
+    return socket.gethostname()
+
+
+def own_rss_bytes() -> int:
+    """Return this process's resident memory (proc(5): second number of statm, in pages)."""
+    fd = _open("/proc/self/statm")
+    try:
+        return int(os.read(fd, 128).split()[1]) * resource.getpagesize()
+    finally:
+        os.close(fd)
+
+
+def own_cpu_ns() -> int:
+    """Return the CPU time of this process, user and system, all threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return round((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+def raise_open_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one (one per cgroup is kept); return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _trimmed(root: str) -> str:
+    return root.rstrip("/")
+
+
+def _open(path: str) -> int:
+    # A process's environment holds secrets; nothing here has a use for it.
+    if path.endswith("/" + _FORBIDDEN_NAME):
+        raise PermissionError(errno.EACCES, "a process's environment is never read", path)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+def _read_up_to(fd: int, limit: int) -> bytes:
+    parts = []
+    while limit > 0 and (part := os.read(fd, min(limit, 65536))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def _raise_unless_gone(exc: OSError) -> None:
+    """Let pass that it is gone; anything else stays an error."""
+    if exc.errno not in GONE:
+        raise exc
