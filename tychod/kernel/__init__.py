@@ -1,0 +1,1 @@
+"""CPU time of cgroups as the kernel counts it."""
