@@ -1,0 +1,120 @@
+"""What a collector is: found by a probe, read at its interval, closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+
+from tychod.clock import Clock
+from tychod.config import Config, Enabled
+from tychod.hostfs import Host
+
+if TYPE_CHECKING:
+    from tychod.kernel.cgroups import CpuBaseline
+    from tychod.samples import CgroupRef, CpuSample, EnergySample, EnergyZone
+
+
+class EnergyCollector(Protocol):
+    """Cumulative energy counters of one source."""
+
+    @property
+    def name(self) -> str:
+        """The source's name, as in the settings."""
+
+    @property
+    def quality(self) -> Literal["measured", "modelled"]:
+        """Whether hardware counts this energy or a model does."""
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds by which a value is older than its reading."""
+
+    @property
+    def zones(self) -> tuple[EnergyZone, ...]:
+        """The counters, in the order of each sample's values."""
+
+    @property
+    def zone_reasons(self) -> Mapping[str, str]:
+        """Zone key -> why it cannot be read now; an immutable mapping, replaced on change."""
+
+    def read(self) -> EnergySample | None:
+        """Read all counters once; None when none of them could be read."""
+
+    def close(self) -> None:
+        """Give back what the probe opened."""
+
+
+class CpuCollector(Protocol):
+    """CPU time of every cgroup."""
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds by which a value is older than its reading."""
+
+    @property
+    def method(self) -> str:
+        """How it is counted: ``cgroup-v2`` or ``cgroup-v1``."""
+
+    @property
+    def method_reason(self) -> str:
+        """Why this method and no better one."""
+
+    @property
+    def hierarchy(self) -> str:
+        """The hierarchy that is believed: ``v2`` or ``v1`` and its directory."""
+
+    @property
+    def hierarchy_reason(self) -> str:
+        """Why that hierarchy."""
+
+    @property
+    def cgroups(self) -> Mapping[int, CgroupRef]:
+        """Which cgroup each key stands for, lately gone ones too; replaced on change."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is degraded at present, one line each."""
+
+    def resume(self, baseline: CpuBaseline) -> bool:
+        """Continue from saved totals of this boot; call before the first read.  False: cannot."""
+
+    def read(self) -> CpuSample | None:
+        """Read all cgroups once; None when not even the root could be read."""
+
+    def close(self) -> None:
+        """Give back what the probe opened."""
+
+
+C_co = TypeVar("C_co", bound=EnergyCollector | CpuCollector, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Generic[C_co]):
+    """The source is there; ``notes`` are for the log at start."""
+
+    collector: C_co
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The source is not there: why, and what a person could do about it."""
+
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorSpec(Generic[C_co]):
+    """One row of the table of collectors."""
+
+    name: str
+    quality: Literal["measured", "modelled"]
+    enabled: Callable[[Config], Enabled]
+    interval_s: Callable[[Config], float]
+    probe: Callable[[Host, Config, Clock], Ready[C_co] | Unavailable]

@@ -1,0 +1,82 @@
+"""CPU time of every cgroup, from the cgroup files of the hierarchy this host uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tychod.collectors.base import CollectorSpec, CpuCollector, Ready, Unavailable
+from tychod.kernel.cgroups import CgroupReader, CpuBaseline
+from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tychod.clock import Clock
+    from tychod.config import Config
+    from tychod.hostfs import Host
+    from tychod.samples import CgroupRef, CpuSample
+
+
+class CgroupFiles:
+    """The cgroup files as a source of CPU time."""
+
+    name: Final = "cpu"
+    delay_s: Final = 0.0
+
+    def __init__(self, reader: CgroupReader, interval_s: float) -> None:
+        self._reader = reader
+        self.method: Final = reader.hierarchy.method
+        self.method_reason: Final = f"cgroup files, read every {interval_s:g} s"
+        self.hierarchy: Final = f"{reader.hierarchy.version} at {reader.hierarchy.root}"
+        self.hierarchy_reason: Final = reader.hierarchy.reason
+
+    @property
+    def cgroups(self) -> Mapping[int, CgroupRef]:
+        """Which cgroup each key stands for, lately gone ones too; replaced on change."""
+        return self._reader.cgroups
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is degraded at present, one line each."""
+        return self._reader.problems
+
+    def resume(self, baseline: CpuBaseline) -> bool:
+        """Continue from saved totals of this boot; call before the first read.  False: cannot."""
+        return self._reader.resume(baseline)
+
+    def read(self) -> CpuSample | None:
+        """Read all cgroups once; None when the root or /proc/stat could not be read."""
+        return self._reader.read()
+
+    def close(self) -> None:
+        """Close every file."""
+        self._reader.close()
+
+
+def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Unavailable:
+    """Find the hierarchy and open every cgroup in it."""
+    hierarchy = choose_hierarchy(host, config.host.hierarchy)
+    if isinstance(hierarchy, NoHierarchy):
+        return Unavailable(hierarchy.reason, hierarchy.remedy)
+    try:
+        reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
+    except OSError as exc:
+        return Unavailable(
+            f"{exc.filename}: {exc.strerror}",
+            "[host] procfs and cgroupfs must hold stat and the cgroups' usage files, readable",
+        )
+    collector = CgroupFiles(reader, config.accounting.cgroup_interval)
+    return Ready(collector, collector.problems)
+
+
+def _interval_s(config: Config) -> float:
+    return config.accounting.cgroup_interval
+
+
+SPEC: Final[CollectorSpec[CpuCollector]] = CollectorSpec(
+    name="cpu",
+    quality="measured",
+    enabled=lambda _config: True,
+    interval_s=_interval_s,
+    probe=probe,
+)

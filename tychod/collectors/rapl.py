@@ -1,0 +1,294 @@
+"""Energy counters of CPU and memory that the kernel shows below /sys/class/powercap (RAPL).
+
+Intel and AMD processors appear under the same control type, ``intel-rapl``.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable
+from tychod.samples import EnergySample, EnergyZone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tychod.clock import Clock
+    from tychod.config import Config
+    from tychod.hostfs import Host, KeptFile
+
+DOMAINS: Final = ("package", "core", "uncore", "dram", "psys")
+
+DEFAULT_MAX_POWER_W: Final = 1000.0
+"""Of a zone that names no limit: more than any processor package draws (the largest: 500 W)."""
+
+LIMIT_FACTOR: Final = 2.0
+"""Real power exceeds the highest limit for moments only (a turbo peak), never twice over."""
+
+REOPEN_INTERVAL_NS: Final = 1_000_000_000
+
+ROOT_ONLY: Final = "energy_uj is readable by root only"
+ROOT_ONLY_REMEDY: Final = (
+    "start tychod by its systemd unit, or load its udev rule: both make energy_uj 0440 "
+    "root:tychod-data; tychod must run in the group tychod-data"
+)
+
+# intel-rapl:0 is a package, intel-rapl:0:1 a part of it; intel-rapl alone is the control type.
+_ZONE_DIR: Final = re.compile(r"intel-rapl(?:-[a-z]+)?(?::[0-9a-f]+)+")
+_CONTROL_DIR: Final = re.compile(r"intel-rapl(?:-[a-z]+)?")
+_PACKAGE: Final = re.compile(r"package-(\d+)(?:-die-\d+)?")
+_LIMIT_FILE: Final = re.compile(r"constraint_\d+_(?:power_limit|max_power)_uw")
+
+
+class FoundZone(NamedTuple):
+    """A zone and where its counter is."""
+
+    zone: EnergyZone
+    path: str
+
+
+class Counter:
+    """One energy_uj file, kept open; opened again, at most once a second, after it failed."""
+
+    def __init__(self, host: Host, path: str) -> None:
+        self._host = host
+        self._path = path
+        self._file: KeptFile | None = None
+        self._next_open_ns: int | None = None
+        self.reason: str | None = None
+
+    def read_uj(self, now_ns: int) -> int | None:
+        """Return the counter, or None with ``reason`` set."""
+        if self._file is None and not self._may_open(now_ns):
+            return None
+        try:
+            if self._file is None:
+                self._file = self._host.open_kept(self._path)
+            value_uj = parse_energy_uj(self._file.read())
+        except PermissionError:
+            self._fail(ROOT_ONLY)
+        except OSError as exc:
+            self._fail(f"energy_uj: {exc.strerror}")
+        except ValueError as exc:
+            self._fail(str(exc))
+        else:
+            self.reason = None
+            return value_uj
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _may_open(self, now_ns: int) -> bool:
+        if self._next_open_ns is not None and now_ns < self._next_open_ns:
+            return False
+        self._next_open_ns = now_ns + REOPEN_INTERVAL_NS
+        return True
+
+    def _fail(self, reason: str) -> None:
+        """A device that went and came back has a new file: the old descriptor stays dead."""
+        self.close()
+        self.reason = reason
+
+
+class Rapl:
+    """All zones of the machine, or those the filter names."""
+
+    name: Final = "rapl"
+    quality: Final[Literal["measured", "modelled"]] = "measured"
+    delay_s: Final = 0.0
+
+    def __init__(self, host: Host, found: Sequence[FoundZone], clock: Clock) -> None:
+        self._clock = clock
+        self._counters = [Counter(host, f.path) for f in found]
+        self.zones: Final = tuple(f.zone for f in found)
+        self.zone_reasons: Mapping[str, str] = MappingProxyType({})
+
+    def read(self) -> EnergySample | None:
+        """Read every counter; one that fails is None and has a reason; all failed: None."""
+        before_ns = self._clock.now_ns()
+        energy_uj = tuple(counter.read_uj(before_ns) for counter in self._counters)
+        t_ns = (before_ns + self._clock.now_ns()) // 2
+        reasons = {
+            zone.key: counter.reason
+            for zone, counter in zip(self.zones, self._counters, strict=True)
+            if counter.reason is not None
+        }
+        if reasons != self.zone_reasons:
+            self.zone_reasons = MappingProxyType(reasons)
+        return EnergySample(t_ns, energy_uj) if any(e is not None for e in energy_uj) else None
+
+    def close(self) -> None:
+        """Close every counter."""
+        for counter in self._counters:
+            counter.close()
+
+
+def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | Unavailable:
+    """Find the zones, apply the filter and read each counter once."""
+    found = find_zones(host)
+    if not found:
+        return Unavailable(
+            f"no powercap zones below {powercap_dir(host)}",
+            "normal in most virtual machines; load intel_rapl_msr / intel_rapl_common on bare "
+            "metal; the modelled source is used instead",
+        )
+    chosen, unknown = filter_zones(found, config.rapl.zones)
+    if not chosen:
+        return Unavailable(
+            f"[rapl] zones = {', '.join(unknown)}: no such zone here",
+            f"name some of {', '.join(sorted(_filter_names(found)))}; or none, for all of them",
+        )
+    collector = Rapl(host, chosen, clock)
+    if collector.read() is None:
+        collector.close()
+        return _unreadable(collector.zone_reasons)
+    notes = [f"[rapl] zones: nothing here is called {name!r}" for name in unknown]
+    notes += [f"{key}: {reason}" for key, reason in collector.zone_reasons.items()]
+    return Ready(collector, tuple(notes))
+
+
+def parse_energy_uj(data: bytes) -> int:
+    """Return the counter in microjoules; ValueError says what stood there instead."""
+    try:
+        value_uj = int(data)
+    except ValueError:
+        raise ValueError(f"energy_uj holds no number: {data[:24]!r}") from None
+    if value_uj < 0:
+        raise ValueError(f"energy_uj is negative: {value_uj}")
+    return value_uj
+
+
+def powercap_dir(host: Host) -> str:
+    """Return the class directory that lists every zone."""
+    return f"{host.sysfs}/class/powercap"
+
+
+def find_zones(host: Host) -> list[FoundZone]:
+    """Return every known zone once, without the MMIO copies of zones that MSRs show, too."""
+    paths = _zone_dirs(host)
+    names = {d: (host.read_text(f"{path}/name") or "").strip() for d, path in paths.items()}
+    found = [
+        FoundZone(zone, f"{paths[directory]}/energy_uj")
+        for directory in sorted(paths, key=_directory_order)
+        if (zone := _zone(host, directory, paths[directory], names))
+    ]
+    # Some boards show package-0 twice, by MSR and by MMIO; both count the same joules.
+    by_msr = {_identity(f.zone) for f in found if not _is_copy(f.zone)}
+    return [f for f in found if not _is_copy(f.zone) or _identity(f.zone) not in by_msr]
+
+
+def filter_zones(
+    found: Sequence[FoundZone], wanted: Sequence[str]
+) -> tuple[list[FoundZone], list[str]]:
+    """Return the zones that the filter names by domain or name, and the words that name none."""
+    if not wanted:
+        return list(found), []
+    chosen = [f for f in found if f.zone.domain in wanted or f.zone.name in wanted]
+    known = _filter_names(found)
+    return chosen, [word for word in wanted if word not in known]
+
+
+def parse_domain(name: str) -> str | None:
+    """Return the domain of a zone's name, None for a zone that is none of RAPL's."""
+    if _PACKAGE.fullmatch(name):
+        return "package"
+    return name if name in DOMAINS else None
+
+
+def parse_socket(name: str) -> int | None:
+    """Return the socket of a package's name: 1 for ``package-1`` and ``package-1-die-0``."""
+    match = _PACKAGE.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _zone_dirs(host: Host) -> dict[str, str]:
+    """Return zone directory name -> path; the class lists all zones, flat, as links.
+
+    A tree that was copied from below devices/ nests them; each name is taken once.
+    """
+    paths: dict[str, str] = {}
+    pending = [powercap_dir(host)]
+    while pending:
+        below = pending.pop(0)
+        for entry in host.list_dir(below) or ():
+            path = f"{below}/{entry}"
+            if _ZONE_DIR.fullmatch(entry) and entry not in paths:
+                paths[entry] = path
+                pending.append(path)
+            elif _CONTROL_DIR.fullmatch(entry) and below == powercap_dir(host):
+                pending.append(path)
+    return paths
+
+
+def _zone(host: Host, directory: str, path: str, names: Mapping[str, str]) -> EnergyZone | None:
+    name = names[directory]
+    domain = parse_domain(name)
+    if domain is None:
+        return None
+    parent = names.get(directory.rpartition(":")[0], "")
+    return EnergyZone(
+        key=f"rapl:{directory}:{name}",
+        domain=domain,
+        name=name,
+        socket=parse_socket(name if domain == "package" else parent),
+        max_range_uj=_read_number(host, f"{path}/max_energy_range_uj"),
+        max_power_w=_read_max_power_w(host, path),
+    )
+
+
+def _read_max_power_w(host: Host, path: str) -> float:
+    limits = (e for e in host.list_dir(path) or () if _LIMIT_FILE.fullmatch(e))
+    highest_uw = max((_read_number(host, f"{path}/{entry}") for entry in limits), default=0)
+    return LIMIT_FACTOR * highest_uw / 1e6 if highest_uw else DEFAULT_MAX_POWER_W
+
+
+def _read_number(host: Host, path: str) -> int:
+    """Return a non-negative number, 0 where there is none: reading a limit may fail (ENODATA)."""
+    try:
+        return max(int(host.read_bytes(path, 64) or b"0"), 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _directory_order(directory: str) -> tuple[str, list[int]]:
+    control, *numbers = directory.split(":")
+    return control, [int(n, 16) for n in numbers]
+
+
+def _is_copy(zone: EnergyZone) -> bool:
+    return zone.key.startswith("rapl:intel-rapl-mmio:")
+
+
+def _identity(zone: EnergyZone) -> tuple[str, int | None]:
+    return zone.name, zone.socket
+
+
+def _filter_names(found: Iterable[FoundZone]) -> set[str]:
+    return {name for f in found for name in (f.zone.domain, f.zone.name)}
+
+
+def _unreadable(reasons: Mapping[str, str]) -> Unavailable:
+    if ROOT_ONLY in reasons.values():
+        return Unavailable(ROOT_ONLY, ROOT_ONLY_REMEDY)
+    key, reason = next(iter(reasons.items()))
+    return Unavailable(
+        f"no zone can be read, e.g. {key}: {reason}",
+        f"see dmesg for intel_rapl; error {errno.errorcode[errno.ENODATA]} means that the "
+        "processor does not answer",
+    )
+
+
+SPEC: Final[CollectorSpec[EnergyCollector]] = CollectorSpec(
+    name="rapl",
+    quality="measured",
+    enabled=lambda config: config.rapl.enabled,
+    interval_s=lambda config: config.rapl.interval,
+    probe=probe,
+)
