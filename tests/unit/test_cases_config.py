@@ -107,7 +107,7 @@ def test_accepted_rows_are_accepted_by_both(cases: dict[str, Any]) -> None:
 def test_port_rows(cases: dict[str, Any], tmp_path: Path) -> None:
     """A port out of range, zero or no number is refused in an address.
 
-    We listen on no port; rows about lists, empty hosts and a colon without port have no counterpart.
+    We listen on no port: rows about lists, empty hosts and a bare colon have no counterpart.
     """
     rows = {
         row["addresses"][0]: row["error_contains"]
