@@ -1,0 +1,1 @@
+"""Simulated machines: they stand behind the real interfaces, as directory trees and cgroups."""
