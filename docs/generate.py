@@ -1,15 +1,18 @@
 """Writes what the declarations generate: the default settings file and regions of the manual.
 
-Run `python3 -m docs.generate` in the checkout after a change of `tychod/config.py`;
-the tests fail while a file differs from what this would write.
+Run `python3 -m docs.generate` in the checkout after a change of `tychod/config.py` or
+`tychod/protocol.py`; the tests fail while a file differs from what this would write.
 """
 
+import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from tychod.config_text import render_default, render_table
+from tychod import protocol
+from tychod.config_text import render_default, render_table, takes
+from tychod.schema import Dataclass, fields_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -18,18 +21,58 @@ def generated() -> Mapping[str, str]:
     """Return path below the checkout and whole text of every file that has generated parts."""
     return {
         "etc/tychod.toml": render_default(),
-        "docs/configuration.md": with_region("docs/configuration.md", "settings", render_table()),
+        "docs/configuration.md": with_regions("docs/configuration.md", settings=render_table()),
+        "docs/protocol.md": with_regions(
+            "docs/protocol.md", operations=render_operations(), limits=render_limits()
+        ),
     }
 
 
-def with_region(path: str, name: str, text: str) -> str:
-    """Return a file's text with what stands between the two markers of a region replaced."""
-    begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
-    before, found, rest = (ROOT / path).read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{path}: has no region between {begin} and {end}")
-    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
+def with_regions(path: str, **texts: str) -> str:
+    """Return a file's text with what stands between the markers of each region replaced."""
+    whole = (ROOT / path).read_text(encoding="utf-8")
+    for name, text in texts.items():
+        begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+        before, found, rest = whole.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{path}: has no region between {begin} and {end}")
+        whole = f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
+    return whole
+
+
+def render_operations() -> str:
+    """Return the table of the control socket's operations and their arguments."""
+    lines = ["| operation | arguments | answers | what it is |", "|---|---|---|---|"]
+    for name, op in protocol.OPS.items():
+        arguments = "<br>".join(render_arguments(op.request)) or "none"
+        once = "after the first window" if op.needs_window else "at once"
+        answers = "as a stream" if op.stream else once
+        lines.append(f"| `{name}` | {arguments} | {answers} | {op.doc} |")
+    return "\n".join(lines)
+
+
+def render_arguments(request: type[Dataclass]) -> Iterator[str]:
+    """Yield one line for each argument: name, what it takes, what it means."""
+    for spec in fields_of(request):
+        optional = "" if spec.default is dataclasses.MISSING else "; may be left out"
+        yield f"`{spec.name}`: {takes(spec)}{optional}. {spec.doc}"
+
+
+def render_limits() -> str:
+    """Return the table of what a client may take."""
+    rows = {
+        "a request": f"{protocol.MAX_REQUEST_BYTES // 1024} KiB",
+        "an answer": f"{protocol.MAX_REPLY_BYTES // 1024 // 1024} MiB",
+        "connections at once": f"{protocol.MAX_CONNECTIONS}, "
+        f"{protocol.RESERVED_FOR_ROOT} of them kept for root",
+        "connections of one user": f"{protocol.MAX_CONNECTIONS_PER_UID}",
+        "requests a second on a connection": f"{protocol.MAX_REQUESTS_PER_S}, more are delayed",
+        "time between requests": f"{protocol.IDLE_TIMEOUT_S:g} s",
+        "time from the first to the last byte of a frame": f"{protocol.FRAME_TIMEOUT_S:g} s",
+    }
+    lines = [f"| {what} | {limit} |" for what, limit in rows.items()]
+    return "\n".join(["| what | at most |", "|---|---|", *lines])
 
 
 def main() -> int:

@@ -65,7 +65,7 @@ def takes(spec: FieldSpec) -> str:
     words = describe(spec.type)
     if spec.limits is None:
         return words
-    return f"{words} from {spec.limits.low:g} to {spec.limits.high:g}"
+    return f"{words} from {spec.limits.low:.10g} to {spec.limits.high:.10g}"
 
 
 def applied(spec: FieldSpec) -> str:

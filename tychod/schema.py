@@ -157,7 +157,7 @@ def _check_scalar(value: object, hint: object, limits: Range | None) -> tuple[ob
     if isinstance(value, float) and not math.isfinite(value):
         return None, f"{value} is not a finite number"
     if limits and isinstance(value, int | float) and not limits.low <= value <= limits.high:
-        return None, f"{show(value)} is not within {limits.low:g}..{limits.high:g}"
+        return None, f"{show(value)} is not within {limits.low:.10g}..{limits.high:.10g}"
     return value, ""
 
 

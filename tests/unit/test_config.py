@@ -3,12 +3,14 @@
 import re
 import tomllib
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from docs.generate import ROOT, generated
 from tychod.config import PATHS, Config, Kubelet, endpoint_problem, is_loopback, problems_between
 from tychod.config_text import render_default
+from tychod.protocol import ErrorCode
 from tychod.schema import check_value, fields_of, load, to_plain, walk
 from tychod.settings import variable_name
 
@@ -85,6 +87,13 @@ def test_the_default_file_fits_a_terminal() -> None:
 def test_generated_files_are_current(path: str) -> None:
     """`python3 -m docs.generate` has been run since the declarations changed."""
     assert (ROOT / path).read_text(encoding="utf-8") == generated()[path]
+
+
+def test_the_protocol_page_names_every_error() -> None:
+    """A program's author finds each code that the daemon may answer with."""
+    page = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+
+    assert [code for code in get_args(ErrorCode) if f"| `{code}` |" not in page] == []
 
 
 @pytest.mark.parametrize(
