@@ -38,6 +38,7 @@ _QOS: Final[Mapping[str | None, str]] = {
     "burstable": "Burstable",
     "besteffort": "BestEffort",
 }
+QOS_CLASSES: Final = frozenset(_QOS.values())
 
 
 class Rule(NamedTuple):

@@ -1,0 +1,381 @@
+"""The registry: every cgroup has an identity at once, names as they come, and none is ever lost."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tychod import config
+from tychod.hostfs import Host
+from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
+from tychod.workloads.pods import Container, Pod, PodView
+from tychod.workloads.registry import Registry
+
+A, B, C, D = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32
+UID = "0f3a5b1c-1111-4222-8333-444455556666"
+POD = f"/kubepods/burstable/pod{UID}"
+SECOND = 1_000_000_000
+
+
+@dataclass
+class Answers:
+    """What the kubelet client shows the registry, without a kubelet."""
+
+    view: PodView | None = None
+    asked_ns: int | None = None
+    route: str = "ok"
+    stale: bool = False
+
+    def is_stale(self, now_ns: int) -> bool:
+        """Say what the test set."""
+        del now_ns
+        return self.stale
+
+
+def pod(*containers: Container, uid: str = UID) -> Pod:
+    """Return a pod of tenant shop as the kubelet lists it."""
+    return Pod(
+        uid, "api-1", "shop", {"team": "x\x1b[31m"}, "Deployment/api", "Burstable", "Running",
+        containers, {},
+    )  # fmt: skip
+
+
+def server(ident: str = A) -> Container:
+    """Return the pod's container as the kubelet lists it."""
+    return Container(ident, "server", "crio", "running")
+
+
+def tree(*paths: str, start: int = 1) -> dict[int, CgroupRef]:
+    """Return cgroups with a key each."""
+    return {key: CgroupRef(path, 100 + key) for key, path in enumerate(paths, start)}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """Return a machine whose files are folders of this test."""
+    return Host(
+        config.Host(
+            procfs=str(tmp_path / "proc"),
+            cgroupfs=str(tmp_path / "cgroup"),
+            run=str(tmp_path / "run"),
+            log=str(tmp_path / "log"),
+        )
+    )
+
+
+@pytest.fixture
+def kubelet() -> Answers:
+    """Return a kubelet that has not answered yet."""
+    return Answers()
+
+
+@pytest.fixture
+def registry(host: Host, kubelet: Answers) -> Registry:
+    """Return an empty registry on that machine with that kubelet."""
+    return Registry(host, host.cgroupfs, kubelet)
+
+
+def write_bundle(host: Host, ident: str, name: str | None, uid: str = UID) -> None:
+    """Put a bundle where containerd does; no name: the pod's sandbox."""
+    folder = Path(host.run) / "containerd/io.containerd.runtime.v2.task/k8s.io" / ident
+    folder.mkdir(parents=True)
+    notes = {
+        "container-type": "container" if name else "sandbox",
+        "sandbox-name": "api-1",
+        "sandbox-namespace": "shop",
+        "sandbox-uid": uid,
+    } | ({"container-name": name} if name else {})
+    document = {"annotations": {f"io.kubernetes.cri.{key}": v for key, v in notes.items()}}
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def write_link(host: Host, ident: str, name: str) -> None:
+    """Link a container's log as the kubelet does."""
+    folder = Path(host.log) / "containers"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = f"/var/log/pods/shop_api-1_{UID}/{name}/0.log"
+    (folder / f"api-1_shop_{name}-{ident}.log").symlink_to(target)
+
+
+def test_reserved_keys_and_the_root_are_always_there(registry: Registry) -> None:
+    """Kernel, outside and root have their identities before any cgroup has."""
+    found = registry.update({5: CgroupRef("/", 1), 6: CgroupRef("/odd/x", 2)}, 0)
+
+    assert (found[KERNEL_KEY].kind, found[KERNEL_KEY].id) == ("kernel", "kernel")
+    assert found[OUTSIDE_KEY].reason == "outside the visible cgroup tree"
+    assert found[ROOT_KEY] == found[5]
+    assert found[5].reason == "processes in the root cgroup"
+    assert found[6].reason == "cgroup that no rule names: odd"
+    assert {found[k].id for k in (OUTSIDE_KEY, ROOT_KEY, 5, 6)} == {"unattributed"}
+
+
+def test_nothing_changed_gives_the_same_mapping(registry: Registry) -> None:
+    """An unchanged tree costs a comparison, and the caller can tell by identity."""
+    cgroups = tree("/system.slice/nginx.service", "/init.scope")
+    first = registry.update(cgroups, 0)
+
+    assert registry.update(dict(cgroups), SECOND) is first
+
+
+def test_a_mapping_once_returned_never_changes(registry: Registry) -> None:
+    """The analysis keeps what it was given while cgroups come and go."""
+    first = registry.update(tree("/init.scope"), 0)
+    copy = dict(first)
+    registry.update(tree("/a.slice", "/b.slice", start=7), SECOND)
+
+    assert first == copy
+
+
+def test_cgroups_below_a_workload_share_its_identity(registry: Registry) -> None:
+    """A container's own cgroups are all the container."""
+    found = registry.update(tree(f"/docker/{A}", f"/docker/{A}/init", f"/docker/{A}/x/y"), 0)
+
+    assert found[1] is found[2] is found[3]
+    assert found[1].id == A
+
+
+def test_bundle_names_container_sandbox_and_the_pods_own_cgroup(
+    registry: Registry, host: Host
+) -> None:
+    """Everything of a pod has its name in the first answer after its cgroup appeared."""
+    write_bundle(host, A, "server")
+    write_bundle(host, B, None)
+    found = registry.update(tree(POD, f"{POD}/{A}", f"{POD}/{B}"), 0)
+
+    assert [
+        (i.kind, i.name, i.pod, i.namespace, i.pod_uid) for i in (found[1], found[2], found[3])
+    ] == [
+        ("past", f"past:{UID}", "api-1", "shop", UID),
+        ("container", "server", "api-1", "shop", UID),
+        ("container", "pause", "api-1", "shop", UID),
+    ]
+    assert (found[2].names_from, found[2].runtime, found[2].sandbox) == (
+        "bundle", "containerd", False,
+    )  # fmt: skip
+    assert found[3].sandbox
+    assert registry.routes["bundle"] == "ok"
+
+
+def test_log_link_that_comes_late_names_the_container(registry: Registry, host: Host) -> None:
+    """A link appears up to 0.6 s after the cgroup; the container is named by then."""
+    cgroups = tree(f"{POD}/{A}")
+    assert registry.update(cgroups, 0)[1].name == A[:12]
+    write_link(host, A, "server")
+
+    named = [registry.update(cgroups, round(t * SECOND))[1] for t in (0.2, 0.6, 1.2)]
+
+    assert (named[-1].name, named[-1].names_from) == ("server", "log-link")
+    assert (named[-1].pod, named[-1].namespace, named[-1].pod_uid) == ("api-1", "shop", UID)
+
+
+def test_container_without_any_name_is_asked_for_rarely_in_the_end(
+    registry: Registry, host: Host
+) -> None:
+    """After 3 s host files are read every 30 s only: a name that comes very late still comes."""
+    cgroups = tree(f"{POD}/{A}")
+    for tenth in range(40):
+        registry.update(cgroups, tenth * SECOND // 10)
+    write_link(host, A, "server")
+
+    assert registry.update(cgroups, 30 * SECOND)[1].name == A[:12]
+    assert registry.update(cgroups, 35 * SECOND)[1].name == "server"
+
+
+def test_kubelet_adds_owner_labels_and_class_to_what_the_bundle_said(
+    registry: Registry, host: Host, kubelet: Answers
+) -> None:
+    """Names stay the bundle's; labels are data, control characters included."""
+    write_bundle(host, A, "server")
+    cgroups = tree(f"{POD}/{A}")
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(SECOND, (pod(server()),))
+    found = registry.update(cgroups, SECOND)[1]
+
+    assert (found.name, found.names_from, found.runtime) == ("server", "bundle", "containerd")
+    assert (found.owner, found.qos, found.labels) == (
+        "Deployment/api", "Burstable", {"team": "x\x1b[31m"},
+    )  # fmt: skip
+
+
+def test_kubelet_alone_names_by_container_id(registry: Registry, kubelet: Answers) -> None:
+    """Without host files the kubelet's list names container, pod, runtime and owner."""
+    kubelet.view = PodView(0, (pod(server()),))
+    found = registry.update(tree(f"{POD}/{A}"), SECOND)[1]
+
+    assert (found.name, found.pod, found.namespace) == ("server", "api-1", "shop")
+    assert (found.names_from, found.runtime, found.stale) == ("kubelet", "crio", False)
+
+
+def test_unlisted_container_of_a_known_pod_has_at_least_its_pod(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """An id the kubelet does not know (frozen status) is mapped by the pod uid of its path."""
+    kubelet.view = PodView(0, (pod(server(B)),))
+    found = registry.update(tree(f"{POD}/{A}"), SECOND)[1]
+
+    assert (found.name, found.pod, found.owner) == (A[:12], "api-1", "Deployment/api")
+
+
+def test_kubelet_never_overrides_the_pod_of_the_path(registry: Registry, kubelet: Answers) -> None:
+    """A mirror pod's uid (or another wrong one) leaves the cgroup's own uid alone."""
+    kubelet.view = PodView(0, (pod(server(), uid="99999999-0000-4000-8000-000000000000"),))
+    found = registry.update(tree(f"{POD}/{A}"), SECOND)[1]
+
+    assert (found.pod_uid, found.pod, found.name) == (UID, "api-1", "server")
+
+
+def test_the_one_child_that_the_kubelet_does_not_list_is_the_sandbox(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """Sandboxes are in no list; a child that is still missing after seconds is one."""
+    cgroups = tree(f"{POD}/{A}", f"{POD}/{B}")
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(SECOND, (pod(server()),))
+    early = registry.update(cgroups, SECOND)[2]
+    kubelet.view = PodView(10 * SECOND, (pod(server()),))
+    late = registry.update(cgroups, 10 * SECOND)[2]
+
+    assert (early.sandbox, early.name) == (False, B[:12])
+    assert (late.sandbox, late.name, late.names_from) == (True, "pause", "kubelet")
+
+
+def test_two_unlisted_children_are_not_guessed_between(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """A restarted container that a frozen list lacks is never called the sandbox."""
+    cgroups = tree(f"{POD}/{A}", f"{POD}/{B}", f"{POD}/{C}")
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(10 * SECOND, (pod(server()),))
+    found = registry.update(cgroups, 10 * SECOND)
+
+    assert [found[k].sandbox for k in (1, 2, 3)] == [False, False, False]
+
+
+def test_a_pod_has_one_sandbox(registry: Registry, kubelet: Answers) -> None:
+    """With the sandbox known, a later unlisted child stays a container; a listed one is none."""
+    cgroups = tree(f"{POD}/{A}", f"{POD}/{B}")
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(10 * SECOND, (pod(server()),))
+    registry.update(cgroups, 10 * SECOND)
+    cgroups |= tree(f"{POD}/{C}", start=3)
+    registry.update(cgroups, 11 * SECOND)
+    kubelet.view = PodView(20 * SECOND, (pod(server()),))
+    unlisted = registry.update(cgroups, 20 * SECOND)[3]
+    kubelet.view = PodView(30 * SECOND, (pod(server(), Container(B, "late", None, "running")),))
+    corrected = registry.update(cgroups, 30 * SECOND)[2]
+
+    assert not unlisted.sandbox
+    assert (corrected.sandbox, corrected.name) == (False, "late")
+
+
+def test_podman_inside_a_pod_is_not_its_sandbox(registry: Registry, kubelet: Answers) -> None:
+    """Only direct children of the pod's cgroup can be its sandbox."""
+    cgroups = tree(f"{POD}/{A}", f"{POD}/{A}/libpod-{B}")
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(10 * SECOND, (pod(server()),))
+    found = registry.update(cgroups, 10 * SECOND)[2]
+
+    assert (found.parent, found.pod, found.sandbox) == (A, "api-1", False)
+
+
+@pytest.mark.parametrize("bad", [None, ()], ids=["no answer", "empty answer"])
+def test_bad_answers_delete_nothing_and_show_as_stale(
+    registry: Registry, kubelet: Answers, bad: tuple[Pod, ...] | None
+) -> None:
+    """Names, owner and labels stay while the cgroup lives, marked stale, and recover."""
+    cgroups = tree(f"{POD}/{A}")
+    kubelet.view = PodView(0, (pod(server()),))
+    before = registry.update(cgroups, SECOND)[1]
+    kubelet.stale = True
+    if bad is not None:
+        kubelet.view = PodView(SECOND, bad)
+    during = registry.update(cgroups, 2 * SECOND)[1]
+    kubelet.stale = False
+    kubelet.view = PodView(3 * SECOND, (pod(server()),))
+    after = registry.update(cgroups, 4 * SECOND)[1]
+
+    assert during.stale
+    assert (during.name, during.pod, during.owner, during.labels) == (
+        before.name, before.pod, before.owner, before.labels,
+    )  # fmt: skip
+    assert after == before
+
+
+def test_pod_that_left_the_list_keeps_its_names_until_its_cgroup_is_gone(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """A removed static pod runs on for its grace period, also in cgroups that come then."""
+    cgroups = tree(POD, f"{POD}/{A}")
+    kubelet.view = PodView(0, (pod(server()),))
+    registry.update(cgroups, 0)
+    kubelet.view = PodView(SECOND, (pod(uid="other"),))
+    kept = registry.update(cgroups | tree(f"{POD}/{B}", start=9), SECOND)
+    registry.update({}, 2 * SECOND)
+    kubelet.view = PodView(3 * SECOND, (pod(uid="other"),))
+    registry.update({}, 3 * SECOND)
+    again = registry.update(tree(f"{POD}/{A}", start=20), 4 * SECOND)[20]
+
+    assert [kept[k].pod for k in (1, 2, 9)] == ["api-1"] * 3
+    assert (again.pod, again.name) == (None, A[:12])
+
+
+def test_kubelet_is_wanted_for_an_unknown_container_and_then_left_alone(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """Questions at 0.05, 1 and 3 s after a cgroup appeared; afterwards the interval is enough."""
+    cgroups = tree(f"{POD}/{A}")
+    wanted = []
+    for tenth in range(80):
+        now_ns = tenth * SECOND // 10
+        registry.update(cgroups, now_ns)
+        if registry.wants_kubelet:
+            wanted.append(tenth)
+            kubelet.asked_ns = now_ns
+
+    assert wanted == [1, 10, 30]
+
+
+def test_known_containers_and_plain_units_never_want_the_kubelet(
+    registry: Registry, kubelet: Answers
+) -> None:
+    """A node without pods, or one that is fully known, is asked at the interval only."""
+    kubelet.view = PodView(0, (pod(server()),))
+    registry.update(tree(f"{POD}/{A}", f"/docker/{B}", "/init.scope", POD), SECOND)
+
+    assert not registry.wants_kubelet
+
+
+def test_docker_container_takes_the_name_of_its_command_line_once(
+    registry: Registry, host: Host
+) -> None:
+    """Outside Kubernetes `--name` of the first process is the last resort, read at first sight."""
+    cgroup, process = Path(host.cgroupfs) / f"docker/{A}", Path(host.procfs) / "77"
+    for folder in (cgroup, process):
+        folder.mkdir(parents=True)
+    (cgroup / "cgroup.procs").write_text("77\n")
+    (process / "cmdline").write_bytes(b"app\0--name=web\0")
+    cgroups = tree(f"/docker/{A}")
+    found = registry.update(cgroups, 0)[1]
+    (process / "cmdline").write_bytes(b"app\0--name=other\0")
+    later = registry.update(cgroups, 60 * SECOND)[1]
+
+    assert (found.name, found.names_from) == ("web", "cmdline")
+    assert later.name == "web"
+
+
+def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
+    """Ten thousand containers that came and went cost no memory afterwards."""
+    key = 0
+    for generation in range(100):
+        cgroups = {}
+        for n in range(100):
+            key += 1
+            cgroups[key] = CgroupRef(f"{POD}/{generation:032x}{n:032x}", key)
+        registry.update(cgroups, generation * SECOND)
+    found = registry.update({}, 200 * SECOND)
+
+    assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY}
+    for held in (registry._workloads, registry._of_key, registry._of_pod, registry._nameless,
+                 registry._unknown, registry._pods):  # fmt: skip
+        assert not held
