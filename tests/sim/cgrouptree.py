@@ -41,27 +41,38 @@ while True:
 
 
 class FakeTree:
-    """A v2 cgroup tree of plain files below ``base``, and the /proc/stat that goes with it.
+    """A cgroup hierarchy of plain files below ``base``, and the /proc/stat that goes with it.
 
-    A directory appears and leaves complete, by a rename, as a kernel makes it.
+    A directory appears and leaves complete, by a rename, as a kernel makes it.  ``true_root``:
+    the tree's root is the machine's; otherwise it is what a container sees of the machine.
     """
 
-    def __init__(self, base: Path, *, cpus: int = 64, seed: int = 1) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        version: str = "v2",
+        true_root: bool = True,
+        cpus: int = 64,
+        seed: int = 1,
+    ) -> None:
         self.cgroupfs = base / "cgroup"
+        self.root = self.cgroupfs if version == "v2" else self.cgroupfs / "cpuacct"
         self.procfs = base / "proc"
         self._staging = base / "staging"
+        self._v2 = version == "v2"
         self._random = random.Random(seed)
         self._cpus = cpus
         self._busy_ns = 0
+        self._irq_ns = 0
         self._idle_ns = 0
         self._usage_ns: dict[str, int] = {}
         self._fds: dict[str, int] = {}
         self.containers: list[str] = []
-        for directory in (self.cgroupfs, self.procfs / "self", self._staging):
+        for directory in (self.root, self.procfs / "self", self._staging):
             directory.mkdir(parents=True)
-        (self.cgroupfs / "cgroup.controllers").write_text("cpu memory\n")
-        (self.cgroupfs / "cgroup.procs").write_text("")
         self._stat_fd = os.open(self.procfs / "stat", os.O_WRONLY | os.O_CREAT, 0o644)
+        self._make_root(true_root=true_root)
         self._write_stat()
 
     def populate(self, *, pods: int, containers: int, units: int) -> None:
@@ -79,17 +90,15 @@ class FakeTree:
         """Make one cgroup and return its path."""
         staged = self._staging / uuid.UUID(int=self._random.getrandbits(128)).hex
         staged.mkdir()
-        for name, text in (("cgroup.type", "domain\n"), ("cgroup.procs", "")):
-            (staged / name).write_text(text)
-        self._fds[path] = os.open(staged / "cpu.stat", os.O_WRONLY | os.O_CREAT, 0o644)
-        self._usage_ns[path] = 0
-        self._write_usage(path)
-        staged.rename(f"{self.cgroupfs}{path}")
+        if self._v2:
+            (staged / "cgroup.type").write_text("domain\n")
+        self._open_usage(staged, path)
+        staged.rename(f"{self.root}{path}")
         return path
 
     def remove(self, path: str) -> None:
         """Remove one cgroup without children; what it used stays in its ancestors."""
-        place = Path(f"{self.cgroupfs}{path}")
+        place = Path(f"{self.root}{path}")
         gone = self._staging / f"gone-{uuid.UUID(int=self._random.getrandbits(128)).hex}"
         place.rename(gone)
         shutil.rmtree(gone)
@@ -97,20 +106,36 @@ class FakeTree:
         del self._usage_ns[path]
 
     def use(self, path: str, cpu_ns: int) -> None:
-        """Let the tasks of a cgroup use CPU time."""
-        while path:
-            self._usage_ns[path] += cpu_ns
-            self._write_usage(path)
-            path = path.rpartition("/")[0]
+        """Let the tasks of a cgroup use CPU time; "" is the root."""
         self._busy_ns += cpu_ns
+        self._write_stat()
+        while True:
+            if path in self._usage_ns:
+                self._usage_ns[path] += cpu_ns
+                self._write_usage(path)
+            if not path:
+                return
+            path = path.rpartition("/")[0]
+
+    def use_elsewhere(self, cpu_ns: int, irq_ns: int = 0, idle_ns: int = 0) -> None:
+        """Let time pass that no cgroup of this tree has: of other tasks, interrupts, nobody."""
+        self._busy_ns += cpu_ns
+        self._irq_ns += irq_ns
+        self._idle_ns += idle_ns
+        self._write_stat()
 
     def usage_ns(self, path: str) -> int:
         """Return a cgroup's counter, its children's use included."""
         return self._usage_ns[path]
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """All cgroups below the root."""
+        return tuple(path for path in self._usage_ns if path)
+
+    @property
     def busy_ns(self) -> int:
-        """CPU time of the whole machine."""
+        """CPU time of all tasks of the machine."""
         return self._busy_ns
 
     def advance(self, elapsed_ns: int, *, active: float = 0.3) -> None:
@@ -145,15 +170,33 @@ class FakeTree:
     def _make_container(self, pod: str) -> str:
         return self.make(f"{pod}/cri-containerd-{self._random.getrandbits(256):064x}.scope")
 
+    def _make_root(self, *, true_root: bool) -> None:
+        (self.root / "cgroup.procs").write_text("")
+        if self._v2:
+            (self.root / "cgroup.controllers").write_text("cpu memory\n")
+        if self._v2 and not true_root:
+            (self.root / "cgroup.type").write_text("domain\n")
+        if not self._v2 and true_root:
+            (self.root / "release_agent").write_text("\n")
+        if not (self._v2 and true_root):
+            self._open_usage(self.root, "")
+
+    def _open_usage(self, directory: Path, path: str) -> None:
+        name = "cpu.stat" if self._v2 else "cpuacct.usage"
+        self._fds[path] = os.open(directory / name, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._usage_ns[path] = 0
+        self._write_usage(path)
+
     def _write_usage(self, path: str) -> None:
-        usec = self._usage_ns[path] // 1000
-        text = f"usage_usec {usec:0{WIDTH}d}\nuser_usec {usec:0{WIDTH}d}\nsystem_usec 0\n"
+        usage_ns = self._usage_ns[path]
+        usec = f"{usage_ns // 1000:0{WIDTH}d}"
+        text = f"usage_usec {usec}\nuser_usec {usec}\n" if self._v2 else f"{usage_ns:0{WIDTH}d}\n"
         os.pwrite(self._fds[path], text.encode(), 0)
 
     def _write_stat(self) -> None:
-        user, idle = self._busy_ns // TICK_NS, self._idle_ns // TICK_NS
-        text = f"cpu  {user:0{WIDTH}d} 0 0 {idle:0{WIDTH}d} 0 0 0 0 0 0\n"
-        os.pwrite(self._stat_fd, text.encode(), 0)
+        ticks = (t // TICK_NS for t in (self._busy_ns, self._idle_ns, self._irq_ns))
+        user, idle, irq = (f"{t:0{WIDTH}d}" for t in ticks)
+        os.pwrite(self._stat_fd, f"cpu  {user} 0 0 {idle} 0 0 {irq} 0 0 0\n".encode(), 0)
 
 
 class FakeTreeDriver:
@@ -257,7 +300,7 @@ def remove_cgroups(top: Path) -> None:
 
 @contextlib.contextmanager
 def fake_tree(base: Path, *, pods: int, containers: int, units: int) -> Iterator[FakeTree]:
-    """Make a populated simulated tree and close it at the end."""
+    """Make a populated simulated v2 tree and close it at the end."""
     tree = FakeTree(base)
     tree.populate(pods=pods, containers=containers, units=units)
     try:
