@@ -1,7 +1,5 @@
 """The two ways data passes between threads: a bounded history and a one-place slot."""
 
-from __future__ import annotations
-
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque

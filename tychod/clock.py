@@ -1,7 +1,5 @@
 """Monotonic time, injected wherever time matters, and its offset to the wall clock."""
 
-from __future__ import annotations
-
 import time
 from typing import Protocol
 
@@ -31,7 +29,7 @@ class SystemClock:
 
 
 def next_deadline_ns(deadline_ns: int, interval_ns: int, now_ns: int) -> int:
-    """Return the first deadline after ``now_ns`` on the grid of ``deadline_ns``: skip, never bunch."""
+    """Return the first deadline after ``now_ns`` on the grid: missed ones are skipped."""
     if deadline_ns + interval_ns > now_ns:
         return deadline_ns + interval_ns
     return deadline_ns + ((now_ns - deadline_ns) // interval_ns + 1) * interval_ns

@@ -3,8 +3,6 @@
 Energy is integer microjoules.  ``None`` means "not observed" or "does not apply", never zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple

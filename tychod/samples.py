@@ -3,8 +3,6 @@
 Counters are cumulative; a missed reading loses resolution, never energy or CPU time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -43,7 +41,7 @@ class EnergySample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EnergySeries:
-    """The samples of one energy source that a window needs: one before it, those in it, one after."""
+    """The samples of one source that a window needs: one before it, those in it, one after."""
 
     source: str
     quality: str  # "measured" | "modelled"

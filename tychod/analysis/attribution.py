@@ -1,7 +1,5 @@
 """Sharing an integer amount of energy among workloads, exactly."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -44,7 +42,7 @@ def _hand_out(parts: list[int], order: Sequence[int], left: int) -> None:
 
 
 def dynamic_bins(bins_uj: Float64s, idle_w: float, edges_ns: Int64s) -> Float64s:
-    """Return each bin's energy above the idle floor, in microjoules; all energy if none is above."""
+    """Return each bin's energy above the idle floor in microjoules; all of it if none is above."""
     idle_uj = idle_w * np.diff(edges_ns).astype(np.float64) / 1_000.0
     above = np.maximum(bins_uj - idle_uj, 0.0)
     return above if above.any() else bins_uj

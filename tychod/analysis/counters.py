@@ -5,8 +5,6 @@ energy is ``(current - previous) mod range`` plus an unknown number of whole ran
 load can draw at most (``max_power_w``) decides what is believable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -54,7 +52,7 @@ def step(zone: EnergyZone, previous_uj: int, current_uj: int, elapsed_ns: int) -
 
 
 class Track(NamedTuple):
-    """Energy since a point at each reading: all lists have the same length, the first entry is 0."""
+    """Energy since a point at each reading; lists of one length, the first energy is 0."""
 
     times_ns: list[int]
     energy_uj: list[int]
@@ -62,7 +60,9 @@ class Track(NamedTuple):
     problems: list[str]
 
 
-def track(zone: EnergyZone, t_ns: int, native_uj: int, readings: Iterable[tuple[int, int]]) -> Track:
+def track(
+    zone: EnergyZone, t_ns: int, native_uj: int, readings: Iterable[tuple[int, int]]
+) -> Track:
     """Follow a zone from the point ``(t_ns, native_uj)`` through later readings ``(t, native)``."""
     found = Track([t_ns], [0], [native_uj], [])
     for time_ns, value_uj in readings:
@@ -94,7 +94,7 @@ def energy_at(found: Track, t_ns: int) -> int:
 
 
 def native_at(found: Track, t_ns: int, max_range_uj: int) -> tuple[int, int]:
-    """Return ``(time, native counter)`` of the track at ``t_ns``, or at its last reading before it."""
+    """Return ``(time, native counter)`` of the track at ``t_ns``, or at its last reading."""
     if t_ns >= found.times_ns[-1]:
         return found.times_ns[-1], found.native_uj[-1]
     after = next(i for i, t in enumerate(found.times_ns) if t >= t_ns)

@@ -1,7 +1,5 @@
 """CPU time of every cgroup in every bin of one window."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -57,7 +55,7 @@ def _spread(keys: Int64s, values: Int64s, wanted: Int64s) -> Int64s:
     """Place a sample's values at the positions of ``wanted``; -1 marks a key it lacks."""
     if keys is wanted:
         return values
-    spread = np.full(len(wanted), -1, np.int64)
+    spread: Int64s = np.full(len(wanted), -1, np.int64)
     spread[np.searchsorted(wanted, keys)] = values
     return spread
 
@@ -75,15 +73,15 @@ def _edges(times: Int64s, own: Int64s, window: Window) -> tuple[Int64s, Int64s]:
 
 def _fill(own: Int64s) -> Int64s:
     """A key had used 0 ns before its first sample, and uses nothing after its last."""
-    return np.maximum.accumulate(np.maximum(own, 0), axis=0)
+    filled: Int64s = np.maximum.accumulate(np.maximum(own, 0), axis=0)
+    return filled
 
 
 def _at(times: Int64s, own: Int64s, t_ns: int) -> Int64s:
     after = int(np.searchsorted(times, t_ns))
-    if after == len(times):
-        return own[-1]
-    if after == 0 or times[after] == t_ns:
-        return own[after]
+    if after == len(times) or after == 0 or times[after] == t_ns:
+        row: Int64s = own[min(after, len(times) - 1)]
+        return row
     before = after - 1
     part = (t_ns - int(times[before])) / (int(times[after]) - int(times[before]))
     return _between(own[before], own[after], part)
@@ -113,4 +111,5 @@ def _at_end(samples: Sequence[CpuSample], keys: Int64s, end_ns: int) -> CpuSampl
 
 
 def _between(earlier: Int64s, later: Int64s, part: float) -> Int64s:
-    return earlier + np.floor((later - earlier) * part).astype(np.int64)
+    rise: Int64s = np.floor((later - earlier) * part).astype(np.int64)
+    return earlier + rise

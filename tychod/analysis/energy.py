@@ -1,7 +1,5 @@
 """Energy of each zone and domain in one window, exact in total and resolved by bin."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 

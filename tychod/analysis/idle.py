@@ -5,8 +5,6 @@ never more than the lowest power seen lately.  Until the line has seen enough di
 floor is unknown and everything counts as dynamic: no energy is called idle on a guess.
 """
 
-from __future__ import annotations
-
 import math
 
 from tychod.analysis.state import IdlePoint
@@ -28,8 +26,10 @@ def observe(point: IdlePoint, busy_share: float, power_w: float, seconds: float)
     weight = kept + seconds
     gain = seconds / weight
     off_busy, off_w = busy_share - point.mean_busy, power_w - point.mean_w
-    lowest = power_w if not point.weight else min(
-        power_w, point.lowest_w * math.exp(RISE_PER_S * seconds)
+    lowest = (
+        power_w
+        if not point.weight
+        else min(power_w, point.lowest_w * math.exp(RISE_PER_S * seconds))
     )
     return IdlePoint(
         weight,

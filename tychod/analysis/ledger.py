@@ -1,7 +1,5 @@
 """Accounts of leaves: booking, ending, eviction; no microjoule is ever lost or doubled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -52,9 +50,7 @@ def admit(
             evict(accounts, identity.id, others_follow=True)
             accounts[identity.id] = Account(identity, now_wall_ns, inode)
         elif known.identity is not identity or known.inode != inode or known.ended_ns is not None:
-            accounts[identity.id] = replace(
-                known, identity=identity, inode=inode, ended_ns=None
-            )
+            accounts[identity.id] = replace(known, identity=identity, inode=inode, ended_ns=None)
 
 
 def _is_other(known: Account, identity: Identity, inode: int | None) -> bool:
@@ -102,9 +98,11 @@ def evict(accounts: Accounts, leaf_id: str, *, others_follow: bool = False) -> N
     """Move one leaf's counters to ``past:<pod_uid>`` while its pod is listed, else to ``past``."""
     account = accounts.pop(leaf_id)
     uid = account.identity.pod_uid
-    target = past_of(account.identity) if uid and (
-        others_follow or uid in listed_pods(accounts)
-    ) else FIXED[2]
+    target = (
+        past_of(account.identity)
+        if uid and (others_follow or uid in listed_pods(accounts))
+        else FIXED[2]
+    )
     merge_into(accounts, target, account)
 
 

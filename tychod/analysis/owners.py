@@ -1,7 +1,5 @@
 """Which leaf each cgroup's CPU time belongs to in one window."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -26,9 +24,7 @@ class Owners(NamedTuple):
     unattributed_reasons: Mapping[str, int]  # reason -> CPU nanoseconds
 
 
-def owners(
-    cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Account]
-) -> Owners:
+def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Account]) -> Owners:
     """Sum the CPU time of cgroups by leaf."""
     keys = cpu.keys.tolist()
     refs = observations.cpu.cgroups if observations.cpu else {}
@@ -43,7 +39,8 @@ def owners(
     column = {leaf_id: index for index, leaf_id in enumerate(order)}
     columns = np.array([column[by_key[key].id] for key in keys], np.int64)
     used = np.zeros((len(cpu.used_ns), len(order)), np.int64)
-    np.add.at(used, (slice(None), columns), cpu.used_ns)
+    for row, used_by_cgroup in zip(used, cpu.used_ns, strict=True):
+        np.add.at(row, columns, used_by_cgroup)
     reasons: dict[str, int] = {}
     for key, spent in zip(keys, used_by_key, strict=True):
         identity = by_key[key]

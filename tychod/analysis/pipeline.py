@@ -1,7 +1,5 @@
 """One window: observations and state in, snapshot and state out (design.md 7)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -95,13 +93,9 @@ def _idle_w(domain: DomainWindow, idle: Mapping[str, IdlePoint]) -> float:
     return floor_w(idle[domain.name]) if domain.name in idle else 0.0
 
 
-def _attribute(
-    domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int64s
-) -> Booked:
+def _attribute(domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int64s) -> Booked:
     """Split one domain's energy of the window; the parts add up to it exactly."""
-    covered_ns = min(
-        int(edges_ns[-1] - edges_ns[0]), max(z.covered_ns for z in domain.zones)
-    )
+    covered_ns = min(int(edges_ns[-1] - edges_ns[0]), max(z.covered_ns for z in domain.zones))
     idle_uj = min(domain.energy_uj, int(idle_w * covered_ns / 1_000))
     dynamic_uj = domain.energy_uj - idle_uj
     bins = dynamic_bins(domain.bins_uj, idle_w, edges_ns)
@@ -109,11 +103,7 @@ def _attribute(
     if not shares.any() and not unused:  # no bin shows energy: share by the whole window's time
         shares = owned.used_ns.sum(axis=0).astype(float)
     parts = allocate(dynamic_uj, [*shares.tolist(), unused])
-    by_leaf = {
-        leaf.id: part
-        for leaf, part in zip(owned.leaves, parts[:-1], strict=True)
-        if part
-    }
+    by_leaf = {leaf.id: part for leaf, part in zip(owned.leaves, parts[:-1], strict=True) if part}
     rest = dynamic_uj - sum(by_leaf.values())
     lost = rest + domain.late_uj
     if lost:
@@ -212,9 +202,7 @@ def _zone_points(state: State, zones: Sequence[ZoneWindow]) -> dict[str, ZonePoi
     return found | {zone.zone.key: zone.point for zone in zones}
 
 
-def _violations(
-    accounts: dict[str, Account], totals: Mapping[str, DomainAccount]
-) -> int:
+def _violations(accounts: dict[str, Account], totals: Mapping[str, DomainAccount]) -> int:
     """Check promise 1 in every window; anything but 0 is a fault of ours and is shown."""
     split = {name: total.split for name, total in totals.items() if total.attributed}
     return ledger.violations(accounts, split)

@@ -1,7 +1,5 @@
 """State after a window -> the immutable snapshot that everything downstream sees."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -98,9 +96,7 @@ def _worst(qualities: Sequence[Quality]) -> Quality:
     return next((q for q in order if q in qualities), "unavailable")
 
 
-def _leaves(
-    state: State, window: Window, booked: Mapping[str, Booked]
-) -> tuple[Leaf, ...]:
+def _leaves(state: State, window: Window, booked: Mapping[str, Booked]) -> tuple[Leaf, ...]:
     names = [name for name, total in state.domains.items() if total.attributed]
     return tuple(
         _leaf(leaf_id, account, names, window, booked)

@@ -1,7 +1,5 @@
 """What ``analyse`` is given, and what it carries from one window to the next."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -45,7 +43,7 @@ class DomainAccount:
     """Running totals of one hardware domain, in microjoules."""
 
     energy_uj: int = 0
-    split: Energy = Energy()
+    split: Energy = field(default_factory=Energy)
     attributed: bool = False
 
 
@@ -74,7 +72,7 @@ class IdlePoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Memory across windows.  Everything but ``consumed_ns`` survives a restart on the same boot."""
+    """Memory across windows; all but ``consumed_ns`` survives a restart on the same boot."""
 
     sequence: int = 0
     since_ns: int | None = None  # wall clock: when the counters began

@@ -1,0 +1,238 @@
+"""All parts of a running daemon, wired together."""
+
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from tychod.analysis.state import Params, State
+from tychod.buffer import Latest
+from tychod.clock import Clock, SystemClock
+from tychod.config import Config
+from tychod.hostfs import (
+    Host,
+    boot_id,
+    node_name,
+    online_cpus,
+    own_cpu_ns,
+    own_rss_bytes,
+    raise_open_file_limit,
+)
+from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus
+from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
+from tychod.runtime.answers import Answers, Readers
+from tychod.runtime.naming import build_metadata, complete, kubelet_status
+from tychod.runtime.sampler import Plan
+from tychod.runtime.server import ControlServer
+from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
+from tychod.runtime.store import Saved, Store
+from tychod.samples import CgroupRef
+from tychod.settings import Settings, plain
+from tychod.version import read_build
+
+log = logging.getLogger(__name__)
+
+STOP_S: Final = 1.5
+"""All threads together get this long; one that hangs in a driver is left behind."""
+
+
+class Stoppable(Protocol):
+    """A part with a thread of its own."""
+
+    def ask_stop(self) -> None:
+        """Tell the thread to end."""
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for its end; False when it hangs."""
+
+
+class Tried(Protocol):
+    """A source that may take its time at first."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it is read."""
+
+    def wait_tried(self, timeout_s: float) -> bool:
+        """Wait for its first answer."""
+
+
+class Daemon:
+    """Samplers, identity, analysis and the control socket of one node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        listener: socket.socket,
+        path: Path | None,
+        crashed: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self._clock: Clock = SystemClock()
+        self._rejected: str | None = None
+        self._begun_ns = self._clock.now_ns()
+        self._begun_cpu_ns = own_cpu_ns()
+        self._listener = listener
+        self._path = path
+        self._server: ControlServer | None = None
+        raise_open_file_limit()
+        host = Host(settings.config.host)
+        self._boot_id = boot_id(host)
+        self._cpus = online_cpus(host)
+        self._latest: Latest[Snapshot] = Latest()
+        self._params: Latest[Params] = Latest()
+        self._params.publish(params_of(settings.config, self._cpus))
+        saved = store.load(self._boot_id) or Saved(State(), None)
+        self._since_ns = saved.state.since_ns
+        self._build(host, store, saved, crashed)
+
+    def _build(
+        self, host: Host, store: Store, saved: Saved, crashed: Callable[[str], None]
+    ) -> None:
+        config, clock, epoch_ns = self.settings.config, self._clock, self._begun_ns
+        self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
+        self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
+        self._metadata, self._kubelet = build_metadata(
+            host, config, self._read_cgroups, clock, crashed
+        )
+        self._analyser = Analyser(
+            Axis(
+                epoch_ns,
+                round(config.window.length * 1e9),
+                round(config.accounting.cgroup_interval * 1e9),
+            ),
+            Inputs(self._energy, self._cpu, self._identify),
+            saved.state,
+            self._params,
+            Outputs(self._boot_id, store, self._latest),
+            clock,
+            crashed,
+        )
+
+    def start(self, patience_s: float) -> None:
+        """Start everything; return when the first pass is good and the socket answers.
+
+        A source that has not answered after ``patience_s`` seconds does not hold the start.
+        """
+        self._cpu.sampler.start()
+        for source in self._energy:
+            source.sampler.start()
+        deadline_ns = self._clock.now_ns() + round(patience_s * 1e9)
+        self._wait_tried(deadline_ns)
+        self._metadata.start()
+        self._metadata.wait_scanned(max(deadline_ns - self._clock.now_ns(), 0) / 1e9)
+        self._analyser.start()
+        readers = Readers(self.status, lambda: plain(self.settings), self._analyser.wait_s)
+        answers = Answers(self._facts(), self._latest, self._clock, readers)
+        self._server = ControlServer(self._listener, answers, self._latest, path=self._path)
+        self._server.start()
+
+    def _wait_tried(self, deadline_ns: int) -> None:
+        samplers = [self._cpu.sampler, *(s.sampler for s in self._energy)]
+        for sampler in samplers:
+            left_s = (deadline_ns - self._clock.now_ns()) / 1e9
+            if not sampler.wait_tried(max(left_s, 0.0)):
+                log.warning(
+                    "%s has not answered yet; the start goes on without it", sampler.plan.name
+                )
+
+    def stop(self) -> None:
+        """Stop in reverse order; what hangs is left to end with the process."""
+        if self._server is not None:
+            self._server.close()
+        samplers: list[Stoppable] = [source.sampler for source in self._energy]
+        parts: list[Stoppable] = [self._analyser, self._metadata, self._cpu.sampler, *samplers]
+        for part in parts:
+            part.ask_stop()
+        deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
+        for part in parts:
+            part.join(max(deadline_ns - self._clock.now_ns(), 0) / 1e9)
+
+    def quiet_s(self) -> float:
+        """Seconds since analysis last advanced."""
+        return self._analyser.quiet_s()
+
+    def reject(self, why: str) -> None:
+        """Remember that a reload was refused, until a good one."""
+        self._rejected = why
+
+    def accept(self, fresh: Settings, live: Iterable[str]) -> None:
+        """Put the settings named in ``live`` into force; the others wait for a restart."""
+        self._rejected = None
+        config = with_keys(self.settings.config, fresh.config, live)
+        origins = {**self.settings.origins, **{key: fresh.origins[key] for key in live}}
+        self.settings = Settings(config, origins, fresh.files, fresh.warnings)
+        self._params.publish(params_of(config, self._cpus))
+
+    def summary(self) -> str:
+        """Return the one line for systemd: a rejected configuration, or how the sources are."""
+        if self._rejected:
+            return f"configuration rejected: {self._rejected}"
+        return "; ".join(f"{s.name} {s.state}" for s in self.sources())
+
+    def sources(self) -> tuple[SourceStatus, ...]:
+        """Return the health of every source."""
+        rows = [source.sampler.status() for source in self._energy]
+        rows += off_status(self.settings.config)
+        kubelet = kubelet_status(self._kubelet, self.settings.config)
+        return (self._cpu.sampler.status(), *rows, kubelet)
+
+    def status(self) -> DaemonStatus:
+        """Return the daemon's own state, now."""
+        snapshot = self._latest.get()
+        elapsed_ns = max(self._clock.now_ns() - self._begun_ns, 1)
+        return DaemonStatus(
+            uptime_s=elapsed_ns / 1e9,
+            state="running" if snapshot else "starting",
+            since_ns=snapshot.since_ns if snapshot else self._since_ns,
+            cpu_percent=100.0 * (own_cpu_ns() - self._begun_cpu_ns) / elapsed_ns,
+            rss_bytes=own_rss_bytes(),
+            conservation_violations=snapshot.conservation_violations if snapshot else 0,
+            config_rejected=self._rejected,
+            identity_routes=self._metadata.routes(),
+            sources=self.sources(),
+        )
+
+    def _facts(self) -> NodeFacts:
+        build = read_build()
+        collector = self._cpu.collector()
+        reason = self._cpu.sampler.health().reason or "not known"
+        return NodeFacts(
+            node=self.settings.config.kubelet.node_name or node_name(),
+            boot_id=self._boot_id,
+            version=build.version,
+            commit=build.commit,
+            accounting_method=collector.method if collector else "none",
+            accounting_reason=collector.method_reason if collector else reason,
+            hierarchy=collector.hierarchy if collector else "none",
+            hierarchy_reason=collector.hierarchy_reason if collector else reason,
+        )
+
+    def _read_cgroups(self) -> Mapping[int, CgroupRef]:
+        collector = self._cpu.collector()
+        return collector.cgroups if collector else {}
+
+    def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Mapping[int, Identity]:
+        return complete(self._metadata.identities(), cgroups)
+
+
+def params_of(config: Config, cpus: int) -> Params:
+    """Return the analysis parameters that the settings give."""
+    return Params(
+        cpus=cpus,
+        terminated_age_ns=round(config.workloads.terminated_age * 1e9),
+        terminated_max=config.workloads.terminated_max,
+    )
+
+
+def with_keys(config: Config, fresh: Config, keys: Iterable[str]) -> Config:
+    """Return ``config`` with the values of some dotted keys taken from ``fresh``."""
+    for key in keys:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(fresh, section), name)
+        changed = dataclasses.replace(getattr(config, section), **{name: value})
+        config = dataclasses.replace(config, **{section: changed})
+    return config

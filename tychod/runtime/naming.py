@@ -1,0 +1,74 @@
+"""Wires the finding of names together: host files, kubelet, registry."""
+
+from collections.abc import Callable, Mapping
+
+from tychod.clock import Clock
+from tychod.config import Config
+from tychod.hostfs import Host, node_name
+from tychod.kernel.hierarchy import Hierarchy, choose_hierarchy
+from tychod.model import Identity, SourceStatus
+from tychod.runtime.metadata import Metadata
+from tychod.samples import CgroupRef
+from tychod.workloads.kubelet import Kubelet
+from tychod.workloads.paths import identify
+from tychod.workloads.registry import Registry
+
+
+def build_metadata(
+    host: Host,
+    config: Config,
+    read_cgroups: Callable[[], Mapping[int, CgroupRef]],
+    clock: Clock,
+    crashed: Callable[[str], None],
+) -> tuple[Metadata, Kubelet | None]:
+    """Return the identity thread, not started, and the kubelet client it owns, if enabled."""
+    kubelet = None if config.kubelet.enabled is False else Kubelet(config.kubelet, node_name())
+    chosen = choose_hierarchy(host, config.host.hierarchy)
+    root = chosen.root if isinstance(chosen, Hierarchy) else config.host.cgroupfs
+    registry = Registry(host, root, kubelet)
+    return Metadata(registry, kubelet, read_cgroups, clock, crashed), kubelet
+
+
+def complete(
+    identities: Mapping[int, Identity], cgroups: Mapping[int, CgroupRef]
+) -> Mapping[int, Identity]:
+    """Return the identities with those of brand-new cgroups added, from their paths alone."""
+    missing = [key for key in cgroups if key not in identities]
+    if not missing:
+        return identities
+    found = ((key, identify(cgroups[key].path)) for key in missing)
+    return {**identities, **{key: identity for key, identity in found if identity}}
+
+
+def kubelet_status(kubelet: Kubelet | None, config: Config) -> SourceStatus:
+    """Return the kubelet's row for ``tychoctl sources``."""
+    settings = config.kubelet
+    if kubelet is None:
+        return SourceStatus(
+            "kubelet",
+            False,
+            "off",
+            "unavailable",
+            "switched off by the settings",
+            None,
+            settings.interval,
+            0.0,
+            0,
+            0,
+            None,
+        )
+    status = kubelet.status()
+    good = status.reason is None
+    return SourceStatus(
+        name="kubelet",
+        enabled=settings.enabled,
+        state="ok" if good else "stalled" if status.answers else "unavailable",
+        quality="measured" if good else "stale" if status.answers else "unavailable",
+        reason=status.reason,
+        remedy=status.remedy,
+        interval_s=settings.interval,
+        delay_s=0.0,
+        samples=status.answers,
+        errors=status.errors,
+        last_sample_ns=status.last_good_ns,
+    )

@@ -1,0 +1,177 @@
+"""Samplers as analysis sees them, and which source may run beside which."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from tychod.clock import Clock
+from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
+from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
+from tychod.config import Config
+from tychod.hostfs import Host
+from tychod.kernel.cgroups import CpuBaseline
+from tychod.model import SourceStatus, Window
+from tychod.runtime.sampler import Plan, Sampler
+from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
+
+CPU_DOMAINS: Final = frozenset({"package", "psys"})
+"""A meter of one of these measures the CPU; then no model is needed."""
+
+
+class EnergySampler:
+    """One energy source."""
+
+    def __init__(self, sampler: Sampler[EnergyCollector, EnergySample]) -> None:
+        self.sampler: Final = sampler
+
+    def lag_s(self) -> float | None:
+        """Delay plus interval in seconds; None while the source is not there or stalled."""
+        opened = self.sampler.opened()
+        if opened is None or self.sampler.health().state != "ok":
+            return None
+        return opened.collector.delay_s + self.sampler.plan.interval_s
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time of the newest sample."""
+        opened = self.sampler.opened()
+        last = opened.buffer.last() if opened else None
+        return last.t_ns if last else None
+
+    def series(self, window: Window) -> EnergySeries | None:
+        """Return the samples of a window; None while the source is not there."""
+        opened = self.sampler.opened()
+        if opened is None:
+            return None
+        collector = opened.collector
+        return EnergySeries(
+            source=self.sampler.plan.name,
+            quality=collector.quality,
+            zones=collector.zones,
+            samples=opened.buffer.cut(window.start_ns, window.end_ns),
+            zone_reasons=collector.zone_reasons,
+        )
+
+    def measures_cpu(self) -> bool:
+        """Say whether this source is there and measures the CPU's energy."""
+        opened = self.sampler.opened()
+        if opened is None or opened.collector.quality != "measured":
+            return False
+        return any(zone.domain in CPU_DOMAINS for zone in opened.collector.zones)
+
+
+class CpuSampler:
+    """The accounting of CPU time."""
+
+    def __init__(self, sampler: Sampler[CpuCollector, CpuSample]) -> None:
+        self.sampler: Final = sampler
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time of the newest sample."""
+        opened = self.sampler.opened()
+        last = opened.buffer.last() if opened else None
+        return last.t_ns if last else None
+
+    def collector(self) -> CpuCollector | None:
+        """Return the collector while it is there."""
+        opened = self.sampler.opened()
+        return opened.collector if opened else None
+
+    def series(self, window: Window) -> CpuSeries | None:
+        """Return the samples of a window."""
+        opened = self.sampler.opened()
+        if opened is None:
+            return None
+        samples = opened.buffer.cut(window.start_ns, window.end_ns)
+        return CpuSeries(opened.collector.method, samples, opened.collector.cgroups)
+
+
+Crashed = Callable[[str], None]
+
+
+def energy_samplers(
+    host: Host, config: Config, clock: Clock, epoch_ns: int, crashed: Crashed
+) -> tuple[EnergySampler, ...]:
+    """Return a sampler for each enabled energy source; a model yields to what is measured."""
+    made: list[EnergySampler] = []
+    for spec in ENERGY_COLLECTORS:
+        enabled = spec.enabled(config)
+        if enabled is False:
+            continue
+        plan = Plan(
+            spec.name,
+            enabled,
+            spec.quality,
+            spec.interval_s(config),
+            config.window.history,
+            epoch_ns,
+        )
+        probe = partial(spec.probe, host, config, clock)
+        gate = _yield_to(tuple(made)) if spec.quality == "modelled" else _always
+        made.append(EnergySampler(Sampler(plan, probe, clock, crashed, gate)))
+    return tuple(made)
+
+
+def _always() -> str | None:
+    return None
+
+
+def _yield_to(measured: tuple[EnergySampler, ...]) -> Callable[[], str | None]:
+    """Return a gate that keeps a model off while something measures the CPU or is still probed."""
+
+    def gate() -> str | None:
+        if any(not source.sampler.health().tried for source in measured):
+            return "measured sources are being looked for"
+        name = next((s.sampler.plan.name for s in measured if s.measures_cpu()), None)
+        return f"{name} measures it; a model is used only where nothing does" if name else None
+
+    return gate
+
+
+def cpu_sampler(
+    host: Host,
+    config: Config,
+    clock: Clock,
+    epoch_ns: int,
+    crashed: Crashed,
+    baseline: CpuBaseline | None,
+) -> CpuSampler:
+    """Return the sampler of CPU time, which goes on from ``baseline`` the first time it opens."""
+    spec = CPU_COLLECTOR
+    pending = [baseline] if baseline else []
+
+    def probe() -> Ready[CpuCollector] | Unavailable:
+        outcome = spec.probe(host, config, clock)
+        if isinstance(outcome, Ready) and pending:
+            outcome.collector.resume(pending.pop())
+        return outcome
+
+    plan = Plan(
+        spec.name,
+        enabled=True,
+        quality="measured",
+        interval_s=spec.interval_s(config),
+        history_s=config.window.history,
+        epoch_ns=epoch_ns,
+    )
+    return CpuSampler(Sampler(plan, probe, clock, crashed))
+
+
+def off_status(config: Config) -> tuple[SourceStatus, ...]:
+    """Return the rows of sources that the settings switch off."""
+    return tuple(
+        SourceStatus(
+            spec.name,
+            False,
+            "off",
+            "unavailable",
+            "switched off by the settings",
+            None,
+            spec.interval_s(config),
+            0.0,
+            0,
+            0,
+            None,
+        )
+        for spec in ENERGY_COLLECTORS
+        if spec.enabled(config) is False
+    )

@@ -1,0 +1,250 @@
+"""State on disk: what survives a restart within one boot (design.md 6).
+
+Saved after every window, before its snapshot is published: write, then rename.  It survives
+``kill -9``; it is synced to the disk once a minute and at the end.
+"""
+
+import fcntl
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.kernel.cgroups import CpuBaseline
+from tychod.model import Energy, Identity
+from tychod.samples import CgroupRef
+from tychod.schema import to_plain
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+MAGIC: Final = b"tychod\n"
+CHECKSUM: Final = struct.Struct(">I")
+FILE_NAME: Final = "state.msgpack"
+LOCK_NAME: Final = "lock"
+SYNC_S: Final = 60.0
+
+
+class StateInUseError(Exception):
+    """Another daemon works on the same state directory."""
+
+
+class Saved(NamedTuple):
+    """What the file holds."""
+
+    state: State
+    baseline: CpuBaseline | None
+
+
+class Store:
+    """One state directory, locked for this process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Create (0700) and lock the directory; raise ``StateInUseError`` or ``OSError``."""
+        self.directory: Final = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = _lock(directory / LOCK_NAME)
+        self._synced = time.monotonic()
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last save failed, or None."""
+        return self._problem
+
+    def load(self, boot_id: str) -> Saved | None:
+        """Return the state of this boot; None on another boot or with a file that is unusable."""
+        path = self.directory / FILE_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            self._set_aside(path, f"cannot be read: {exc.strerror}")
+            return None
+        try:
+            plain = _unpack(data)
+            if plain["boot_id"] != boot_id:
+                log.info("the saved state is of another boot: counters start anew")
+                return None
+            return _parse(plain)
+        except (ValueError, TypeError, KeyError, LookupError, msgpack.UnpackException) as exc:
+            self._set_aside(path, f"is damaged: {exc!r}")
+            return None
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        kept = path.with_suffix(f".damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        try:
+            path.rename(kept)
+        except OSError as exc:
+            log.error("%s %s; cannot set it aside either: %s", path, why, exc.strerror)  # noqa: TRY400
+            return
+        log.error(
+            "%s %s; kept as %s, counters start anew",
+            path,
+            why,
+            kept.name,
+            extra={"event": "state-damaged"},
+        )
+
+    def save(self, boot_id: str, state: State, baseline: CpuBaseline | None) -> None:
+        """Write the state; a failure is logged when it begins and shown in the status."""
+        packed = msgpack.packb(_plain(boot_id, state, baseline), use_bin_type=True)
+        framed = MAGIC + CHECKSUM.pack(zlib.crc32(packed)) + packed
+        sync = time.monotonic() - self._synced >= SYNC_S
+        try:
+            self._write(framed, sync=sync)
+        except OSError as exc:
+            self._fail(f"state cannot be saved in {self.directory}: {exc.strerror}")
+            return
+        if self._problem:
+            log.info("state can be saved again")
+        self._problem = None
+
+    def _write(self, packed: bytes, *, sync: bool) -> None:
+        path = self.directory / FILE_NAME
+        scratch = path.with_suffix(".new")
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, packed)
+            if sync:
+                os.fsync(fd)
+                self._synced = time.monotonic()
+        finally:
+            os.close(fd)
+        scratch.rename(path)
+
+    def _fail(self, problem: str) -> None:
+        if self._problem != problem:
+            log.error("%s; after a restart the counters would lack this", problem)
+        self._problem = problem
+
+    def close(self) -> None:
+        """Sync what was saved and give up the lock."""
+        try:
+            fd = os.open(self.directory / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            log.debug("state not synced at the end: %s", exc)
+        os.close(self._lock_fd)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise StateInUseError(
+            f"another tychod (pid {holder}) uses the state directory {path.parent}; "
+            "stop it or set STATE_DIRECTORY to another place"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    plain: dict[str, Any] = msgpack.unpackb(_checked(data), raw=False, strict_map_key=False)
+    if plain["format"] != FORMAT:
+        raise ValueError(f"format {plain['format']!r}, this version reads {FORMAT}")
+    return plain
+
+
+def _checked(data: bytes) -> bytes:
+    """Return the body of a state file; raise ``ValueError`` when a byte of it is not as written."""
+    head = len(MAGIC) + CHECKSUM.size
+    if not data.startswith(MAGIC) or len(data) < head:
+        raise ValueError("not a state file")
+    body = data[head:]
+    if CHECKSUM.unpack_from(data, len(MAGIC)) != (zlib.crc32(body),):
+        raise ValueError("checksum does not match")
+    return body
+
+
+def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str, object]:
+    return {
+        "format": FORMAT,
+        "boot_id": boot_id,
+        "sequence": state.sequence,
+        "since_ns": state.since_ns,
+        "end_ns": state.end_ns,
+        "violations": state.violations,
+        "zones": {key: list(point) for key, point in state.zones.items()},
+        "domains": {
+            name: [d.energy_uj, *d.split, d.attributed] for name, d in state.domains.items()
+        },
+        "idle": {name: list(point) for name, point in state.idle.items()},
+        "accounts": [_plain_account(account) for account in state.accounts.values()],
+        "cpu": _plain_baseline(baseline) if baseline else None,
+    }
+
+
+def _plain_account(account: Account) -> list[object]:
+    return [
+        to_plain(account.identity),
+        account.first_seen_ns,
+        account.inode,
+        account.cpu_ns,
+        {name: list(energy) for name, energy in account.energy.items()},
+        account.ended_ns,
+    ]
+
+
+def _plain_baseline(baseline: CpuBaseline) -> list[object]:
+    totals = [[ref.path, ref.inode, total] for ref, total in baseline.totals.items()]
+    return [*baseline[:-1], totals]
+
+
+def _parse(plain: Mapping[str, Any]) -> Saved:
+    state = State(
+        sequence=int(plain["sequence"]),
+        since_ns=plain["since_ns"],
+        end_ns=plain["end_ns"],
+        restarted=plain["end_ns"] is not None,
+        violations=int(plain["violations"]),
+        zones={key: ZonePoint(*point) for key, point in plain["zones"].items()},
+        domains={
+            name: DomainAccount(energy, Energy(idle, dynamic), bool(attributed))
+            for name, (energy, idle, dynamic, attributed) in plain["domains"].items()
+        },
+        idle={name: IdlePoint(*point) for name, point in plain["idle"].items()},
+        accounts={a.identity.id: a for a in map(_parse_account, plain["accounts"])},
+    )
+    cpu = plain["cpu"]
+    return Saved(state, _parse_baseline(cpu) if cpu else None)
+
+
+def _parse_account(row: list[Any]) -> Account:
+    identity, first_seen_ns, inode, cpu_ns, energy, ended_ns = row
+    return Account(
+        Identity(**identity),
+        int(first_seen_ns),
+        inode,
+        int(cpu_ns),
+        {name: Energy(*split) for name, split in energy.items()},
+        ended_ns,
+    )
+
+
+def _parse_baseline(row: list[Any]) -> CpuBaseline:
+    method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, rows = row
+    totals = {CgroupRef(path, inode): total for path, inode, total in rows}
+    return CpuBaseline(method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, totals)
