@@ -131,8 +131,9 @@ class Daemon:
         self._server.start()
 
     def _wait_tried(self, deadline_ns: int) -> None:
-        samplers = [self._cpu.sampler, *(s.sampler for s in self._energy)]
-        for sampler in samplers:
+        energy: list[Tried] = [source.sampler for source in self._energy]
+        everything: list[Tried] = [self._cpu.sampler, *energy]
+        for sampler in everything:
             left_s = (deadline_ns - self._clock.now_ns()) / 1e9
             if not sampler.wait_tried(max(left_s, 0.0)):
                 log.warning(

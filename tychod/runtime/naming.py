@@ -22,7 +22,9 @@ def build_metadata(
     crashed: Callable[[str], None],
 ) -> tuple[Metadata, Kubelet | None]:
     """Return the identity thread, not started, and the kubelet client it owns, if enabled."""
-    kubelet = None if config.kubelet.enabled is False else Kubelet(config.kubelet, node_name())
+    kubelet = (
+        None if config.kubelet.enabled is False else Kubelet(config.kubelet, host, node_name())
+    )
     chosen = choose_hierarchy(host, config.host.hierarchy)
     root = chosen.root if isinstance(chosen, Hierarchy) else config.host.cgroupfs
     registry = Registry(host, root, kubelet)
@@ -58,14 +60,15 @@ def kubelet_status(kubelet: Kubelet | None, config: Config) -> SourceStatus:
             None,
         )
     status = kubelet.status()
-    good = status.reason is None
+    problem = status.problem
+    good = problem is None and status.answers > 0
     return SourceStatus(
         name="kubelet",
         enabled=settings.enabled,
         state="ok" if good else "stalled" if status.answers else "unavailable",
         quality="measured" if good else "stale" if status.answers else "unavailable",
-        reason=status.reason,
-        remedy=status.remedy,
+        reason=problem.reason if problem else None if good else "not asked yet",
+        remedy=problem.remedy if problem else None,
         interval_s=settings.interval,
         delay_s=0.0,
         samples=status.answers,
