@@ -3,13 +3,17 @@
 import argparse
 import os
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tychod.config import Config
-from tychod.schema import walk
+from tychod.config import Config, problems_between
+from tychod.schema import fields_of, load, to_plain, walk
 from tychod.settings import (
     DEFAULT_DIR,
     Arguments,
@@ -23,7 +27,13 @@ from tychod.settings import (
     one_line,
     plain,
     render_summary,
+    variable_name,
 )
+
+try:
+    tomllib.loads("[log\n")
+except tomllib.TOMLDecodeError as exc:
+    SYNTAX_ERROR = str(exc)  # its words are the Python version's
 
 ALL_KEYS = [key for key, _ in walk(Config)]
 
@@ -37,11 +47,19 @@ def write(directory: Path, files: Mapping[str, str]) -> Arguments:
     return Arguments(config_dir=str(directory))
 
 
+def outcome_of(args: Arguments, environ: Mapping[str, str]) -> Settings | tuple[str, ...]:
+    """Return the settings, or the problems."""
+    try:
+        return load_settings(args, environ)
+    except SettingsError as error:
+        return error.problems
+
+
 def problems(args: Arguments, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the problems found in settings that must not load."""
-    with pytest.raises(SettingsError) as caught:
-        load_settings(args, environ or {})
-    return list(caught.value.problems)
+    outcome = outcome_of(args, environ or {})
+    assert not isinstance(outcome, Settings)
+    return list(outcome)
 
 
 def found(directory: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -164,10 +182,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         "tychod.toml: kubelt: unknown section; did you mean 'kubelet'?",
         "tychod.toml: rapl.intervall: unknown setting; did you mean 'interval'?",
         "tychod.toml: rapl.interval: 99.0 is not within 0.01..1",
-        (
-            "conf.d/b.toml: is not valid TOML: Expected ']' at the end of a table declaration "
-            "(at line 1, column 5)"
-        ),
+        f"conf.d/b.toml: is not valid TOML: {SYNTAX_ERROR}",
         (
             "environment TYCHOD_LOG_LEVEL: log.level: "
             "'loud' is not one of 'debug', 'info', 'warning', 'error'"
@@ -442,6 +457,38 @@ def test_the_summary_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert render_summary(load_settings(Arguments(), {})) == (
         f"settings read from: none ({tmp_path}/tychod.toml is not there)"
     )
+
+
+SECTIONS = [spec.name for spec in fields_of(Config)]
+SCALARS = st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+TABLES = st.dictionaries(
+    st.sampled_from([key.partition(".")[2] for key in ALL_KEYS]) | st.text(max_size=3),
+    SCALARS | st.lists(SCALARS, max_size=3),
+    max_size=4,
+)
+
+
+@given(
+    st.binary() | st.dictionaries(st.sampled_from(SECTIONS), TABLES | SCALARS, max_size=4),
+    st.dictionaries(st.sampled_from([variable_name(key) for key in ALL_KEYS]), st.text()),
+)
+def test_nothing_written_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: bytes | dict[str, object],
+    environ: dict[str, str],
+) -> None:
+    """Whatever a file and the environment hold: settings, or problems of one line each."""
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(data if isinstance(data, bytes) else tomli_w.dumps(data).encode())
+
+    outcome = outcome_of(Arguments(config=str(path)), environ)
+
+    if isinstance(outcome, Settings):
+        assert problems_between(outcome.config) == []
+        assert load(Config, to_plain(outcome.config)) == (outcome.config, [])
+    else:
+        assert outcome
+        assert [line for line in outcome if not line.isprintable()] == []
 
 
 @pytest.mark.parametrize(
