@@ -34,7 +34,7 @@ BESIDE: Final = {
     "config_text": {"settings"},
     "kernel": {"samples", "hostfs", "clock"},
 }
-CLIENT_MAY_IMPORT: Final = {"schema", "config", "model", "protocol", "version"}
+CLIENT_MAY_IMPORT: Final = {"schema", "config", "config_text", "model", "protocol", "version"}
 # analysis is a pure function of its arguments: it neither reads a clock nor waits nor speaks.
 ANALYSIS_MAY_IMPORT: Final = {"schema", "config", "model", "samples", "analysis"}
 IMPURE: Final = {
