@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Lowest first. A module may import what is below it and, of its own layer, its own package only.
 LAYERS: Final = (
-    {"schema", "version"},
+    {"schema", "frames", "version"},
     {"config", "model", "protocol"},
     {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text"},
     {"collectors", "workloads", "analysis"},
@@ -34,7 +34,9 @@ BESIDE: Final = {
     "config_text": {"settings"},
     "kernel": {"samples", "hostfs", "clock"},
 }
-CLIENT_MAY_IMPORT: Final = {"schema", "config", "config_text", "model", "protocol", "version"}
+CLIENT_MAY_IMPORT: Final = {
+    *("schema", "config", "config_text", "frames", "model", "protocol", "version"),
+}
 # analysis is a pure function of its arguments: it neither reads a clock nor waits nor speaks.
 ANALYSIS_MAY_IMPORT: Final = {"schema", "config", "model", "samples", "analysis"}
 IMPURE: Final = {

@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 
 import msgpack
 
-from tychod import protocol
+from tychod import frames
 from tychod.buffer import Latest
 from tychod.clock import Clock
+from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, NodeFacts, Snapshot
-from tychod.protocol import ProtocolError
 from tychod.runtime import replies
 
 Setting = Mapping[str, object]
@@ -91,7 +91,7 @@ class Answers:
         facts = self.facts
         return pack(
             {
-                "version": protocol.VERSION,
+                "version": frames.VERSION,
                 "schema": replies.SCHEMA,
                 "daemon": f"tychod {facts.version}",
                 "commit": facts.commit,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tychod.protocol import MAX_CONNECTIONS
+from tychod.frames import MAX_CONNECTIONS
 
 FIRST_PASSED_FD: Final = 3  # SD_LISTEN_FDS_START
 BACKLOG: Final = 2 * MAX_CONNECTIONS

@@ -159,6 +159,7 @@ def _of_kind(snapshot: Snapshot, kind: str) -> list[Plain]:
 
 def _meters(snapshot: Snapshot) -> Plain:
     """Return what stands behind the entries of a list, so that no estimate passes as measured."""
+    in_total = total_domains(snapshot.domains)
     return {
         "domains": {
             name: {
@@ -166,6 +167,7 @@ def _meters(snapshot: Snapshot) -> Plain:
                 "reason": domain.reason,
                 "energy_uj": domain.energy_uj,
                 "power_w": domain.power_w,
+                "in_total": name in in_total,
             }
             for name, domain in snapshot.domains.items()
         }

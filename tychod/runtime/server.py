@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tychod import protocol
+from tychod import frames
 from tychod.buffer import Latest
+from tychod.frames import ProtocolError
 from tychod.model import Snapshot
-from tychod.protocol import ProtocolError
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import Peer, read_peer
 from tychod.runtime.session import Gone, Limits, Served, Session
@@ -164,7 +164,7 @@ class ControlServer:
         connection.setblocking(False)
         with connection:
             try:
-                connection.send(protocol.encode_error(0, refusal))
+                connection.send(frames.encode_error(0, refusal))
             except OSError:
                 return  # it did not wait for the answer
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tychod import protocol
+from tychod import frames, protocol
 from tychod.buffer import Latest
+from tychod.frames import Decoder, ProtocolError
 from tychod.model import Snapshot
-from tychod.protocol import Decoder, ProtocolError, Request, Watch
+from tychod.protocol import Request, Watch
 from tychod.runtime.answers import Answers
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -22,13 +23,13 @@ NIL: Final = b"\xc0"  # msgpack's null: the last answer of a stream
 class Limits(NamedTuple):
     """What a client may take; times in seconds."""
 
-    connections: int = protocol.MAX_CONNECTIONS
-    connections_per_uid: int = protocol.MAX_CONNECTIONS_PER_UID
-    reserved_for_root: int = protocol.RESERVED_FOR_ROOT
-    idle_s: float = protocol.IDLE_TIMEOUT_S
-    frame_s: float = protocol.FRAME_TIMEOUT_S
-    send_s: float = protocol.FRAME_TIMEOUT_S
-    requests_per_s: int = protocol.MAX_REQUESTS_PER_S
+    connections: int = frames.MAX_CONNECTIONS
+    connections_per_uid: int = frames.MAX_CONNECTIONS_PER_UID
+    reserved_for_root: int = frames.RESERVED_FOR_ROOT
+    idle_s: float = frames.IDLE_TIMEOUT_S
+    frame_s: float = frames.FRAME_TIMEOUT_S
+    send_s: float = frames.FRAME_TIMEOUT_S
+    requests_per_s: int = frames.MAX_REQUESTS_PER_S
 
 
 class Served(NamedTuple):
@@ -56,7 +57,7 @@ class Session:
         self._connection = connection
         self._served = served
         self._limits = served.limits
-        self._decoder = Decoder(protocol.MAX_REQUEST_BYTES)
+        self._decoder = Decoder(frames.MAX_REQUEST_BYTES)
         self._greeted = False
         self._id = 0
         self._frame_until = 0.0
@@ -73,7 +74,7 @@ class Session:
                     was_partial = False
                     self._take(message)
             except ProtocolError as error:  # no frame boundary can be trusted any more
-                self._send(protocol.encode_error(0, error))
+                self._send(frames.encode_error(0, error))
                 raise Gone(killed=True) from error
             if self._decoder.partial and not was_partial:
                 self._frame_until = time.monotonic() + self._limits.frame_s
@@ -82,7 +83,7 @@ class Session:
     def tell_fault(self) -> None:
         """Tell the client that the daemon failed it."""
         error = ProtocolError("internal", "tychod failed to answer; its log says why")
-        self._send(protocol.encode_error(self._id, error))
+        self._send(frames.encode_error(self._id, error))
 
     def _take(self, message: object) -> None:
         """Answer one message; a request that is wrong in itself costs only its own answer."""
@@ -92,7 +93,7 @@ class Session:
             request = self._parse(message)
             HANDLERS[request.op](self, request)
         except ProtocolError as error:
-            self._send(protocol.encode_error(self._id, error))
+            self._send(frames.encode_error(self._id, error))
             if not self._greeted or not isinstance(message, Mapping):
                 raise Gone(killed=True) from error
 
@@ -163,7 +164,7 @@ class Session:
         return live() if live else answers.packed(op)
 
     def _reply(self, request_id: int, packed: bytes, *, more: bool = False) -> None:
-        start = protocol.encode_reply_start(request_id, len(packed), more=more)
+        start = frames.encode_reply_start(request_id, len(packed), more=more)
         if len(packed) <= JOINED_BYTES:
             self._send(start + packed)
         else:

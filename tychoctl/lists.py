@@ -1,0 +1,173 @@
+"""Tables and CSV of the answers that are lists of workloads: pods, workloads and their kinds."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from tychoctl import render
+from tychoctl.render import Column, number
+from tychoctl.view import Chosen, Entry, View, choose, entries, section, total_uj
+
+Reply = Mapping[str, object]
+
+
+def _energy_part(part: str) -> Column:
+    return Column(
+        part.upper(), lambda e: render.energy(section(e, "total").get(f"{part}_uj")), right=True
+    )
+
+
+def _text(title: str, key: str) -> Column:
+    return Column(title, lambda e: render.name(e.get(key)), shrinks=True)
+
+
+def _names_from(entry: Entry) -> str:
+    stale = " (stale)" if entry.get("stale") is True else ""
+    return render.name(entry.get("names_from")) + stale
+
+
+def _count(key: str) -> Column:
+    def text(entry: Entry) -> str:
+        found = entry.get(key)
+        return str(len(found)) if isinstance(found, list) else render.UNKNOWN
+
+    return Column(key.upper(), text, right=True)
+
+
+NAMESPACE: Final = _text("NAMESPACE", "namespace")
+STATE: Final = Column("STATE", lambda e: render.name(e.get("state")))
+NUMBERS: Final = (
+    Column("POWER", lambda e: render.power(e.get("total_power_w")), right=True),
+    Column("ENERGY", lambda e: render.energy(total_uj(e)), right=True),
+    Column("CPU", lambda e: render.duration(e.get("cpu_seconds")), right=True),
+)
+PARTS: Final = (_energy_part("idle"), _energy_part("dynamic"))
+ORIGIN: Final = (
+    _text("RUNTIME", "runtime"),
+    Column("NAMES FROM", _names_from),
+    _text("ID", "id"),
+    _text("CGROUP", "cgroup"),
+)
+COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
+    "pods": (NAMESPACE, _text("POD", "name"), *NUMBERS, _count("containers"), STATE),
+    "workloads": (
+        _text("KIND", "kind"),
+        NAMESPACE,
+        _text("POD", "pod"),
+        _text("NAME", "name"),
+        *NUMBERS,
+        STATE,
+    ),
+    "containers": (NAMESPACE, _text("POD", "pod"), _text("CONTAINER", "name"), *NUMBERS, STATE),
+    "units": (_text("UNIT", "name"), *NUMBERS, STATE),
+}
+WIDE: Final[Mapping[str, tuple[Column, ...]]] = {
+    "pods": (*PARTS, _text("QOS", "qos"), _text("OWNER", "owner"), _text("UID", "uid")),
+    "workloads": (*PARTS, *ORIGIN),
+    "containers": (*PARTS, *ORIGIN),
+    "units": (*PARTS, _text("PARENT", "parent"), _text("CGROUP", "cgroup")),
+}
+CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "pods": ("namespace", "name", "uid", "owner", "qos", "state"),
+    "workloads": (
+        *("kind", "namespace", "pod", "pod_uid", "name", "id", "runtime", "cgroup", "parent"),
+        *("sandbox", "names_from", "stale", "state", "first_seen", "reason"),
+    ),
+}
+
+
+def render_list(op: str, reply: Reply, view: View) -> str:
+    """Return the table of a list, with what stands behind it below."""
+    chosen = choose(entries(reply, op), view)
+    columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
+    lines = render.table(columns, chosen.rows, view.width)
+    if not chosen.rows:
+        place = f" in namespace {render.escape(view.namespace)}" if view.namespace else ""
+        lines = [f"no {op}{place}"]
+    return "\n".join([*lines, "", *render_footer(reply, chosen)]) + "\n"
+
+
+def render_footer(reply: Reply, chosen: Chosen) -> list[str]:
+    """Return the lines below a list: when, how much of the node, what is left out, estimates."""
+    lines = [render_window(reply), _render_sums(reply, chosen)]
+    if chosen.empty:
+        lines.append(f"{chosen.empty} that used no energy not shown (--all shows them)")
+    if chosen.cut_off:
+        lines.append(f"{chosen.cut_off} more not shown (--limit)")
+    return lines + render_qualities(_totalled(reply))
+
+
+def render_window(reply: Reply) -> str:
+    """Return the line about the window and the time since which energy counts."""
+    window = section(reply, "window")
+    since = render.moment(reply.get("since"))
+    if not window:
+        return "no window yet"
+    gap = ", spans a restart of tychod" if window.get("gap") is True else ""
+    return (
+        f"power: {render.duration(window.get('seconds'))} to {render.moment(window.get('end'))}"
+        f"{gap}; energy and CPU time: since {since}"
+    )
+
+
+def _render_sums(reply: Reply, chosen: Chosen) -> str:
+    watts = render.power(_sum(number(e.get("total_power_w")) for e in chosen.rows))
+    joules = render.energy(_sum(total_uj(e) for e in chosen.rows))
+    node = list(_totalled(reply).values())
+    if not node:
+        return "no source of energy: tychoctl sources says why"
+    node_watts = render.power(_sum(number(d.get("power_w")) for d in node))
+    node_joules = render.energy(_sum(number(d.get("energy_uj")) for d in node))
+    return f"shown: {watts}, {joules}; node: {node_watts}, {node_joules}"
+
+
+def _totalled(reply: Reply) -> dict[str, Entry]:
+    """Return the domains that make up a workload's total."""
+    domains = section(reply, "domains")
+    found = {name: section(domains, name) for name in domains}
+    return {name: domain for name, domain in found.items() if domain.get("in_total") is True}
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def render_qualities(domains: Reply) -> list[str]:
+    """Return a line for each domain that is not plainly measured, with the reason."""
+    lines = []
+    for name in domains:
+        domain = section(domains, name)
+        quality, reason = domain.get("quality"), domain.get("reason")
+        if quality != "measured":
+            words = "modelled, not measured" if quality == "modelled" else render.name(quality)
+            why = f" ({render.escape(reason)})" if reason else ""
+            lines.append(f"{render.escape(name)}: {words}{why}")
+    return lines
+
+
+def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[list[object]]]:
+    """Return header and rows for CSV: raw numbers, every entry, units in the names."""
+    texts = CSV_TEXTS.get(op, CSV_TEXTS["workloads"])
+    known = section(reply, "domains")
+    apart = ("psys", "platform") if "package" in known else ("platform",)
+    domains = [name for name in known if name not in apart]  # the others are no workload's
+    header = ["window_end", *texts, "cpu_seconds", "power_w", "energy_uj", "idle_uj", "dynamic_uj"]
+    header += [f"{d}_{part}" for d in domains for part in ("idle_uj", "dynamic_uj")]
+    end = section(reply, "window").get("end")
+    everything = view._replace(everything=True)
+    found = choose(entries(reply, op), everything).rows
+    return header, [[end, *(e.get(t) for t in texts), *_numbers(e, domains)] for e in found]
+
+
+def _numbers(entry: Entry, domains: list[str]) -> list[object]:
+    total = section(entry, "total")
+    energy = section(entry, "energy")
+    whole = total_uj(entry)
+    return [
+        entry.get("cpu_seconds"),
+        entry.get("total_power_w"),
+        None if whole is None else int(whole),
+        total.get("idle_uj"),
+        total.get("dynamic_uj"),
+        *(section(energy, d).get(part) for d in domains for part in ("idle_uj", "dynamic_uj")),
+    ]

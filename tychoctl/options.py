@@ -1,0 +1,173 @@
+"""The command line: options before or after the command, checked; nothing is asked yet."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, NoReturn, get_args
+
+from tychoctl.client import DEFAULT_SOCKET, Failure
+from tychoctl.commands import COMMANDS, Command
+from tychoctl.view import DEFAULT_SORT, SORTS
+
+Output = Literal["table", "wide", "json", "csv"]
+OUTPUTS: Final[tuple[Output, ...]] = get_args(Output)
+EVERY_WINDOW: Final = 0.0
+"""The interval that means: whenever there is a new window."""
+MOST_SECONDS: Final = 86400.0
+LEAST_INTERVAL_S: Final = 0.1
+NUMBER: Final = re.compile(r"\d+(\.\d*)?|\.\d+")
+
+
+class Options(NamedTuple):
+    """What the user asked for; ``watch`` and ``wait`` in seconds, None where not given."""
+
+    command: str
+    socket: str | None = None
+    output: Output = "table"
+    watch: float | None = None
+    wait: float | None = None
+    namespace: str | None = None
+    sort: str = DEFAULT_SORT
+    limit: int | None = None
+    everything: bool = False
+    action: str = "show"
+    key: str | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that leaves it to the caller how an error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, and how to get help."""
+        raise Failure("usage", f"{message}; see {self.prog} --help")
+
+
+def parse_options(argv: Sequence[str]) -> Options:
+    """Return the options; raise ``Failure`` (usage) when they are wrong."""
+    found = vars(make_parser().parse_args(join_watch(argv)))
+    options = Options(**found)
+    if options.watch is not None and COMMANDS[options.command].op is None:
+        raise Failure("usage", f"{options.command} cannot be watched")
+    if options.action == "default" and (found.keys() & {"output", "watch"} or options.key):
+        raise Failure("usage", "config default prints a file; it takes no other option")
+    return options
+
+
+def join_watch(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with -w and its seconds in one, so that -w never takes the command."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == "--watch=" and NUMBER.fullmatch(argument):
+            joined[-1] += argument
+        else:
+            joined.append("--watch=" if argument in ("-w", "--watch") else argument)
+    return joined
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    common = _common_options()
+    parser = Parser(
+        prog="tychoctl",
+        description="Shows what tychod measures: energy of this node by pod, container and unit.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 not permitted, 4 not found, 5 tychod is "
+        "not running.",
+        parents=[common],
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(
+        prog="tychoctl", dest="command", metavar="COMMAND", required=True
+    )
+    for command in COMMANDS.values():
+        own = commands.add_parser(
+            command.name,
+            help=command.doc,
+            description=f"{command.doc[0].upper()}{command.doc[1:]}.",
+            epilog=f"Example: {command.example}",
+            parents=[common],
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        _add_own_options(own, command)
+    return parser
+
+
+def _common_options() -> Parser:
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
+        "--socket",
+        metavar="PATH",
+        help=f"tychod's socket (default: $TYCHOD_SOCKET, else {DEFAULT_SOCKET})",
+    )
+    common.add_argument(
+        "-o", "--output", choices=OUTPUTS, metavar="FORMAT", help="table, wide, json or csv"
+    )
+    common.add_argument(
+        "-w",
+        "--watch",
+        metavar="SECONDS",
+        type=parse_interval,
+        nargs="?",
+        help="repeat: every SECONDS, or for every new window",
+    )
+    common.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=parse_wait,
+        help="wait for tychod and its first window (default: 10 for the first window on a "
+        "terminal, else 0)",
+    )
+    return common
+
+
+def _add_own_options(parser: argparse.ArgumentParser, command: Command) -> None:
+    if command.is_list:
+        if command.has_namespaces:
+            parser.add_argument("-n", "--namespace", metavar="NS", help="only this namespace")
+        parser.add_argument("--sort", choices=SORTS, help=f"order (default: {DEFAULT_SORT})")
+        parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
+        parser.add_argument(
+            "-A",
+            "--all",
+            dest="everything",
+            action="store_true",
+            help="show also what used no energy",
+        )
+    if command.name == "config":
+        parser.add_argument(
+            "action",
+            nargs="?",
+            default="show",
+            choices=("show", "default"),
+            help="show: settings in force with their origin (the default); "
+            "default: the commented default file",
+        )
+        parser.add_argument(
+            "key", nargs="?", default=None, metavar="KEY", help="a setting or a section"
+        )
+
+
+def parse_interval(text: str) -> float:
+    """Return the seconds of -w; nothing stands for every window."""
+    return EVERY_WINDOW if not text else _seconds(text, LEAST_INTERVAL_S)
+
+
+def parse_wait(text: str) -> float:
+    """Return the seconds of --wait."""
+    return _seconds(text, 0.0)
+
+
+def _seconds(text: str, least: float) -> float:
+    if not NUMBER.fullmatch(text) or not least <= float(text) <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from {least:g} to {MOST_SECONDS:g}"
+        )
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    """Return the rows of --limit."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows, 1 or more")
+    return int(text)

@@ -1,0 +1,115 @@
+"""Puts answers on standard output: once, line by line, or on a screen that is redrawn."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tychoctl.commands import Command
+from tychoctl.lists import Reply
+from tychoctl.render import escape
+from tychoctl.view import View
+
+# ECMA-48 and xterm: the other screen without cursor and back; home, end of line, end of screen.
+ENTER_SCREEN: Final = "\x1b[?1049h\x1b[?25l"
+LEAVE_SCREEN: Final = "\x1b[?25h\x1b[?1049l"
+HOME: Final = "\x1b[H"
+END_LINE: Final = "\x1b[K"
+END_SCREEN: Final = "\x1b[J"
+
+
+def terminal_size() -> os.terminal_size | None:
+    """Return the size of the terminal that shows standard output; None where it is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return None
+
+
+def render_json(reply: Reply) -> str:
+    """Return an answer as one line of JSON, in ASCII: no name can steer a terminal."""
+    import json
+
+    return json.dumps(reply) + "\n"
+
+
+def render_csv(command: Command, reply: Reply, view: View, *, header: bool) -> str:
+    """Return an answer as CSV; unknown values are empty, control characters escaped."""
+    import csv
+    import io
+
+    names, rows = command.rows(reply, view)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(names)
+    writer.writerows([_csv_value(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return escape(value) if isinstance(value, str) else value
+
+
+def render(command: Command, reply: Reply, output: str, view: View, *, first: bool = True) -> str:
+    """Return an answer in a format; ``first``: nothing was printed before it."""
+    if output == "json":
+        return render_json(reply)
+    if output == "csv":
+        return render_csv(command, reply, view, header=first)
+    size = terminal_size()
+    text = command.text(reply, view._replace(width=size.columns if size else None))
+    return text if first else f"\n{text}"
+
+
+def write(text: str) -> None:
+    """Print now, not when the buffer is full."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_stream(command: Command, replies: Iterable[Reply], output: str, view: View) -> None:
+    """Print answers as they come."""
+    if output in ("table", "wide") and terminal_size():
+        draw_stream(command, replies, output, view)
+        return
+    names: list[str] | None = None
+    for number, reply in enumerate(replies):
+        first = number == 0
+        if output == "csv":  # a domain may come or go, and with it its columns
+            before, names = names, command.rows(reply, view)[0]
+            first = names != before
+        write(render(command, reply, output, view, first=first))
+
+
+def draw_stream(command: Command, replies: Iterable[Reply], output: str, view: View) -> None:
+    """Show the newest answer on a screen of its own; the last one stays when it is left."""
+    text = ""
+    try:
+        with _screen():
+            for reply in replies:
+                text = render(command, reply, output, view)
+                write(draw(text, terminal_size()))
+    finally:
+        write(text)
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[None]:
+    write(ENTER_SCREEN)
+    try:
+        yield
+    finally:
+        write(LEAVE_SCREEN)
+
+
+def draw(text: str, size: os.terminal_size | None) -> str:
+    """Return what puts a text on the screen over the one before, cut to the screen's height."""
+    lines = text.splitlines()
+    if size is not None and len(lines) > size.lines - 1:
+        left_out = len(lines) - size.lines + 2
+        lines = [*lines[: size.lines - 2], f"... {left_out} more lines (--limit N shows fewer)"]
+    return HOME + "".join(f"{line}{END_LINE}\n" for line in lines) + END_SCREEN

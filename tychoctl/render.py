@@ -1,0 +1,163 @@
+"""Values and tables as text for people; pure."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+UNKNOWN: Final = "n/a"
+GAP: Final = "  "
+ELLIPSIS: Final = "…"
+LEAST_WIDTH: Final = 8  # of a column that gives way to a narrow terminal
+JOULES_PER_WH: Final = 3600.0
+
+
+class Column(NamedTuple):
+    """One column: title, text of an entry; numbers stand right, names give way."""
+
+    title: str
+    text: Callable[[dict[str, object]], str]
+    right: bool = False
+    shrinks: bool = False
+
+
+def escape(text: object) -> str:
+    """Return a foreign name with whatever could steer a terminal made visible."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() else _escaped(c) for c in plain)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def name(value: object) -> str:
+    """Return a name, or a dash where there is none."""
+    return escape(value) if value not in (None, "") else "-"
+
+
+def number(value: object) -> float | None:
+    """Return a number of an answer, or None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None  # type: ignore[arg-type]
+
+
+def three_digits(value: float) -> str:
+    """Return a number of at least 0 with three digits that count, at most three decimals."""
+    for limit, decimals in ((9.995, 2), (99.95, 1)):
+        if 0.9995 <= value < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:.3f}" if value < 0.9995 else f"{value:.0f}"
+
+
+def power(watts: object) -> str:
+    """Return power in watts; a flow too small to show is not shown as none."""
+    value = number(watts)
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0 W"
+    if 0 < value < 0.0005:
+        return "<0.001 W"
+    return f"{'-' if value < 0 else ''}{three_digits(abs(value))} W"
+
+
+def energy(microjoules: object) -> str:
+    """Return energy in J, kJ, Wh or kWh, by size."""
+    value = number(microjoules)
+    if value is None:
+        return UNKNOWN
+    joules = value / 1e6
+    if joules == 0:
+        return "0 J"
+    if 0 < joules < 0.0005:
+        return "<0.001 J"
+    for limit, size, unit in ((999.5, 1.0, "J"), (999_500.0, 1e3, "kJ")):
+        if joules < limit:
+            return f"{three_digits(joules / size)} {unit}"
+    hours = joules / JOULES_PER_WH
+    return f"{three_digits(hours)} Wh" if hours < 999.5 else f"{three_digits(hours / 1000)} kWh"
+
+
+def duration(seconds: object) -> str:
+    """Return a length of time by size: 50 ms, 1.25 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
+    value = number(seconds)
+    if value is None:
+        return UNKNOWN
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms" if value >= 0.0005 else "<1 ms" if value else "0 s"
+    if value < 59.95:
+        return f"{three_digits(value)} s"
+    whole = round(value)
+    for limit, big, small in ((3600, 60, 1), (86400, 3600, 60)):
+        if whole < limit:
+            units = ("min", "s") if big == 60 else ("h", "min")
+            return f"{whole // big} {units[0]} {whole % big // small} {units[1]}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(count: object) -> str:
+    """Return a number of bytes in MB."""
+    value = number(count)
+    return UNKNOWN if value is None else f"{value / 1e6:.1f} MB"
+
+
+def moment(time: object) -> str:
+    """Return an RFC 3339 time without its fraction, for people."""
+    if not isinstance(time, str):
+        return UNKNOWN
+    return f"{escape(time)[:19].replace('T', ' ')}Z"
+
+
+def display_width(text: str) -> int:
+    """Return the cells that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    marks = sum(unicodedata.combining(c) != 0 for c in text)
+    return len(text) + wide - marks
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text of at most this many cells, its end replaced where it is longer."""
+    if display_width(text) <= width:
+        return text
+    while text and display_width(text) > width - 1:
+        text = text[:-1]
+    return text + ELLIPSIS
+
+
+def table(
+    columns: Sequence[Column], entries: Iterable[dict[str, object]], width: int | None
+) -> list[str]:
+    """Return header and rows; ``width`` (of a terminal) makes names give way, None nothing."""
+    rows = [[column.title for column in columns]]
+    rows += [[column.text(entry) for column in columns] for entry in entries]
+    widths = [max(map(display_width, cells)) for cells in zip(*rows, strict=True)]
+    if width is not None:
+        widths = shrink(widths, [column.shrinks for column in columns], width)
+    return [_line(row, widths, columns) for row in rows]
+
+
+def shrink(widths: Sequence[int], shrinks: Sequence[bool], width: int) -> list[int]:
+    """Return widths that fit, taken from the widest columns that give way."""
+    fitted = list(widths)
+    excess = sum(fitted) + len(GAP) * (len(fitted) - 1) - width
+    while excess > 0:
+        able = [i for i, gives in enumerate(shrinks) if gives and fitted[i] > LEAST_WIDTH]
+        if not able:
+            break
+        fitted[max(able, key=fitted.__getitem__)] -= 1
+        excess -= 1
+    return fitted
+
+
+def _line(row: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
+    cells = []
+    for text, width, column in zip(row, widths, columns, strict=True):
+        shown = cut(text, width)
+        space = " " * (width - display_width(shown))
+        cells.append(space + shown if column.right else shown + space)
+    return GAP.join(cells).rstrip()

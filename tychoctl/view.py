@@ -1,0 +1,84 @@
+"""What the user wants to see of an answer, and its rows chosen and ordered; pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from tychoctl.render import number
+
+Entry = dict[str, object]
+SORTS: Final = ("power", "energy", "cpu", "name")
+DEFAULT_SORT: Final = "power"
+
+
+class View(NamedTuple):
+    """Options of a table; ``width`` in cells of a terminal, None elsewhere."""
+
+    wide: bool = False
+    width: int | None = None
+    namespace: str | None = None
+    sort: str = DEFAULT_SORT
+    limit: int | None = None
+    everything: bool = False
+
+
+class Chosen(NamedTuple):
+    """Rows to show, and how many are not shown and why."""
+
+    rows: list[Entry]
+    empty: int
+    cut_off: int
+
+
+def entries(reply: Mapping[str, object], key: str) -> list[Entry]:
+    """Return the list of maps under a key; what a newer daemon may put there else is left out."""
+    found = reply.get(key)
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def section(reply: Mapping[str, object], key: str) -> Entry:
+    """Return the map under a key, empty where there is none."""
+    found = reply.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def total_uj(entry: Mapping[str, object]) -> float | None:
+    """Return idle plus dynamic energy in microjoules; None where either is not known."""
+    total = section(entry, "total")
+    idle, dynamic = number(total.get("idle_uj")), number(total.get("dynamic_uj"))
+    return None if idle is None or dynamic is None else idle + dynamic
+
+
+def is_empty(entry: Mapping[str, object]) -> bool:
+    """Say whether an entry is known to have used no energy; one that is not known is not empty."""
+    return total_uj(entry) == 0 and not number(entry.get("total_power_w"))
+
+
+def choose(found: Iterable[Entry], view: View) -> Chosen:
+    """Return the entries to show, in order, without those that used nothing."""
+    wanted = [e for e in found if view.namespace in (None, e.get("namespace"))]
+    shown = [e for e in wanted if view.everything or not is_empty(e)]
+    shown.sort(key=SORT_KEYS[view.sort])
+    limit = len(shown) if view.limit is None else view.limit
+    return Chosen(shown[:limit], len(wanted) - len(shown), max(len(shown) - limit, 0))
+
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    return tuple(str(entry.get(key) or "") for key in ("namespace", "pod", "name", "kind"))
+
+
+def _falling(read: Callable[[Entry], float | None]) -> Callable[[Entry], tuple[object, ...]]:
+    """Return a sort key: largest first, unknown last, equals by energy and name."""
+
+    def key(entry: Entry) -> tuple[object, ...]:
+        value = read(entry)
+        return (value is None, -(value or 0.0), -(total_uj(entry) or 0.0), _names(entry))
+
+    return key
+
+
+SORT_KEYS: Final[Mapping[str, Callable[[Entry], tuple[object, ...]]]] = {
+    "power": _falling(lambda entry: number(entry.get("total_power_w"))),
+    "energy": _falling(total_uj),
+    "cpu": _falling(lambda entry: number(entry.get("cpu_seconds"))),
+    "name": _names,
+}
