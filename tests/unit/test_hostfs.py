@@ -1,4 +1,4 @@
-"""Host access: vanished things lose only themselves, secrets are never opened, reads are bounded."""
+"""Host access: what vanished loses only itself, secrets are never opened, reads are bounded."""
 
 from __future__ import annotations
 
@@ -142,11 +142,7 @@ def test_every_file_is_opened_here(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
 
-    result = subprocess.run(
-        [sys.executable, script], cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True
-    )
-
-    assert result.returncode == 0, result.stderr.decode()
+    subprocess.run([sys.executable, script], cwd=root, env={"PYTHONPATH": str(root)}, check=True)
 
 
 def test_processes_that_end_lose_only_themselves(tmp_path: Path) -> None:
@@ -155,7 +151,10 @@ def test_processes_that_end_lose_only_themselves(tmp_path: Path) -> None:
     (tmp_path / "proc" / "8").mkdir()
     host = host_at(tmp_path)
 
-    assert {pid: host.process_file(pid, "cgroup") for pid in host.pids()} == {7: b"0::/a\n", 8: None}
+    assert {pid: host.process_file(pid, "cgroup") for pid in host.pids()} == {
+        7: b"0::/a\n",
+        8: None,
+    }
     assert host.process_file(9, "cgroup") is None
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from tychod.hostfs import GONE, Host
-from tychod.kernel.owntime import FIRST_CGROUP, SEED, OwnTime
+from tychod.kernel.owntime import FIRST_CGROUP, ROOT, SEED, OwnTime
 from tychod.kernel.procstat import (
     STAT_BYTES,
     CpuTimes,
@@ -192,11 +192,12 @@ class CgroupReader:
 
     def _start_ns(self, node: Node) -> int:
         """Return the total from which a cgroup found just now counts."""
-        if node.origin is Origin.NEW:
-            return 0
-        if node.origin is Origin.LATE or self._baseline is None:
-            return SEED
-        return self._baseline.totals.get(CgroupRef(node.path, node.inode), 0)
+        if self._baseline and not self._started:
+            return self._baseline.totals.get(CgroupRef(node.path, node.inode), 0)
+        # Before the root has been read, and of a cgroup found late, there is no telling which part
+        # of its time its parents have had already.
+        unknown = self._own.last_ns[ROOT] == SEED or node.origin is not Origin.NEW
+        return SEED if unknown else 0
 
     def _read_cgroups(self, now_ns: int) -> list[int]:
         """Return every cgroup's total in the order of the rows, without those that are gone."""
