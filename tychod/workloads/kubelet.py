@@ -1,0 +1,225 @@
+"""When the kubelet is asked for its pods, and what its last good answer was.
+
+A question runs in a thread of its own and is given up when it takes too long, so whoever polls
+never waits.  A bad answer leaves the last good one in place and marks it stale.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tychod.workloads.pods import Pod, PodView
+
+if TYPE_CHECKING:
+    from tychod import config
+    from tychod.hostfs import Host
+    from tychod.workloads.kubelet_http import Exchange
+
+log = logging.getLogger(__name__)
+
+SECOND_NS: Final = 1_000_000_000
+SOON_NS: Final = SECOND_NS
+"""Never asked more often than this, whatever is unknown."""
+STALE_INTERVALS: Final = 3
+
+
+class Unavailable(NamedTuple):
+    """Why the kubelet gives nothing, and what a person can do."""
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}"
+
+
+class KubeletStatus(NamedTuple):
+    """How asking the kubelet goes; times are monotonic."""
+
+    problem: Unavailable | None  # None: the last answer was good, or there was none yet
+    answers: int
+    errors: int
+    last_good_ns: int | None
+
+
+class _Question(NamedTuple):
+    """An exchange under way."""
+
+    asked_ns: int
+    thread: threading.Thread
+    outcome: SimpleQueue[tuple[Pod, ...] | Exception]
+
+
+class Kubelet:
+    """Asks this node's kubelet at its interval and, within limits, when something is unknown."""
+
+    def __init__(self, settings: config.Kubelet, host: Host, node_name: str) -> None:
+        self._settings = settings
+        self._host = host
+        self._node_name = node_name
+        self._off = _why_not(settings)
+        self._problem = self._off
+        self._exchange: Exchange | None = None
+        self._question: _Question | None = None
+        self._given_up: threading.Thread | None = None
+        self._failures = 0  # since the last good answer
+        self._answers = 0
+        self._errors = 0
+        self._last_good_ns: int | None = None
+        self.view: PodView | None = None
+        self.asked_ns: int | None = None
+
+    def probe(self) -> Unavailable | None:
+        """Return why the kubelet is not asked at all, or None."""
+        return self._off
+
+    @property
+    def route(self) -> str:
+        """Return ok, or why pods do not come this way and what to do."""
+        if self._problem:
+            return str(self._problem)
+        return "ok" if self._last_good_ns is not None else "not asked yet"
+
+    def status(self) -> KubeletStatus:
+        """Return counts and the present problem."""
+        return KubeletStatus(self._problem, self._answers, self._errors, self._last_good_ns)
+
+    def is_stale(self, now_ns: int) -> bool:
+        """Say whether the last good answer is old, or was followed by a bad one."""
+        if self._last_good_ns is None:
+            return False
+        return self._failures > 0 or self._is_old(now_ns)
+
+    def poll(self, now_ns: int, *, soon: bool = False) -> None:
+        """Take in an answer that has come and ask again when it is time; never waits.
+
+        ``soon`` asks before the interval is over, for a container that is not known yet.
+        """
+        if self._off:
+            return
+        if self._question is not None:
+            self._collect(self._question, now_ns)
+        if self._question is None and self._is_due(now_ns, soon):
+            self._ask(now_ns)
+
+    def close(self) -> None:
+        """Close the kept connection; a question under way is left to its own end."""
+        if self._exchange is not None and self._question is None:
+            self._exchange.close()
+        self._exchange = None
+
+    def _is_due(self, now_ns: int, soon: bool) -> bool:
+        if self.asked_ns is None:
+            return True
+        if self._given_up is not None and self._given_up.is_alive():
+            return False  # one hung question is enough
+        pause_ns = SOON_NS if soon else self._interval_ns
+        if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one is left in peace
+            pause_ns = min(self._interval_ns, SOON_NS << min(self._failures - 1, 12))
+        return now_ns - self.asked_ns >= pause_ns
+
+    @property
+    def _interval_ns(self) -> int:
+        return round(self._settings.interval * SECOND_NS)
+
+    @property
+    def _patience_ns(self) -> int:
+        """Longest a whole question may take: connecting, the answer, and the library's start."""
+        return round((2 * self._settings.timeout + 1) * SECOND_NS)
+
+    def _is_old(self, now_ns: int) -> bool:
+        last_ns = self._last_good_ns or 0
+        return now_ns - last_ns > STALE_INTERVALS * self._interval_ns
+
+    def _ask(self, now_ns: int) -> None:
+        self.asked_ns = now_ns
+        outcome: SimpleQueue[tuple[Pod, ...] | Exception] = SimpleQueue()
+        thread = threading.Thread(
+            target=self._answer, args=(outcome,), name="kubelet-question", daemon=True
+        )
+        self._question = _Question(now_ns, thread, outcome)
+        thread.start()
+
+    def _answer(self, outcome: SimpleQueue[tuple[Pod, ...] | Exception]) -> None:
+        """Run one exchange (thread); what goes wrong is raised where the answer is collected."""
+        from tychod.workloads.kubelet_http import Exchange
+
+        exchange = self._exchange
+        if exchange is None:
+            exchange = Exchange(self._settings, self._host, self._node_name)
+            self._exchange = exchange
+        try:
+            outcome.put(exchange.read_pods())
+        except Exception as exc:  # noqa: BLE001 - outermost frame of the thread, handed on
+            outcome.put(exc)
+        if self._exchange is not exchange:
+            exchange.close()  # given up, or the daemon stops
+
+    def _collect(self, question: _Question, now_ns: int) -> None:
+        from tychod.workloads.kubelet_http import KubeletError
+
+        try:
+            outcome = question.outcome.get_nowait()
+        except Empty:
+            if now_ns - question.asked_ns > self._patience_ns:
+                self._give_up(question)
+            return
+        question.thread.join()
+        self._question = None
+        if isinstance(outcome, KubeletError):
+            self._failed(Unavailable(outcome.reason, outcome.remedy))
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            self._heard(PodView(question.asked_ns, outcome), now_ns)
+
+    def _give_up(self, question: _Question) -> None:
+        self._question = None
+        self._exchange = None  # the thread may hold its session for long; the next gets a new one
+        self._given_up = question.thread
+        seconds = self._patience_ns / SECOND_NS
+        self._failed(
+            Unavailable(f"no whole answer in {seconds:g} s", "see whether the kubelet hangs")
+        )
+
+    def _heard(self, view: PodView, now_ns: int) -> None:
+        known = len(self.view.pods) if self.view else 0
+        if known and not view.pods and not self._is_old(now_ns):
+            # A kubelet that has just started says for a while that there are no pods.
+            self._failed(
+                Unavailable(f"it lists no pods ({known} were known)", "none: it is asked again")
+            )
+            return
+        if self._problem:
+            log.info("the kubelet lists its pods again", extra={"source": "kubelet"})
+        self.view, self._problem = view, None
+        self._failures = 0
+        self._answers += 1
+        self._last_good_ns = now_ns
+
+    def _failed(self, problem: Unavailable) -> None:
+        self._failures += 1
+        self._errors += 1
+        if problem != self._problem:
+            log.warning(
+                "no pods from the kubelet: %s. %s",
+                problem.reason,
+                problem.remedy,
+                extra={"source": "kubelet"},
+            )
+        self._problem = problem
+
+
+def _why_not(settings: config.Kubelet) -> Unavailable | None:
+    if settings.enabled is False:
+        return Unavailable("off in the configuration", "set [kubelet] enabled")
+    has_credential = settings.client_cert_file or settings.token_file or settings.read_only_port
+    if settings.enabled == "auto" and not has_credential:
+        return Unavailable(
+            "no kubelet credential is configured",
+            "set [kubelet] client_cert_file and client_key_file, token_file, or read_only_port",
+        )
+    return None

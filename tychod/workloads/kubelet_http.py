@@ -1,0 +1,322 @@
+"""One kept session with the kubelet: TLS, credential, limits, and a short reason for each failure.
+
+Imports `requests`, so it is itself imported only once there is a kubelet to ask.  No reason or
+representation holds a credential: texts of the libraries are classified, never passed on.
+"""
+
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from tychod.config import Kubelet
+from tychod.hostfs import FileIdentity, Host
+from tychod.workloads.pods import Pod, PodsError, parse_pods
+
+SELF_SIGNED: Final = "/var/lib/kubelet/pki/kubelet.crt"
+"""Where a kubelet without configured certificates keeps its own; world-readable, with its CA."""
+BODY_LIMIT: Final = 64 << 20  # 3.4 kB a pod were measured: room for thousands
+TOKEN_LIMIT: Final = 64 << 10
+_CHUNK: Final = 64 << 10
+_HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
+_TIMEOUTS: Final = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
+_TOKEN: Final = re.compile(rb"[\x21-\x7e]+")
+_USER: Final = re.compile(r"\(user=(?P<user>[\w:.@-]{1,200})[,)]")
+_UNREADABLE: Final = "let tychod's user read it, or run tychod with CAP_DAC_READ_SEARCH"
+
+E = TypeVar("E", bound=BaseException)
+
+
+class KubeletError(Exception):
+    """The kubelet gave no list of pods: why, and what a person can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class _NodeAdapter(HTTPAdapter):
+    """Speaks TLS to an address while it demands the certificate of the node's name."""
+
+    def __init__(self, context: ssl.SSLContext, node_name: str) -> None:
+        self._pool_options: dict[str, Any] = {"ssl_context": context, "server_hostname": node_name}
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        """Give the pool our own TLS context and server name."""
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._pool_options)
+
+
+class _Open(NamedTuple):
+    """A session and the files that it was made from."""
+
+    session: requests.Session
+    files: tuple[FileIdentity | None, ...]
+
+
+class Exchange:
+    """Asks one kubelet; used by one thread at a time."""
+
+    def __init__(self, settings: Kubelet, host: Host, node_name: str) -> None:
+        self._settings = settings
+        self._host = host
+        self._node_name = settings.node_name or node_name
+        self._open: _Open | None = None
+        self._token: tuple[FileIdentity | None, str] | None = None
+        address = urlsplit(settings.endpoint)
+        name = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
+        self._plain = settings.read_only_port > 0
+        self._peer = f"{name}:{settings.read_only_port}" if self._plain else address.netloc
+        self._url = (
+            f"http://{self._peer}/pods" if self._plain else settings.endpoint.rstrip("/") + "/pods"
+        )
+
+    def read_pods(self) -> tuple[Pod, ...]:
+        """Ask for the pods of this node; KubeletError if there is no whole, good answer in time."""
+        timeout_s = self._settings.timeout
+        session, headers = self._session(), self._headers()
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            with session.get(
+                self._url,
+                headers=headers,
+                timeout=(timeout_s, timeout_s),
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                if response.status_code != 200:
+                    raise refusal_of_status(response.status_code, _excerpt(response), self._plain)
+                return parse_pods(self._body(response, deadline_s))
+        except requests.RequestException as exc:
+            raise self._refusal(exc) from None
+        except PodsError as exc:
+            raise KubeletError(str(exc), f"see what answers at {self._url}") from None
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        if self._open:
+            self._open.session.close()
+            self._open = None
+
+    def _body(self, response: requests.Response, deadline_s: float) -> bytes:
+        body = bytearray()
+        for chunk in response.iter_content(_CHUNK):
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                limit = f"{BODY_LIMIT >> 20} MiB"
+                raise KubeletError(f"the answer is longer than {limit}", f"see {self._url}")
+            if time.monotonic() > deadline_s:
+                raise self._timed_out()
+        return bytes(body)
+
+    def _timed_out(self) -> KubeletError:
+        return KubeletError(
+            f"timed out after {self._settings.timeout:g} s",
+            "see whether the kubelet is overloaded, or raise [kubelet] timeout",
+        )
+
+    def _session(self) -> requests.Session:
+        """Return the session, a new one after any of its certificate files has been replaced."""
+        ca_file = "" if self._plain else self._ca_file()
+        settings = self._settings
+        paths = (ca_file, settings.client_cert_file, settings.client_key_file)
+        files = tuple(_identity(self._host, p) if p and not self._plain else None for p in paths)
+        if self._open is None or self._open.files != files:
+            self.close()
+            self._open = _Open(self._new_session(ca_file), files)
+        return self._open.session
+
+    def _new_session(self, ca_file: str) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False  # no proxy, no .netrc: this is a loopback conversation
+        session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        if self._plain:
+            return session
+        context = _tls_context(self._settings, ca_file)
+        session.mount("https://", _NodeAdapter(context, self._node_name))
+        session.verify = self._settings.verify_tls and (ca_file or _system_ca())
+        if not self._settings.verify_tls:
+            # The configuration says it, doctor shows it: not once more with every request.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        return session
+
+    def _ca_file(self) -> str:
+        """Return the CA to verify with; empty: the system's."""
+        if self._settings.ca_file:
+            return self._settings.ca_file
+        try:
+            return SELF_SIGNED if self._host.read_bytes(SELF_SIGNED, 1) else ""
+        except OSError:
+            return ""
+
+    def _headers(self) -> Mapping[str, str]:
+        """Return the bearer token, re-read after its file has changed; never over plain HTTP."""
+        path = self._settings.token_file
+        if not path or self._plain:
+            return {}
+        identity = _identity(self._host, path)
+        if self._token is None or self._token[0] != identity:
+            self._token = (identity, _read_token(self._host, path))
+        return {"Authorization": f"Bearer {self._token[1]}"}
+
+    def _refusal(self, exc: requests.RequestException) -> KubeletError:
+        """Say in a few words why a request failed, by what lies below the library's exception."""
+        causes = tuple(_causes(exc))
+        if unverified := _first(causes, ssl.SSLCertVerificationError):
+            return self._unverified(unverified)
+        if tls_error := _first(causes, ssl.SSLError):
+            return _tls_refusal(tls_error.reason or "unknown error")
+        if _first(causes, ConnectionRefusedError):
+            return KubeletError(
+                f"connection refused by {self._peer}",
+                "see whether the kubelet runs, and [kubelet] endpoint",
+            )
+        # urllib3 1.26 counts a connection that could not be made among its time-outs.
+        if not _first(causes, urllib3.exceptions.NewConnectionError) and any(
+            isinstance(cause, _TIMEOUTS) for cause in causes
+        ):
+            return self._timed_out()
+        if _first(causes, urllib3.exceptions.ProtocolError):
+            return KubeletError("the answer broke off", "none: it is asked again")
+        return KubeletError(
+            f"no connection to {self._peer} ({_errno_text(causes)})", "see [kubelet] endpoint"
+        )
+
+    def _unverified(self, cause: ssl.SSLCertVerificationError) -> KubeletError:
+        if cause.verify_code in _HOSTNAME_MISMATCH:
+            return KubeletError(
+                f"the kubelet's certificate is not for the name {self._node_name!r}",
+                "set [kubelet] node_name to the name in the certificate",
+            )
+        return KubeletError(
+            f"the kubelet's certificate is not trusted ({cause.verify_message})",
+            "set [kubelet] ca_file to the CA that signed it",
+        )
+
+
+def refusal_of_status(status: int, body: str, plain: bool = False) -> KubeletError:
+    """Say what an HTTP status other than 200 means when the kubelet sends it."""
+    if status == 401:
+        return KubeletError(
+            "credential refused (HTTP 401)",
+            "check [kubelet] client_cert_file or token_file; with webhook authentication also"
+            " whether the API server answers the kubelet",
+        )
+    if status == 403:
+        user = _USER.search(body)
+        return KubeletError(
+            "the credential may not list pods (HTTP 403)",
+            f"grant {user['user'] if user else 'its user'} `get` on `nodes/pods`"
+            " (older kubelets: `nodes/proxy`)",
+        )
+    if status == 400 and plain:
+        return KubeletError(
+            "that port speaks HTTPS (HTTP 400)", "set [kubelet] read_only_port to 0"
+        )
+    if status >= 500:
+        return KubeletError(
+            f"the kubelet failed (HTTP {status})",
+            "see its log; it fails so while it cannot reach the API server",
+        )
+    return KubeletError(f"unexpected answer (HTTP {status})", "see [kubelet] endpoint")
+
+
+def _tls_context(settings: Kubelet, ca_file: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as exc:
+        raise _bad_file("ca_file", ca_file, exc) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # The serving certificate itself may be the trust anchor, without the CA that signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if not settings.verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.client_cert_file:
+        try:
+            context.load_cert_chain(
+                settings.client_cert_file, settings.client_key_file, password=_no_password
+            )
+        except OSError as exc:
+            raise _bad_file("client_cert_file", settings.client_cert_file, exc) from None
+    return context
+
+
+def _no_password() -> str:
+    """Answer for an encrypted key: without it OpenSSL would ask on the terminal."""
+    return ""
+
+
+def _bad_file(setting: str, path: str, exc: OSError) -> KubeletError:
+    if isinstance(exc, ssl.SSLError):
+        why = "its key does not fit" if exc.reason == "KEY_VALUES_MISMATCH" else "not usable"
+        return KubeletError(f"{setting} {path}: {why}", f"give [kubelet] {setting} a PEM file")
+    remedy = _UNREADABLE if isinstance(exc, PermissionError) else f"see [kubelet] {setting}"
+    return KubeletError(f"{setting} {path}: {exc.strerror}", remedy)
+
+
+def _identity(host: Host, path: str) -> FileIdentity | None:
+    try:
+        return host.identity(path)
+    except OSError:
+        return None  # reading it tells why
+
+
+def _read_token(host: Host, path: str) -> str:
+    try:
+        data = host.read_bytes(path, TOKEN_LIMIT)
+    except OSError as exc:
+        raise _bad_file("token_file", path, exc) from None
+    token = (data or b"").strip()
+    if not _TOKEN.fullmatch(token):
+        raise KubeletError(f"token_file {path} holds no token", "write a token into it")
+    return token.decode("ascii")
+
+
+def _system_ca() -> str | bool:
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True
+
+
+def _tls_refusal(reason: str) -> KubeletError:
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return KubeletError(
+            f"client certificate refused ({reason})", "check [kubelet] client_cert_file"
+        )
+    return KubeletError(f"no TLS with it ({reason})", "see [kubelet] endpoint")
+
+
+def _excerpt(response: requests.Response) -> str:
+    return next(response.iter_content(512), b"").decode(errors="replace")
+
+
+def _first(causes: tuple[BaseException, ...], kind: type[E]) -> E | None:
+    return next((cause for cause in causes if isinstance(cause, kind)), None)
+
+
+def _errno_text(causes: tuple[BaseException, ...]) -> str:
+    texts = [c.strerror for c in causes if isinstance(c, OSError) and isinstance(c.strerror, str)]
+    return texts[-1] if texts else type(causes[-1]).__name__
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those it wraps, outermost first; libraries nest them three ways."""
+    seen: set[int] = set()
+    waiting: list[object] = [exc]
+    while waiting and len(seen) < 32:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = (getattr(found, "reason", None), found.__cause__, found.__context__)
+        waiting += [*found.args, *inner]
