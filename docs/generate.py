@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from tychod import protocol
+from tychod import frames
 from tychod.config_text import render_default, render_table, takes
+from tychod.protocol import OPS
 from tychod.schema import Dataclass, fields_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def with_regions(path: str, **texts: str) -> str:
 def render_operations() -> str:
     """Return the table of the control socket's operations and their arguments."""
     lines = ["| operation | arguments | answers | what it is |", "|---|---|---|---|"]
-    for name, op in protocol.OPS.items():
+    for name, op in OPS.items():
         arguments = "<br>".join(render_arguments(op.request)) or "none"
         once = "after the first window" if op.needs_window else "at once"
         answers = "as a stream" if op.stream else once
@@ -62,14 +63,14 @@ def render_arguments(request: type[Dataclass]) -> Iterator[str]:
 def render_limits() -> str:
     """Return the table of what a client may take."""
     rows = {
-        "a request": f"{protocol.MAX_REQUEST_BYTES // 1024} KiB",
-        "an answer": f"{protocol.MAX_REPLY_BYTES // 1024 // 1024} MiB",
-        "connections at once": f"{protocol.MAX_CONNECTIONS}, "
-        f"{protocol.RESERVED_FOR_ROOT} of them kept for root",
-        "connections of one user": f"{protocol.MAX_CONNECTIONS_PER_UID}",
-        "requests a second on a connection": f"{protocol.MAX_REQUESTS_PER_S}, more are delayed",
-        "time between requests": f"{protocol.IDLE_TIMEOUT_S:g} s",
-        "time from the first to the last byte of a frame": f"{protocol.FRAME_TIMEOUT_S:g} s",
+        "a request": f"{frames.MAX_REQUEST_BYTES // 1024} KiB",
+        "an answer": f"{frames.MAX_REPLY_BYTES // 1024 // 1024} MiB",
+        "connections at once": f"{frames.MAX_CONNECTIONS}, "
+        f"{frames.RESERVED_FOR_ROOT} of them kept for root",
+        "connections of one user": f"{frames.MAX_CONNECTIONS_PER_UID}",
+        "requests a second on a connection": f"{frames.MAX_REQUESTS_PER_S}, more are delayed",
+        "time between requests": f"{frames.IDLE_TIMEOUT_S:g} s",
+        "time from the first to the last byte of a frame": f"{frames.FRAME_TIMEOUT_S:g} s",
     }
     lines = [f"| {what} | {limit} |" for what, limit in rows.items()]
     return "\n".join(["| what | at most |", "|---|---|", *lines])

@@ -10,7 +10,7 @@ import pytest
 from docs.generate import ROOT, generated
 from tychod.config import PATHS, Config, Kubelet, endpoint_problem, is_loopback, problems_between
 from tychod.config_text import render_default
-from tychod.protocol import ErrorCode
+from tychod.frames import ErrorCode
 from tychod.schema import check_value, fields_of, load, to_plain, walk
 from tychod.settings import variable_name
 
