@@ -1,0 +1,240 @@
+"""Answers: the keys that others rely on, sums, absence, and what counts as a problem."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fixtures import snapshots as made
+from tychod.buffer import Latest
+from tychod.frames import ProtocolError
+from tychod.model import DaemonStatus, Energy, Identity, Leaf, Snapshot, SourceStatus
+from tychod.runtime import replies
+from tychod.runtime.answers import pack
+
+HEAD = {"schema", "node", "boot_id", "since", "sequence", "window"}
+LEAF = {
+    *("kind", "id", "name", "namespace", "pod", "pod_uid", "runtime", "cgroup", "parent"),
+    *("sandbox", "labels", "names_from", "stale", "state", "first_seen", "reason", "cpu_seconds"),
+    *("energy", "total", "power_w", "total_power_w"),
+}
+POD = {
+    *("namespace", "name", "uid", "owner", "qos", "state", "labels", "containers"),
+    *("cpu_seconds", "energy", "total", "total_power_w"),
+}
+DOMAIN = {
+    *("source", "quality", "reason", "through", "energy_uj", "idle_uj", "dynamic_uj", "power_w"),
+    "zones",
+}
+SOURCE = {
+    *("name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"),
+    *("samples", "errors", "last_sample"),
+}
+STATUS = {
+    *("version", "commit", "uptime_s", "state", "accounting", "hierarchy", "workloads", "self"),
+    *("conservation_violations", "problems"),
+}
+
+
+def answer(op: str, snapshot: Snapshot | None = None, status: DaemonStatus = made.STATUS) -> Any:
+    """Return an answer as a client gets it."""
+    latest: Latest[Snapshot] = Latest()
+    latest.publish(snapshot or made.make_snapshot())
+    answers = made.make_answers(latest, status)
+    live = {"sources": answers.sources, "config": answers.config}
+    packed = answers.status({"open": 1}) if op == "status" else live.get(op, lambda: b"")()
+    return msgpack.unpackb(packed or answers.packed(op))
+
+
+@pytest.mark.parametrize("op", ["status", "sources", "config", *replies.SNAPSHOT_BODIES])
+def test_every_answer_has_the_head_and_is_plain(op: str) -> None:
+    """Every answer says whose it is and of which window, and goes through JSON unchanged."""
+    told = answer(op)
+
+    assert told.keys() >= HEAD
+    assert told["sequence"] == 20
+    assert told["since"] == "2025-06-15T15:06:43.000000Z"
+    assert told["window"]["start"] == "2025-06-15T15:07:40.000000Z"
+    assert told["window"]["end"] == "2025-06-15T15:07:43.000000Z"
+    assert told["window"]["seconds"] == 3.0
+    assert json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize(
+    ("op", "keys"),
+    [("workloads", LEAF), ("containers", LEAF), ("units", LEAF), ("sources", SOURCE)],
+)
+def test_entries_have_the_keys_that_others_rely_on(op: str, keys: set[str]) -> None:
+    """No key of the contract is missing from any entry."""
+    assert all(entry.keys() >= keys for entry in answer(op)[op])
+
+
+def test_leaves_have_exactly_the_keys_of_the_contract() -> None:
+    """A leaf is what the contract says, nothing more."""
+    assert {frozenset(leaf) for leaf in answer("workloads")["workloads"]} == {frozenset(LEAF)}
+
+
+def test_node_status_and_pods_have_their_keys() -> None:
+    """The other answers, too, are what the contract says."""
+    assert all(domain.keys() == DOMAIN for domain in answer("node")["domains"].values())
+    assert answer("node")["residual"] is None
+    assert answer("status").keys() >= STATUS
+    assert all(pod.keys() >= POD for pod in answer("pods")["pods"])
+
+
+def test_workloads_add_up_to_the_node() -> None:
+    """The sum over the workloads of an answer is the node's, to the microjoule."""
+    node, leaves = answer("node")["domains"], answer("workloads")["workloads"]
+    for domain in ("package", "dram"):
+        for part in ("idle_uj", "dynamic_uj"):
+            assert sum(leaf["energy"][domain][part] for leaf in leaves) == node[domain][part]
+
+
+def test_a_node_fact_is_not_split() -> None:
+    """psys beside package belongs to no workload: its parts are unknown, not zero."""
+    psys = answer("node")["domains"]["psys"]
+
+    assert psys["energy_uj"] == 20_000_000
+    assert (psys["idle_uj"], psys["dynamic_uj"], psys["power_w"]) == (None, None, None)
+
+
+def test_kinds_are_filtered() -> None:
+    """containers and units are the workloads of that kind, with the same entries."""
+    leaves = answer("workloads")["workloads"]
+
+    for op, kind in (("containers", "container"), ("units", "unit")):
+        assert answer(op)[op] == [leaf for leaf in leaves if leaf["kind"] == kind]
+
+
+def test_a_pod_is_the_sum_of_all_that_it_ever_ran() -> None:
+    """Pause container, ended containers and evicted ones (past) count in their pod."""
+    web, job = answer("pods")["pods"]
+
+    assert web["uid"] == made.WEB_UID
+    assert web["energy"]["package"]["dynamic_uj"] == 81_000_000 + 10 + 500
+    assert web["total"]["dynamic_uj"] == 81_000_510 + 8_100_000 + 1 + 50
+    assert web["cpu_seconds"] == pytest.approx(42.5 + 0.001 + 0.25, abs=1e-9)
+    assert (web["namespace"], web["name"], web["state"]) == ("shop", "web", "running")
+    assert (web["containers"], web["sandboxes"]) == ([made.WEB_ID], [made.PAUSE_ID])
+    assert (job["state"], job["owner"]) == ("terminated", "ReplicaSet/job")
+
+
+def test_a_pods_past_finds_its_pod_by_id_alone() -> None:
+    """`past:<uid>` belongs to the pod whether or not its identity repeats the uid."""
+    past = made.make_leaf(Identity(kind="past", id=f"past:{made.WEB_UID}", name="past"), 500)
+    snapshot = made.make_snapshot((made.LEAVES[0], past))
+
+    (pod,) = answer("pods", snapshot)["pods"]
+
+    assert pod["energy"]["package"]["dynamic_uj"] == 81_000_500
+
+
+def test_no_meter_is_no_energy_not_zero() -> None:
+    """Without a domain that counts a total is unknown."""
+    leaf = Leaf(Identity(kind="unit", id="a", name="a"), "running", 0, 5, {}, {})
+    cores = dataclasses.replace(leaf, energy={"core": Energy(1, 2)}, power_w={"core": 1.0})
+    for one in (leaf, cores):
+        entry: Any = replies.leaf_entry(one)
+        assert entry["total"] == {"idle_uj": None, "dynamic_uj": None}
+        assert entry["total_power_w"] is None
+
+
+@given(st.integers(0, 2**62))
+def test_times_are_utc_with_microseconds(wall_ns: int) -> None:
+    """A time is cut, never rounded into the future, and reads back to the microsecond."""
+    text = replies.render_time(wall_ns)
+    read = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+    whole_s, micro = divmod(wall_ns // 1000, 1_000_000)
+    assert read.microsecond == micro
+    assert int(read.replace(microsecond=0).timestamp()) == whole_s
+
+
+def test_before_the_first_window() -> None:
+    """Health answers at once; results say how long it takes."""
+    answers = made.make_answers(Latest())
+
+    told = msgpack.unpackb(answers.status({}))
+    assert (told["window"], told["sequence"], told["since"]) == (None, 0, None)
+    assert msgpack.unpackb(answers.sources())["sources"][0]["last_sample"].endswith("43.000001Z")
+    assert len(msgpack.unpackb(answers.config())["config"]) == len(made.SETTINGS)
+    with pytest.raises(ProtocolError) as caught:
+        answers.packed("pods")
+    assert (caught.value.code, caught.value.seconds) == ("not-ready", 1.5)
+
+
+def test_a_snapshot_is_encoded_once() -> None:
+    """All who ask about one snapshot get the same bytes; the next snapshot gives new ones."""
+    latest: Latest[Snapshot] = Latest()
+    answers = made.make_answers(latest)
+    latest.publish(made.make_snapshot())
+    first = answers.packed("pods")
+
+    assert answers.packed("pods") is first
+    latest.publish(made.make_snapshot(sequence=21))
+    assert msgpack.unpackb(answers.packed("pods"))["sequence"] == 21
+
+
+def test_names_that_are_no_text_can_be_sent() -> None:
+    """A cgroup's bytes that are no UTF-8 arrive as visible escapes."""
+    assert msgpack.unpackb(pack({"name": "a\udcff"})) == {"name": "a\\udcff"}
+
+
+def source(**changes: Any) -> SourceStatus:
+    """Return a source that is well but for the changes."""
+    return dataclasses.replace(made.SOURCES[0], remedy=None, **changes)
+
+
+def status(*sources: SourceStatus, **changes: Any) -> DaemonStatus:
+    """Return a daemon's status with these sources."""
+    return dataclasses.replace(made.STATUS, sources=sources, **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "problems"),
+    [
+        (status(source()), "running", 0),
+        (status(source(state="unavailable", reason="gone")), "degraded", 1),
+        (status(source(enabled="auto", state="unavailable", reason="no such")), "running", 0),
+        (status(source(enabled="auto", state="stalled", reason="hangs")), "degraded", 1),
+        (status(source(enabled=False, state="off")), "running", 0),
+        (status(source(), config_rejected="line 3: no"), "running", 1),
+        (status(source(), state="starting"), "starting", 0),
+        (status(source(), state="degraded"), "degraded", 0),
+    ],
+)
+def test_what_is_a_problem(found: DaemonStatus, state: str, problems: int) -> None:
+    """Missing data that was asked for degrades; what this host does not have is no problem."""
+    assert replies.state_of(found, None) == state
+    assert len(replies.problems_of(found, None)) == problems
+
+
+def test_an_optional_source_is_a_problem_where_something_can_be_done() -> None:
+    """A fallback with a remedy is told, and is not called degraded."""
+    kubelet = made.SOURCES[2]
+
+    (problem,) = replies.problems_of(status(kubelet), None)
+
+    assert problem == {"source": "kubelet", "reason": kubelet.reason, "remedy": kubelet.remedy}
+    assert replies.state_of(status(kubelet), None) == "running"
+
+
+def test_a_zone_that_cannot_be_read_is_a_problem() -> None:
+    """One bad zone degrades and is named; the estimate beside it is no problem."""
+    found = replies.problems_of(status(source()), made.make_snapshot())
+
+    assert [problem["source"] for problem in found] == ["rapl dram-1", "rapl psys"]
+    assert replies.state_of(status(source()), made.make_snapshot()) == "degraded"
+
+
+def test_a_source_switched_off_leaves_no_problem() -> None:
+    """The counters of a source that is switched off stand still on purpose."""
+    off = status(source(enabled=False, state="off"))
+
+    assert replies.problems_of(off, made.make_snapshot()) == []
+    assert replies.state_of(off, made.make_snapshot()) == "running"
