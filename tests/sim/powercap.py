@@ -160,7 +160,7 @@ class CpuMeter:
         usage = Path(directory, "cpuacct.usage")
         self._v1 = usage.exists()
         self._fd = os.open(usage if self._v1 else Path(directory, "cpu.stat"), os.O_RDONLY)
-        self._last_ns = self._read_ns()
+        self.last_ns = self._read_ns()
 
     def grown_ns(self) -> int:
         """Return what it used since the last call; nothing more once the cgroup is gone."""
@@ -168,7 +168,7 @@ class CpuMeter:
             now_ns = self._read_ns()
         except OSError:
             return 0
-        grown, self._last_ns = now_ns - self._last_ns, now_ns
+        grown, self.last_ns = now_ns - self.last_ns, now_ns
         return grown
 
     def close(self) -> None:
@@ -235,6 +235,11 @@ class Machine:
         """Return what each zone's counter grew by since the start, unwrapped, in microjoules."""
         with self._lock:
             return self._totals_uj()
+
+    def cpu_ns(self) -> dict[str, int]:
+        """Return what each cgroup has used since the start, as far as it was counted."""
+        with self._lock:
+            return dict(self._cpu_ns)
 
     def ledger(self) -> dict[str, object]:
         """Return everything a test compares with, as plain data from one moment."""
