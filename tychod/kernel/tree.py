@@ -182,7 +182,10 @@ class CgroupTree:
 
     def _recheck(self, parent: Node, name: str, origin: Origin) -> bool:
         """Make one entry of a directory agree with what is there now; True if it did not."""
-        inode = self._host.inode(f"{self._root_dir}{parent.path}/{name}")
+        try:
+            inode = self._host.inode(f"{self._root_dir}{parent.path}/{name}")
+        except OSError:
+            return False  # not allowed to look: nothing is known to have changed
         known = parent.children.get(name)
         if (known.inode if known else None) == inode:
             return False
