@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SECOND_NS: Final = 1_000_000_000
 SOON_NS: Final = SECOND_NS
 """Never asked more often than this, whatever is unknown."""
+CLOSING_S: Final = 0.1
 STALE_INTERVALS: Final = 3
 
 
@@ -106,10 +107,14 @@ class Kubelet:
             self._ask(now_ns)
 
     def close(self) -> None:
-        """Close the kept connection; a question under way is left to its own end."""
-        if self._exchange is not None and self._question is None:
-            self._exchange.close()
-        self._exchange = None
+        """Close the kept connection; a question that hangs is left to its own end."""
+        exchange, self._exchange = self._exchange, None
+        if self._question is not None:
+            self._question.thread.join(CLOSING_S)
+            if self._question.thread.is_alive():
+                return  # its thread closes the connection when it ends
+        if exchange is not None:
+            exchange.close()
 
     def _is_due(self, now_ns: int, soon: bool) -> bool:
         if self.asked_ns is None:
