@@ -110,6 +110,25 @@ def test_time_outside_the_visible_tree() -> None:
     assert advance(own, 130, 400, 7, 110) == [20, 270, 7, 110]
 
 
+def test_ticks_that_step_back_are_noise() -> None:
+    """Interrupt time and the machine's tasks come in ticks that may be corrected: no restart."""
+    own = started((0, ROOT_KEY, 0), see_outside=True)
+    before = advance(own, 100, 350, 70, 80)
+
+    assert advance(own, 100, 340, 60, 80) == before
+    assert advance(own, 100, 360, 75, 80) == [20, 260, 75, 80]
+
+
+def test_root_of_ticks_never_restarts() -> None:
+    """Where /proc/stat is the root's total, a step back is carried, too."""
+    own = started((0, ROOT_KEY, 0))
+    own.advance(totals(100, 100, 0, 80), root_is_kernel=False, root_restarts=False)
+    own.advance(totals(90, 90, 0, 80), root_is_kernel=False, root_restarts=False)
+    own.advance(totals(115, 115, 0, 80), root_is_kernel=False, root_restarts=False)
+
+    assert own.own_ns.tolist() == [35, 0, 0, 80]
+
+
 def test_reserved_keys_come_first() -> None:
     """The rows that are no cgroups have fixed places and the keys are sorted."""
     own = started((0, ROOT_KEY, 0), (5, 0, 0))

@@ -401,6 +401,15 @@ def test_counter_that_cannot_be_parsed_stands_still(watched: Watched) -> None:
     assert (repaired["/pod/a"], repaired["/b"]) == (TICK_NS, TICK_NS)
 
 
+def test_idle_time_never_falls(watched: Watched) -> None:
+    """The kernel may take back a tick of idle time; what was published stays."""
+    watched.tree.use_elsewhere(0, idle_ns=9 * TICK_NS)
+    before = watched.read().idle_ns
+    watched.tree.use_elsewhere(0, idle_ns=-TICK_NS)
+
+    assert watched.read().idle_ns == before
+
+
 def test_no_cgroups_is_an_outcome(tmp_path: Path) -> None:
     """A machine without cgroups, or without /proc/stat, is unavailable with a remedy."""
     write_files(tmp_path, {"full/cgroup/cgroup.controllers": ""})

@@ -140,14 +140,13 @@ class CgroupTree:
             self._by_watch[node.watch] = node
 
     def _add_below(self, top: Node, origin: Origin) -> None:
-        """Add all cgroups below one; a loop, because a tenant may nest cgroups without limit."""
+        """Add all cgroups below a new one; a loop, for a tenant may nest cgroups without limit."""
         pending = [top]
         while pending:
             parent = pending.pop()
             for name, inode in self._subdirs(parent) or ():
-                if name not in parent.children:
-                    child = self._add(parent, name, inode, origin)
-                    pending.extend(() if child is None else (child,))
+                child = self._add(parent, name, inode, origin)
+                pending.extend(() if child is None else (child,))
 
     def _add(self, parent: Node, name: str, inode: int, origin: Origin) -> Node | None:
         """Open and watch one cgroup; None when that fails: its time stays in its parent."""
