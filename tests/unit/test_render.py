@@ -1,0 +1,246 @@
+"""Output of tychoctl: every command in every format, and how values are written."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fixtures import snapshots as made
+from tychoctl import output, render, view
+from tychoctl.commands import COMMANDS
+from tychoctl.view import View
+from tychod.buffer import Latest
+from tychod.model import Snapshot
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+UPDATE = "TYCHOD_UPDATE_GOLDEN"  # set it to write the files anew, then read the difference
+VERSIONS = {
+    "tychoctl": {"version": "0.1.0", "commit": "abcdef123456", "built": "2025-06-01T00:00:00Z"},
+    "tychod": {"version": "0.1.0", "commit": "123456abcdef"},
+}
+
+
+def reply_for(command: str, snapshot: Snapshot | None = None) -> dict[str, Any]:
+    """Return the daemon's answer to a command about the node made by hand."""
+    latest: Latest[Snapshot] = Latest()
+    latest.publish(snapshot or made.make_snapshot())
+    answers = made.make_answers(latest)
+    if command == "version":
+        return VERSIONS
+    counts = {"open": 1, "accepted": 3, "refused": 0, "killed": 1, "faults": 0}
+    live = {
+        "status": lambda: answers.status(counts),
+        "sources": answers.sources,
+        "config": answers.config,
+    }
+    packed = live[command]() if command in live else answers.packed(command)
+    return dict(msgpack.unpackb(packed))
+
+
+def rendered(command: str, form: str, **options: Any) -> str:
+    """Return a command's output in a format."""
+    chosen = View(wide=form == "wide", **options)
+    return output.render(COMMANDS[command], reply_for(command), form, chosen)
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "json", "csv"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_output_is_as_agreed(command: str, form: str) -> None:
+    """What people and programs read changes only on purpose."""
+    path = GOLDEN / f"{command}.{form}.txt"
+    text = rendered(command, form)
+    if os.environ.get(UPDATE):
+        path.write_text(text)
+
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_is_the_answer_itself(command: str) -> None:
+    """JSON holds what the daemon said, on one line."""
+    text = rendered(command, "json")
+
+    assert json.loads(text) == reply_for(command)
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "json", "csv"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_name_steers_the_terminal(command: str, form: str) -> None:
+    """Control characters of foreign names never reach the terminal."""
+    text = rendered(command, form, everything=True)
+
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("op", ["pods", "workloads", "containers", "units"])
+def test_csv_has_every_entry_and_as_many_cells_as_titles(op: str) -> None:
+    """A program gets all rows, also those that a table hides, under one header."""
+    rows = list(csv.DictReader(io.StringIO(rendered(op, "csv")), restkey="more", restval="less"))
+
+    assert len(rows) == len(reply_for(op)[op])
+    assert all("more" not in row and "less" not in row.values() for row in rows)
+    told = {int(row["energy_uj"]) for row in rows}
+    assert told == {e["total"]["idle_uj"] + e["total"]["dynamic_uj"] for e in reply_for(op)[op]}
+
+
+def test_an_estimate_says_so() -> None:
+    """A list whose energy is modelled says it, with the reason, below the table."""
+    line = f"package: modelled, not measured ({made.MODELLED_REASON})"
+    for command in ("pods", "workloads", "containers", "units", "node", "status"):
+        assert line in rendered(command, "table")
+
+
+def test_without_energy_sources_nothing_is_shown_as_zero() -> None:
+    """No meter and no model: unknown everywhere, and where to look."""
+    leaf = made.Leaf(made.Identity(kind="unit", id="a", name="a"), "running", 0, 10**9, {}, {})
+    snapshot = made.Snapshot(1, made.Window(0, 10**9), 0, 0, gap=False, domains={}, leaves=(leaf,))
+
+    text = COMMANDS["units"].text(reply_for("units", snapshot), View())
+
+    assert text.splitlines()[1].split() == ["a", "n/a", "n/a", "1.00", "s", "running"]
+    assert "no source of energy: tychoctl sources says why" in text
+    assert " 0 W" not in text
+
+
+@pytest.mark.parametrize("sort", view.SORTS)
+def test_rows_are_in_the_order_asked_for(sort: str) -> None:
+    """Most first by power, energy and CPU time; names from A."""
+    rows = view.choose(reply_for("workloads")["workloads"], View(sort=sort, everything=True)).rows
+    keys = {
+        "power": [-row["total_power_w"] for row in rows],
+        "energy": [-(row["total"]["idle_uj"] + row["total"]["dynamic_uj"]) for row in rows],
+        "cpu": [-row["cpu_seconds"] for row in rows],
+        "name": [(row["namespace"] or "", row["pod"] or "", row["name"]) for row in rows],
+    }
+
+    assert keys[sort] == sorted(keys[sort])
+
+
+def test_what_is_not_shown_is_counted() -> None:
+    """Rows without energy are hidden and counted, rows with any never; a limit is told, too."""
+    text = rendered("workloads", "table", limit=2)
+
+    assert len(reply_for("workloads")["workloads"]) == 11
+    assert "3 that used no energy not shown (--all shows them)" in text
+    assert "6 more not shown (--limit)" in text
+    assert "idle.service" in rendered("workloads", "table", everything=True)
+
+
+def test_a_namespace_without_rows_says_so() -> None:
+    """An empty answer is a sentence, not an empty table."""
+    assert rendered("pods", "table", namespace="none").startswith("no pods in namespace none\n")
+    assert "web" in rendered("pods", "table", namespace="shop")
+
+
+@given(st.integers(40, 200))
+def test_a_table_fits_the_terminal_where_names_can_give_way(width: int) -> None:
+    """Names are cut with a mark until the row fits; numbers never are."""
+    chosen = View(width=width, everything=True)
+    lines = COMMANDS["containers"].text(reply_for("containers"), chosen).split("\n\n")[0]
+
+    assert max(map(len, lines.splitlines())) <= max(width, 68)
+    assert "1.65 kJ" in lines
+
+
+@pytest.mark.parametrize(
+    ("watts", "text"),
+    [
+        (None, "n/a"),
+        (0.0, "0 W"),
+        (0.0004, "<0.001 W"),
+        (0.0421, "0.042 W"),
+        (0.9996, "1.00 W"),
+        (9.994, "9.99 W"),
+        (9.996, "10.0 W"),
+        (99.96, "100 W"),
+        (1234.5, "1234 W"),
+        (-1.5, "-1.50 W"),
+        ("x", "n/a"),
+        (True, "n/a"),
+    ],
+)
+def test_power_is_written_in_watts(watts: object, text: str) -> None:
+    """Three digits that count; unknown is never a number."""
+    assert render.power(watts) == text
+
+
+@pytest.mark.parametrize(
+    ("microjoules", "text"),
+    [
+        (None, "n/a"),
+        (0, "0 J"),
+        (7, "<0.001 J"),
+        (12_000, "0.012 J"),
+        (999_400_000, "999 J"),
+        (999_600_000, "1.00 kJ"),
+        (999_400_000_000, "999 kJ"),
+        (999_600_000_000, "278 Wh"),
+        (3_600_000_000_000_000, "1000 kWh"),
+    ],
+)
+def test_energy_is_written_by_size(microjoules: object, text: str) -> None:
+    """J, kJ, Wh and kWh, each where it reads best."""
+    assert render.energy(microjoules) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "n/a"),
+        (0, "0 s"),
+        (0.0001, "<1 ms"),
+        (0.05, "50 ms"),
+        (3, "3.00 s"),
+        (59.96, "1 min 0 s"),
+        (250, "4 min 10 s"),
+        (7512, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ],
+)
+def test_durations_are_written_by_size(seconds: object, text: str) -> None:
+    """From milliseconds to days."""
+    assert render.duration(seconds) == text
+
+
+@given(st.text())
+def test_escaped_names_are_printable(text: str) -> None:
+    """Whatever a name holds, it prints on one line; what prints already stays as it is."""
+    assert render.escape(text).isprintable()
+    assert not text.isprintable() or render.escape(text) == text
+
+
+@given(st.text(), st.integers(1, 30))
+def test_cut_names_fit(text: str, width: int) -> None:
+    """A cut name takes at most its cells, wide characters counted as two."""
+    plain = render.escape(text)
+
+    assert render.display_width(render.cut(plain, width)) <= width
+    assert render.display_width(plain) > width or render.cut(plain, width) == plain
+
+
+def test_a_redrawn_screen_is_never_higher_than_the_terminal() -> None:
+    """What does not fit is left out and counted, so that the screen does not scroll."""
+    text = "".join(f"line {n}\n" for n in range(100))
+
+    drawn = output.draw(text, os.terminal_size((80, 24)))
+
+    assert drawn.count("\n") == 23
+    assert "78 more lines" in drawn
+
+
+@given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), st.lists, max_leaves=8))
+def test_answers_of_a_newer_daemon_do_not_break_the_client(odd: object) -> None:
+    """A key that holds something else than expected is shown as unknown, not a crash."""
+    for name, command in COMMANDS.items():
+        reply = reply_for(name)
+        for key in reply:
+            command.text({**reply, key: odd}, View())
+            command.rows({**reply, key: odd}, View())
