@@ -50,6 +50,7 @@ e2e: ## Install the package on a machine with systemd and check it there (TYCHOD
 	@tests/e2e/run.sh
 
 bench: $(STAMP) ## Measure the daemon's cost: name, figure, target, ok or MISS, machine, load
+	@packaging/setup.sh --libraries
 	@$(LEAN) .venv/bin/python -m tests.bench
 
 deb: ## Build the Debian package into dist/

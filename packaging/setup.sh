@@ -3,6 +3,7 @@
 #
 #   packaging/setup.sh             system packages for development, then .venv with the project in it
 #   packaging/setup.sh --packages  system packages that `make deb` and `make rpm` need, no .venv
+#   packaging/setup.sh --libraries the distribution's own Python libraries, which the packages run on
 #   packaging/setup.sh --ci        all of it, and what the end-to-end check needs to make its machines
 #
 # As root on Debian it installs what is missing; otherwise it says what to install. PYTHON names the
@@ -15,6 +16,7 @@ PYTHON=${PYTHON:-/usr/bin/python3}
 BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev ca-certificates)
 CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
 BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm)
+LIBRARIES=(python3-numpy python3-msgpack python3-requests python3-sdnotify python3-pystemd python3-tomli-w)
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
 fail() {
@@ -110,6 +112,7 @@ main() {
     case $mode in
         "") ;;
         --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;
+        --libraries) NEEDED=() WISHED=("${LIBRARIES[@]}") ;;
         --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}") ;;
         *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
     esac
@@ -117,7 +120,7 @@ main() {
     exec 9>.state/setup.lock
     flock 9  # two makes in one checkout take turns
     install_packages
-    if [[ $mode != --packages ]]; then
+    if [[ $mode != --packages && $mode != --libraries ]]; then
         make_venv
         install_project
     fi

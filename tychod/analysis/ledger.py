@@ -62,11 +62,28 @@ def _is_other(known: Account, identity: Identity, inode: int | None) -> bool:
     )
 
 
-def add(account: Account, domain: str, idle_uj: int = 0, dynamic_uj: int = 0) -> Account:
-    """Return the account with more energy in one domain."""
-    had = account.energy.get(domain, Energy())
-    more = Energy(had.idle_uj + idle_uj, had.dynamic_uj + dynamic_uj)
-    return replace(account, energy={**account.energy, domain: more})
+def add(account: Account, gains: Mapping[str, Energy], cpu_ns: int = 0) -> Account:
+    """Return the account with more energy, by domain, and more CPU time."""
+    energy = added(account.energy, gains)
+    return Account(
+        account.identity,
+        account.first_seen_ns,
+        account.inode,
+        account.cpu_ns + cpu_ns,
+        energy,
+        account.ended_ns,
+    )
+
+
+def added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[str, Energy]:
+    """Add two splits domain by domain."""
+    found = dict(energy)
+    for domain, more in gains.items():
+        had = found.get(domain)
+        found[domain] = (
+            Energy(had.idle_uj + more.idle_uj, had.dynamic_uj + more.dynamic_uj) if had else more
+        )
+    return found
 
 
 def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int) -> None:
@@ -125,13 +142,9 @@ def past_of(identity: Identity) -> Identity:
 def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
     """Add an account's counters to another leaf's, which is opened when missing."""
     into = accounts.get(target.id) or Account(target, account.first_seen_ns)
-    energy = dict(into.energy)
-    for domain, more in account.energy.items():
-        had = energy.get(domain, Energy())
-        energy[domain] = Energy(had.idle_uj + more.idle_uj, had.dynamic_uj + more.dynamic_uj)
     accounts[target.id] = replace(
         into,
-        energy=energy,
+        energy=added(into.energy, account.energy),
         cpu_ns=into.cpu_ns + account.cpu_ns,
         first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
     )

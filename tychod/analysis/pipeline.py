@@ -146,20 +146,28 @@ def _book(
         if spent or leaf.id in accounts or _always_listed(leaf.kind, leaf.name)
     ]
     ledger.admit(accounts, present, now_wall_ns)
-    for leaf, spent in zip(owned.leaves, used, strict=True):
-        if spent:
-            account = accounts[leaf.id]
-            accounts[leaf.id] = replace(account, cpu_ns=account.cpu_ns + spent)
-    for domain, part in booked.items():
-        accounts[SYSTEM_ID] = ledger.add(accounts[SYSTEM_ID], domain, idle_uj=part.idle_uj)
-        for leaf_id, dynamic_uj in part.by_leaf.items():
-            accounts[leaf_id] = ledger.add(accounts[leaf_id], domain, dynamic_uj=dynamic_uj)
+    spent_ns = {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns}
+    for leaf_id, more in _gains(booked).items():
+        accounts[leaf_id] = ledger.add(accounts[leaf_id], more, spent_ns.pop(leaf_id, 0))
+    for leaf_id, ns in spent_ns.items():  # CPU time without energy
+        accounts[leaf_id] = ledger.add(accounts[leaf_id], {}, ns)
     unknown = accounts[UNATTRIBUTED_ID]
     told = replace(unknown.identity, reason=reason or state_reason(state))
     accounts[UNATTRIBUTED_ID] = replace(unknown, identity=told)
     ledger.end_absent(accounts, owned.live, window.end_ns)
     ledger.evict_old(accounts, window.end_ns, params)
     return accounts
+
+
+def _gains(booked: Mapping[str, Booked]) -> dict[str, dict[str, Energy]]:
+    """Return what each leaf gains in this window, by domain; idle energy goes to ``system``."""
+    gains: dict[str, dict[str, Energy]] = {}
+    for domain, part in booked.items():
+        gains.setdefault(SYSTEM_ID, {})[domain] = Energy(part.idle_uj)
+        for leaf_id, dynamic_uj in part.by_leaf.items():
+            idle_uj = part.idle_uj if leaf_id == SYSTEM_ID else 0
+            gains.setdefault(leaf_id, {})[domain] = Energy(idle_uj, dynamic_uj)
+    return gains
 
 
 def state_reason(state: State) -> str | None:

@@ -1,7 +1,7 @@
 """State after a window -> the immutable snapshot that everything downstream sees."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tychod.analysis.energy import ZoneWindow
 from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
@@ -15,6 +15,8 @@ from tychod.model import (
     Window,
     Zone,
 )
+
+NONE: Final = Energy()
 
 
 class Booked(NamedTuple):
@@ -111,20 +113,16 @@ def _leaf(
     window: Window,
     booked: Mapping[str, Booked],
 ) -> Leaf:
-    none = Energy()
-    return Leaf(
-        identity=account.identity,
-        state="running" if account.ended_ns is None else "terminated",
-        first_seen_ns=account.first_seen_ns,
-        cpu_ns=account.cpu_ns,
-        energy={name: account.energy.get(name, none) for name in names},
-        power_w={
-            name: _window_uj(leaf_id, booked[name]) / 1e6 / window.seconds
-            if name in booked
-            else None
-            for name in names
-        },
+    had, seconds = account.energy, window.seconds
+    energy, power_w = {}, {}
+    for name in names:
+        energy[name] = had.get(name, NONE)
+        part = booked.get(name)
+        power_w[name] = _window_uj(leaf_id, part) / 1e6 / seconds if part else None
+    state: Literal["running", "terminated"] = (
+        "running" if account.ended_ns is None else "terminated"
     )
+    return Leaf(account.identity, state, account.first_seen_ns, account.cpu_ns, energy, power_w)
 
 
 def _window_uj(leaf_id: str, part: Booked) -> int:
