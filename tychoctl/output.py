@@ -22,9 +22,11 @@ END_SCREEN: Final = "\x1b[J"
 def terminal_size() -> os.terminal_size | None:
     """Return the size of the terminal that shows standard output; None where it is none."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno())
+        size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
         return None
+    # A terminal that was never told its size (a container's, a serial line) says 0.
+    return os.terminal_size((size.columns or 80, size.lines or 24))
 
 
 def render_json(reply: Reply) -> str:
