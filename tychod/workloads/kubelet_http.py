@@ -26,6 +26,14 @@ TOKEN_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
 _HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
 _TIMEOUTS: Final = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
+# How a peer that hangs up shows, in TLS 1.3 also one that refused the client certificate.
+_BROKEN: Final = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+)
 _TOKEN: Final = re.compile(rb"[\x21-\x7e]+")
 _USER: Final = re.compile(r"\(user=(?P<user>[\w:.@-]{1,200})[,)]")
 _UNREADABLE: Final = "let tychod's user read it, or run tychod with CAP_DAC_READ_SEARCH"
@@ -173,8 +181,16 @@ class Exchange:
         causes = tuple(_causes(exc))
         if unverified := _first(causes, ssl.SSLCertVerificationError):
             return self._unverified(unverified)
+        if any(isinstance(cause, _BROKEN) for cause in causes):
+            return KubeletError(
+                "the connection broke off",
+                "it is asked again; if this stays, see whether it refuses the client certificate",
+            )
         if tls_error := _first(causes, ssl.SSLError):
             return _tls_refusal(tls_error.reason or "unknown error")
+        return self._unreached(causes)
+
+    def _unreached(self, causes: tuple[BaseException, ...]) -> KubeletError:
         if _first(causes, ConnectionRefusedError):
             return KubeletError(
                 f"connection refused by {self._peer}",
