@@ -16,7 +16,7 @@ PYTHON=${PYTHON:-/usr/bin/python3}
 BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev ca-certificates)
 CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
 BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm)
-LIBRARIES=(python3-numpy python3-msgpack python3-requests python3-sdnotify python3-pystemd python3-tomli-w)
+LIBRARIES=(python3-numpy python3-msgpack python3-requests python3-sdnotify python3-pystemd python3-tomli-w python3-urllib3)
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
 fail() {

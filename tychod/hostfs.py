@@ -218,3 +218,22 @@ def _raise_unless_gone(exc: OSError) -> None:
     """Let pass that it is gone; anything else stays an error."""
     if exc.errno not in GONE:
         raise exc
+
+
+CAP_DAC_READ_SEARCH: Final = 2
+"""Number of the capability, from linux/capability.h."""
+
+
+def may_read_everything() -> bool:
+    """Say whether this process may read every file: effective CAP_DAC_READ_SEARCH (or root's)."""
+    status = _read_status()
+    found = next((x for x in status.splitlines() if x.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(found.split()[1], 16) >> CAP_DAC_READ_SEARCH & 1)
+
+
+def _read_status() -> str:
+    fd = _open("/proc/self/status")
+    try:
+        return _read_up_to(fd, READ_LIMIT_BYTES).decode()
+    finally:
+        os.close(fd)

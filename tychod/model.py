@@ -173,6 +173,14 @@ class NodeFacts:
     hierarchy_reason: str
 
 
+class Trouble(NamedTuple):
+    """Something an operator may want to mend that is no source's own state."""
+
+    source: str
+    reason: str
+    remedy: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon's own state at the moment it is asked."""
@@ -186,3 +194,4 @@ class DaemonStatus:
     config_rejected: str | None  # why the last reload was refused
     identity_routes: Mapping[str, str]  # route -> "ok" or the reason it is not used
     sources: tuple[SourceStatus, ...]
+    troubles: tuple[Trouble, ...] = ()

@@ -29,7 +29,7 @@ COMMANDS: Final = (
 
 
 def make_leaves() -> tuple[Leaf, ...]:
-    """Return a full node's leaves: 250 containers in 120 pods, 60 units and what is always there."""
+    """Return a full node's leaves: 250 containers in 120 pods, 60 units and the fixed ones."""
     containers = [
         made.make_leaf(make_container(number), 1_000_000 + number, cpu_s=number, power_w=0.1)
         for number in range(CONTAINERS)

@@ -18,6 +18,7 @@ class CpuWindow(NamedTuple):
     used_ns: Int64s  # shape (bins, n), never negative
     live: frozenset[int]  # keys in the newest sample
     consumed_ns: Mapping[int, int]
+    run: int  # of the series
     at_end: CpuSample | None  # what the samples say of the end: for a restart to go on from
 
 
@@ -29,20 +30,22 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
     """
     samples = series.samples if series else ()
     if series is None or not samples:
+        run = series.run if series else state.cpu_run
         edges = np.array([window.start_ns, window.end_ns], np.int64)
         none = np.zeros(0, np.int64)
-        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), {}, None)
+        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), {}, run, None)
     keys = _all_keys(samples)
     own = np.stack([_spread(s.keys, s.own_ns, keys) for s in samples])
     times = np.array([s.t_ns for s in samples], np.int64)
     edges, rows = _edges(times, own, window)
-    first = _first_row(keys, rows[0], state)
+    first = _first_row(keys, rows[0], series.run, state)
     used = np.maximum(np.diff(np.vstack([first, rows[1:]]), axis=0), 0)
     last = samples[-1]
     live = frozenset(last.keys.tolist())
     reached = np.maximum(rows[-1], first)
     consumed = dict(zip(keys.tolist(), reached.tolist(), strict=True))
-    return CpuWindow(edges, keys, used, live, consumed, _at_end(samples, keys, window.end_ns))
+    at_end = _at_end(samples, keys, window.end_ns)
+    return CpuWindow(edges, keys, used, live, consumed, series.run, at_end)
 
 
 def _all_keys(samples: Sequence[CpuSample]) -> Int64s:
@@ -87,10 +90,10 @@ def _at(times: Int64s, own: Int64s, t_ns: int) -> Int64s:
     return _between(own[before], own[after], part)
 
 
-def _first_row(keys: Int64s, at_start: Int64s, state: State) -> Int64s:
+def _first_row(keys: Int64s, at_start: Int64s, run: int, state: State) -> Int64s:
     if state.end_ns is None:
         return at_start
-    credited = state.consumed_ns
+    credited = state.consumed_ns if run == state.cpu_run else {}
     return np.array([credited.get(k, 0) for k in keys.tolist()], np.int64)
 
 

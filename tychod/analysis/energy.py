@@ -146,8 +146,12 @@ def _known_idle_w(members: Sequence[ZoneWindow]) -> float | None:
     return sum(known) if len(known) == len(members) else None
 
 
-def attributed_domains(names: Iterable[str]) -> tuple[str, ...]:
-    """Return which of the present domains are split among workloads."""
-    present = set(names)
-    wanted = ATTRIBUTED if "package" in present else (*ATTRIBUTED, "psys")
-    return tuple(name for name in wanted if name in present)
+def attributed_domains(present: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Return which of the present domains are split among workloads.
+
+    ``known`` has those too that cannot be read now: psys does not stand in for a package that
+    only failed once, else a workload's total would change its meaning.
+    """
+    names = set(present)
+    wanted = ATTRIBUTED if "package" in {*names, *known} else (*ATTRIBUTED, "psys")
+    return tuple(name for name in wanted if name in names)

@@ -29,7 +29,7 @@ def observe(point: IdlePoint, busy_share: float, power_w: float, seconds: float)
     lowest = (
         power_w
         if not point.weight
-        else min(power_w, point.lowest_w * math.exp(RISE_PER_S * seconds))
+        else min(power_w, point.lowest_w * math.exp(min(RISE_PER_S * seconds, 1.0)))
     )
     return IdlePoint(
         weight,

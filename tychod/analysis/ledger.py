@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from tychod.analysis.state import Account, Params
 from tychod.model import (
@@ -22,6 +22,8 @@ FIXED: Final = (
 )
 """Leaves that are always there, one each (design.md 6)."""
 ENDING_KINDS: Final = frozenset({"container", "vm", "unit"})
+ONE_CGROUP_KINDS: Final = frozenset({"container", "vm"})
+"""A unit that stops and starts is the same leaf; one of these in a new cgroup is another."""
 
 Accounts = dict[str, Account]
 
@@ -34,31 +36,45 @@ def with_fixed(accounts: Mapping[str, Account], now_wall_ns: int) -> Accounts:
     return found
 
 
-def admit(
-    accounts: Accounts, present: Iterable[tuple[Identity, int | None]], now_wall_ns: int
-) -> None:
-    """Open an account for each identity seen (with its cgroup's inode), or refresh its names.
+class Seen(NamedTuple):
+    """A leaf in one window."""
+
+    identity: Identity
+    inode: int | None  # of its own cgroup; None: that one was not seen
+    is_live: bool  # a cgroup of it is still there at the end
+
+
+def admit(accounts: Accounts, present: Iterable[Seen], now_wall_ns: int) -> None:
+    """Open an account for each leaf seen, or refresh its names.
 
     A container whose cgroup was made anew is another container: what the old one had moves to
     the past at once.
     """
-    for identity, inode in present:
-        known = accounts.get(identity.id)
-        if known is None:
-            accounts[identity.id] = Account(identity, now_wall_ns, inode)
-        elif _is_other(known, identity, inode):
-            evict(accounts, identity.id, others_follow=True)
-            accounts[identity.id] = Account(identity, now_wall_ns, inode)
-        elif known.identity is not identity or known.inode != inode or known.ended_ns is not None:
-            accounts[identity.id] = replace(known, identity=identity, inode=inode, ended_ns=None)
+    for seen in present:
+        leaf_id = seen.identity.id
+        known = accounts.get(leaf_id)
+        if known is not None and _is_other(known, seen):
+            evict(accounts, leaf_id)
+            known = None
+        accounts[leaf_id] = (
+            _refreshed(known, seen) if known else Account(seen.identity, now_wall_ns, seen.inode)
+        )
 
 
-def _is_other(known: Account, identity: Identity, inode: int | None) -> bool:
+def _refreshed(known: Account, seen: Seen) -> Account:
+    inode = known.inode if seen.inode is None else seen.inode
+    ended_ns = None if seen.is_live else known.ended_ns
+    if (known.identity, known.inode, known.ended_ns) == (seen.identity, inode, ended_ns):
+        return known
+    return replace(known, identity=seen.identity, inode=inode, ended_ns=ended_ns)
+
+
+def _is_other(known: Account, seen: Seen) -> bool:
     return (
-        identity.kind in ("container", "vm")
+        seen.identity.kind in ONE_CGROUP_KINDS
         and known.inode is not None
-        and inode is not None
-        and inode != known.inode
+        and seen.inode is not None
+        and seen.inode != known.inode
     )
 
 
@@ -111,15 +127,13 @@ def evict_old(accounts: Accounts, end_ns: int, params: Params) -> None:
     _fold_finished_pods(accounts)
 
 
-def evict(accounts: Accounts, leaf_id: str, *, others_follow: bool = False) -> None:
-    """Move one leaf's counters to ``past:<pod_uid>`` while its pod is listed, else to ``past``."""
+def evict(accounts: Accounts, leaf_id: str) -> None:
+    """Move one leaf's counters to ``past:<pod_uid>``, or to ``past`` where it has no pod.
+
+    ``evict_old`` folds the pasts of pods that are no longer listed, in the same window.
+    """
     account = accounts.pop(leaf_id)
-    uid = account.identity.pod_uid
-    target = (
-        past_of(account.identity)
-        if uid and (others_follow or uid in listed_pods(accounts))
-        else FIXED[2]
-    )
+    target = past_of(account.identity) if account.identity.pod_uid else FIXED[2]
     merge_into(accounts, target, account)
 
 

@@ -79,10 +79,10 @@ def _leaf_inodes(
 def _is_former(
     key: int, identity: Identity, refs: Mapping[int, CgroupRef], inodes: Mapping[str, int]
 ) -> bool:
-    """Say whether a container's cgroup is one that another of the same id has replaced."""
+    """Say whether a leaf's cgroup is one that another of the same id has replaced."""
     ref = refs.get(key)
     return (
-        identity.kind == "container"
+        identity.kind in ledger.ONE_CGROUP_KINDS
         and ref is not None
         and ref.path == identity.cgroup
         and inodes.get(identity.id, ref.inode) != ref.inode

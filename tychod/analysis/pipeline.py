@@ -26,7 +26,7 @@ from tychod.analysis.state import (
     State,
     ZonePoint,
 )
-from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Energy, Snapshot, Window
+from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Energy, Identity, Snapshot, Window
 from tychod.samples import Int64s
 
 NO_ACTIVITY = "energy was used while no CPU time was observed"
@@ -37,17 +37,19 @@ def analyse(
 ) -> tuple[Snapshot, State]:
     """Book one window.  Pure: the same arguments give the same result."""
     cpu = cpu_window(observations.cpu, window, state)
+    chosen = chosen_series(observations.energy)
     zones = [
         zone
-        for series in chosen_series(observations.energy)
+        for series in chosen
         for zone in zone_windows(series, window, cpu.edges_ns, state, params)
     ]
+    known = {*state.domains, *(zone.domain for series in chosen for zone in series.zones)}
     domains = domain_windows(zones)
     idle = _observe_idle(domains, cpu, window, state, params)
     owned = owners(cpu, observations, state.accounts)
     booked = {
         name: _attribute(domains[name], _idle_w(domains[name], idle), owned, cpu.edges_ns)
-        for name in attributed_domains(domains)
+        for name in attributed_domains(domains, known)
     }
     reason = _unattributed_reason(domains, owned, booked)
     accounts = _book(state, window, observations, params, owned, booked, reason)
@@ -61,7 +63,8 @@ def analyse(
         accounts=accounts,
         idle=idle,
         consumed_ns=cpu.consumed_ns,
-        cpu_end=cpu.at_end or state.cpu_end,
+        cpu_run=cpu.run,
+        cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
         violations=state.violations + _violations(accounts, totals),
     )
     gap = state.restarted
@@ -77,14 +80,30 @@ def _observe_idle(
 ) -> dict[str, IdlePoint]:
     """Teach the idle floor of each measured domain what this window showed."""
     found = dict(state.idle)
+    if not _is_busy_known(cpu, window, state, params):
+        return found
     capacity_ns = params.cpus * (window.end_ns - window.start_ns)
     busy = min(float(cpu.used_ns.sum()) / capacity_ns, 1.0)
     for name, domain in domains.items():
         whole = all(not z.late_uj and z.point.t_ns >= window.end_ns for z in domain.zones)
-        if domain.idle_w is None and whole and not state.restarted:
+        if domain.idle_w is None and whole:
             power_w = domain.energy_uj / 1e6 / window.seconds
             found[name] = observe(found.get(name, IdlePoint()), busy, power_w, window.seconds)
     return found
+
+
+def _is_busy_known(cpu: CpuWindow, window: Window, state: State, params: Params) -> bool:
+    """Say whether this window's CPU time is all that was used in it, and nothing from before it.
+
+    Without this a node whose CPU time cannot be read would look idle at whatever power it draws.
+    """
+    if state.restarted or state.cpu_end is None or cpu.at_end is None:
+        return False
+    return (
+        state.cpu_end.t_ns >= window.start_ns - params.late_tolerance_ns
+        and cpu.at_end.t_ns >= window.end_ns - params.late_tolerance_ns
+        and cpu.run == state.cpu_run
+    )
 
 
 def _idle_w(domain: DomainWindow, idle: Mapping[str, IdlePoint]) -> float:
@@ -95,10 +114,12 @@ def _idle_w(domain: DomainWindow, idle: Mapping[str, IdlePoint]) -> float:
 
 def _attribute(domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int64s) -> Booked:
     """Split one domain's energy of the window; the parts add up to it exactly."""
-    covered_ns = min(int(edges_ns[-1] - edges_ns[0]), max(z.covered_ns for z in domain.zones))
-    idle_uj = min(domain.energy_uj, int(idle_w * covered_ns / 1_000))
+    covered_ns = [min(z.covered_ns, int(edges_ns[-1] - edges_ns[0])) for z in domain.zones]
+    zone_idle_w = idle_w / len(covered_ns)  # a zone that was not read has no idle energy either
+    idle_uj = min(domain.energy_uj, int(zone_idle_w * sum(covered_ns) / 1_000))
     dynamic_uj = domain.energy_uj - idle_uj
-    bins = dynamic_bins(domain.bins_uj, idle_w, edges_ns)
+    seen_idle_w = zone_idle_w * sum(1 for ns in covered_ns if ns)
+    bins = dynamic_bins(domain.bins_uj, seen_idle_w, edges_ns)
     shares, unused = weights(bins, owned.used_ns)
     if not shares.any() and not unused:  # no bin shows energy: share by the whole window's time
         shares = owned.used_ns.sum(axis=0).astype(float)
@@ -141,9 +162,9 @@ def _book(
     accounts = ledger.with_fixed(state.accounts, now_wall_ns)
     used = owned.used_ns.sum(axis=0).tolist()
     present = [
-        (leaf, owned.inodes.get(leaf.id))
+        ledger.Seen(leaf, owned.inodes.get(leaf.id), leaf.id in owned.live)
         for leaf, spent in zip(owned.leaves, used, strict=True)
-        if spent or leaf.id in accounts or _always_listed(leaf.kind, leaf.name)
+        if spent or leaf.id in accounts or (leaf.id in owned.live and _is_listed_idle(leaf))
     ]
     ledger.admit(accounts, present, now_wall_ns)
     spent_ns = {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns}
@@ -176,9 +197,9 @@ def state_reason(state: State) -> str | None:
     return known.identity.reason if known else None
 
 
-def _always_listed(kind: str, name: str) -> bool:
+def _is_listed_idle(leaf: Identity) -> bool:
     """Slices and pod cgroups only group others: they are listed once they used something."""
-    return kind in ledger.ENDING_KINDS and not name.endswith(".slice")
+    return leaf.kind in ledger.ENDING_KINDS and not leaf.name.endswith(".slice")
 
 
 def _domain_totals(
@@ -197,16 +218,21 @@ def _domain_totals(
 
 
 def _zone_points(state: State, zones: Sequence[ZoneWindow]) -> dict[str, ZonePoint]:
-    """Return all points; where another source took a domain over, the old one begins anew later."""
+    """Return all points; one whose domain something else has counted begins anew when it is back.
+
+    A model counts its whole domain, so it takes over from another model too (other settings).
+    """
     sources: dict[str, set[str]] = {}
     for zone in zones:
         sources.setdefault(zone.zone.domain, set()).add(zone.source)
-    found = {
-        key: point._replace(native_uj=None)
-        if point.domain in sources and key.partition(":")[0] not in sources[point.domain]
-        else point
-        for key, point in state.zones.items()
-    }
+    if "psys" in sources:  # no model of the package runs beside it
+        sources.setdefault("package", sources["psys"])
+    models = {zone.source for zone in zones if zone.quality == "modelled"}
+    found = {}
+    for key, point in state.zones.items():
+        now, own = sources.get(point.domain, set()), key.partition(":")[0]
+        is_over = bool(now) and (own not in now or own in models)
+        found[key] = point._replace(native_uj=None) if is_over else point
     return found | {zone.zone.key: zone.point for zone in zones}
 
 

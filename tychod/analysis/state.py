@@ -83,5 +83,6 @@ class State:
     accounts: Mapping[str, Account] = field(default_factory=dict)
     idle: Mapping[str, IdlePoint] = field(default_factory=dict)
     consumed_ns: Mapping[int, int] = field(default_factory=dict)  # own CPU time credited, by key
+    cpu_run: int = 0  # the series that those keys are of
     cpu_end: CpuSample | None = None  # CPU totals at ``end_ns``, for a restart to go on from
     violations: int = 0

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -14,13 +14,14 @@ from tychod.config import Config
 from tychod.hostfs import (
     Host,
     boot_id,
+    may_read_everything,
     node_name,
     online_cpus,
     own_cpu_ns,
     own_rss_bytes,
     raise_open_file_limit,
 )
-from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus
+from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus, Trouble
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
@@ -34,6 +35,13 @@ from tychod.version import read_build
 
 log = logging.getLogger(__name__)
 
+LACKS_CAPABILITY: Final = Trouble(
+    "privileges",
+    "the daemon lacks CAP_DAC_READ_SEARCH: containerd's bundles, which name pods first, and the "
+    "kubelet's credentials of root cannot be read; names come from log links, if at all",
+    "give it the capability back (remove the drop-in that took it), or accept the loss",
+)
+WAIT_STEP_S: Final = 0.1
 STOP_S: Final = 1.5
 """All threads together get this long; one that hangs in a driver is left behind."""
 
@@ -72,6 +80,7 @@ class Daemon:
     ) -> None:
         self.settings = settings
         self._clock: Clock = SystemClock()
+        self._store = store
         self._rejected: str | None = None
         self._begun_ns = self._clock.now_ns()
         self._begun_cpu_ns = own_cpu_ns()
@@ -112,7 +121,7 @@ class Daemon:
             crashed,
         )
 
-    def start(self, patience_s: float) -> None:
+    def start(self, patience_s: float, stop_asked: Callable[[], bool]) -> None:
         """Start everything; return when the first pass is good and the socket answers.
 
         A source that has not answered after ``patience_s`` seconds does not hold the start.
@@ -121,7 +130,7 @@ class Daemon:
         for source in self._energy:
             source.sampler.start()
         deadline_ns = self._clock.now_ns() + round(patience_s * 1e9)
-        self._wait_tried(deadline_ns)
+        self._wait_tried(deadline_ns, stop_asked)
         self._metadata.start()
         self._metadata.wait_scanned(max(deadline_ns - self._clock.now_ns(), 0) / 1e9)
         self._analyser.start()
@@ -130,15 +139,18 @@ class Daemon:
         self._server = ControlServer(self._listener, answers, self._latest, path=self._path)
         self._server.start()
 
-    def _wait_tried(self, deadline_ns: int) -> None:
+    def _wait_tried(self, deadline_ns: int, stop_asked: Callable[[], bool]) -> None:
         energy: list[Tried] = [source.sampler for source in self._energy]
         everything: list[Tried] = [self._cpu.sampler, *energy]
         for sampler in everything:
-            left_s = (deadline_ns - self._clock.now_ns()) / 1e9
-            if not sampler.wait_tried(max(left_s, 0.0)):
-                log.warning(
-                    "%s has not answered yet; the start goes on without it", sampler.plan.name
-                )
+            while not sampler.wait_tried(WAIT_STEP_S):
+                if stop_asked():
+                    return
+                if self._clock.now_ns() > deadline_ns:
+                    log.warning(
+                        "%s has not answered yet; the start goes on without it", sampler.plan.name
+                    )
+                    break
 
     def stop(self) -> None:
         """Stop in reverse order; what hangs is left to end with the process."""
@@ -195,7 +207,18 @@ class Daemon:
             config_rejected=self._rejected,
             identity_routes=self._metadata.routes(),
             sources=self.sources(),
+            troubles=tuple(self._troubles()),
         )
+
+    def _troubles(self) -> Iterator[Trouble]:
+        if self._store.problem:
+            remedy = "make room or mend the directory's mode; saving is tried again every window"
+            yield Trouble("state", self._store.problem, remedy)
+        collector = self._cpu.collector()
+        for problem in collector.problems if collector else ():
+            yield Trouble("cpu", problem, None)
+        if not may_read_everything():
+            yield LACKS_CAPABILITY
 
     def _facts(self) -> NodeFacts:
         build = read_build()

@@ -322,6 +322,7 @@ def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem
     remedies = {source.name: source.remedy for source in status.sources}
     for name, domain in _wanted_domains(status, snapshot):
         found += _domain_problems(name, domain, remedies.get(domain.source))
+    found += [_problem(*trouble) for trouble in status.troubles]
     if status.config_rejected is not None:
         remedy = "mend the files named, then reload: systemctl reload tychod"
         found.append(_problem("config", status.config_rejected, remedy))

@@ -4,6 +4,7 @@ Saved after every window, before its snapshot is published: write, then rename. 
 ``kill -9``; it is synced to the disk once a minute and at the end.
 """
 
+import dataclasses
 import fcntl
 import logging
 import os
@@ -11,6 +12,7 @@ import struct
 import time
 import zlib
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +22,6 @@ from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, Zone
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
 from tychod.samples import CgroupRef
-from tychod.schema import to_plain
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ CHECKSUM: Final = struct.Struct(">I")
 FILE_NAME: Final = "state.msgpack"
 LOCK_NAME: Final = "lock"
 SYNC_S: Final = 60.0
+IDENTITY_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Identity))
+_identity_values: Final = attrgetter(*IDENTITY_FIELDS)
 
 
 class StateInUseError(Exception):
@@ -192,6 +195,7 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
             name: [d.energy_uj, *d.split, d.attributed] for name, d in state.domains.items()
         },
         "idle": {name: list(point) for name, point in state.idle.items()},
+        "identity_fields": IDENTITY_FIELDS,
         "accounts": [_plain_account(account) for account in state.accounts.values()],
         "cpu": _plain_baseline(baseline) if baseline else None,
     }
@@ -199,21 +203,21 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
 
 def _plain_account(account: Account) -> list[object]:
     return [
-        to_plain(account.identity),
+        _identity_values(account.identity),
         account.first_seen_ns,
         account.inode,
         account.cpu_ns,
-        {name: list(energy) for name, energy in account.energy.items()},
+        dict(account.energy),  # msgpack writes a named tuple as a list
         account.ended_ns,
     ]
 
 
 def _plain_baseline(baseline: CpuBaseline) -> list[object]:
-    totals = [[ref.path, ref.inode, total] for ref, total in baseline.totals.items()]
-    return [*baseline[:-1], totals]
+    return [*baseline[:-1], list(baseline.totals.items())]
 
 
 def _parse(plain: Mapping[str, Any]) -> Saved:
+    accounts = [_parse_account(plain["identity_fields"], row) for row in plain["accounts"]]
     state = State(
         sequence=int(plain["sequence"]),
         since_ns=plain["since_ns"],
@@ -226,16 +230,16 @@ def _parse(plain: Mapping[str, Any]) -> Saved:
             for name, (energy, idle, dynamic, attributed) in plain["domains"].items()
         },
         idle={name: IdlePoint(*point) for name, point in plain["idle"].items()},
-        accounts={a.identity.id: a for a in map(_parse_account, plain["accounts"])},
+        accounts={account.identity.id: account for account in accounts},
     )
     cpu = plain["cpu"]
     return Saved(state, _parse_baseline(cpu) if cpu else None)
 
 
-def _parse_account(row: list[Any]) -> Account:
+def _parse_account(fields: list[str], row: list[Any]) -> Account:
     identity, first_seen_ns, inode, cpu_ns, energy, ended_ns = row
     return Account(
-        Identity(**identity),
+        Identity(**dict(zip(fields, identity, strict=True))),
         int(first_seen_ns),
         inode,
         int(cpu_ns),
@@ -246,5 +250,5 @@ def _parse_account(row: list[Any]) -> Account:
 
 def _parse_baseline(row: list[Any]) -> CpuBaseline:
     method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, rows = row
-    totals = {CgroupRef(path, inode): total for path, inode, total in rows}
+    totals = {CgroupRef(path, inode): total for (path, inode), total in rows}
     return CpuBaseline(method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, totals)

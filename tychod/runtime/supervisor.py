@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from tychod.collectors import ENERGY_COLLECTORS
 from tychod.config import Config
 from tychod.runtime.daemon import Daemon
 from tychod.runtime.listener import ListenError, adopt_listener, bind_control_socket
@@ -38,6 +39,7 @@ QUIET_LIMIT_S: Final = 4.0
 """Analysis shows itself twice a second; after this long without it the watchdog starves."""
 DEFAULT_SOCKET: Final = "/run/tychod/tychod.sock"
 DEFAULT_STATE: Final = "/var/lib/tychod"
+ROOTS: Final = ("procfs", "sysfs", "cgroupfs", "run", "log")
 
 
 class StartError(Exception):
@@ -49,6 +51,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
+        self.stop_asked: Final = threading.Event()
         self._writer.setblocking(False)
 
     @contextmanager
@@ -70,6 +73,8 @@ class Signals:
         self._send(b"C")
 
     def _noted(self, number: int, _frame: object) -> None:
+        if number != signal.SIGHUP:
+            self.stop_asked.set()
         self._send(b"H" if number == signal.SIGHUP else b"T")
 
     def _send(self, word: bytes) -> None:
@@ -119,14 +124,6 @@ def _serve(
     notifier: Notifier,
     signals: Signals,
 ) -> int:
-    build = read_build()
-    log.info(
-        "tychod %s (%s) starts\n%s",
-        build.version,
-        build.commit,
-        render_summary(settings),
-        extra={"event": "start"},
-    )
     sys.setswitchinterval(0.001)  # a sampler gets the interpreter within a millisecond
     threading.stack_size(512 * 1024)
     with ExitStack() as undo:
@@ -135,14 +132,37 @@ def _serve(
         listener, path = _open_listener(settings.config, environ)
         undo.callback(listener.close)
         daemon = Daemon(settings, store, listener, path, signals.crash)
+        log.info("%s", render_start(settings, store, path), extra={"event": "start"})
         undo.callback(daemon.stop)
-        daemon.start(FIRST_PASS_S)
+        daemon.start(FIRST_PASS_S, signals.stop_asked.is_set)
         notifier.ready(daemon.summary())
         log.info("ready: %s", daemon.summary(), extra={"event": "ready"})
         code = _watch(args, environ, daemon, notifier, signals)
         notifier.stopping("saving state")
         log.info("stops", extra={"event": "stop"})
     return code
+
+
+def render_start(settings: Settings, store: Store, path: Path | None) -> str:
+    """Return the block in the log at start: build, files read, resolved paths, sources."""
+    build, config = read_build(), settings.config
+    roots = ", ".join(f"{name} {getattr(config.host, name)}" for name in ROOTS)
+    sources = [
+        f"{spec.name} {'off' if (wanted := spec.enabled(config)) is False else wanted}"
+        for spec in ENERGY_COLLECTORS
+    ]
+    return "\n".join(
+        [
+            f"tychod {build.version} ({build.commit}) starts",
+            render_summary(settings),
+            f"socket: {path or 'passed by systemd'}",
+            f"state: {store.directory}",
+            f"host: {roots}",
+            f"sources: {', '.join(sources)}, kubelet {config.kubelet.enabled}".replace(
+                "True", "required"
+            ).replace("False", "off"),
+        ]
+    )
 
 
 def _watch(
