@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
+
+import numpy as np
 
 from tychod.analysis import ledger
 from tychod.analysis.attribution import allocate, dynamic_bins, weights
@@ -29,6 +32,8 @@ from tychod.analysis.state import (
 from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Energy, Identity, Snapshot, Window
 from tychod.samples import Int64s
 
+SHORTEST_BIN_S: Final = 0.1
+"""The idle floor learns nothing from slivers between a sample and a window's end."""
 NO_ACTIVITY = "energy was used while no CPU time was observed"
 
 
@@ -43,7 +48,7 @@ def analyse(
         for series in chosen
         for zone in zone_windows(series, window, cpu.edges_ns, state, params)
     ]
-    known = {*state.domains, *(zone.domain for series in chosen for zone in series.zones)}
+    known = {zone.domain for series in chosen for zone in series.zones}
     domains = domain_windows(zones)
     idle = _observe_idle(domains, cpu, window, state, params)
     owned = owners(cpu, observations, state.accounts)
@@ -82,13 +87,17 @@ def _observe_idle(
     found = dict(state.idle)
     if not _is_busy_known(cpu, window, state, params):
         return found
-    capacity_ns = params.cpus * (window.end_ns - window.start_ns)
-    busy = min(float(cpu.used_ns.sum()) / capacity_ns, 1.0)
+    lengths_s = np.diff(cpu.edges_ns) / 1e9
+    busy = np.minimum(cpu.used_ns.sum(axis=1) / 1e9 / (params.cpus * lengths_s), 1.0).tolist()
     for name, domain in domains.items():
         whole = all(not z.late_uj and z.point.t_ns >= window.end_ns for z in domain.zones)
-        if domain.idle_w is None and whole:
-            power_w = domain.energy_uj / 1e6 / window.seconds
-            found[name] = observe(found.get(name, IdlePoint()), busy, power_w, window.seconds)
+        if domain.idle_w is not None or not whole:
+            continue
+        bins = zip(busy, domain.bins_uj.tolist(), lengths_s.tolist(), strict=True)
+        for share, energy_uj, seconds in bins:
+            if seconds >= SHORTEST_BIN_S:
+                point = found.get(name, IdlePoint())
+                found[name] = observe(point, share, energy_uj / 1e6 / seconds, seconds)
     return found
 
 

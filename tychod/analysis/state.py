@@ -60,14 +60,16 @@ class Account:
 
 
 class IdlePoint(NamedTuple):
-    """Running moments of (busy share, power) with forgetting, and the lowest power seen."""
+    """Running moments of (busy share, power) with forgetting, and what follows from them."""
 
     weight: float = 0.0
     mean_busy: float = 0.0
     mean_w: float = 0.0
     var_busy: float = 0.0
     cov: float = 0.0
+    var_w: float = 0.0
     lowest_w: float = 0.0
+    floor_w: float = 0.0  # the last one that was believed
 
 
 @dataclass(frozen=True, slots=True)
