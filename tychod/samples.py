@@ -78,3 +78,4 @@ class CpuSeries:
     method: str  # "bpf-core" | "bpf-bcc" | "cgroup-v2" | "cgroup-v1"
     samples: tuple[CpuSample, ...]
     cgroups: Mapping[int, CgroupRef]
+    run: int = 0  # another number: opened anew, and keys and own times began again

@@ -31,9 +31,10 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
     samples = series.samples if series else ()
     if series is None or not samples:
         run = series.run if series else state.cpu_run
+        kept = state.consumed_ns if run == state.cpu_run else {}
         edges = np.array([window.start_ns, window.end_ns], np.int64)
         none = np.zeros(0, np.int64)
-        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), {}, run, None)
+        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), kept, run, None)
     keys = _all_keys(samples)
     own = np.stack([_spread(s.keys, s.own_ns, keys) for s in samples])
     times = np.array([s.t_ns for s in samples], np.int64)

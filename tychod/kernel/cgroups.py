@@ -97,7 +97,14 @@ class CgroupReader:
             if not (self._v2 and hierarchy.true_root):
                 self._root_file = host.open_kept(f"{hierarchy.root}/{usage_file}")
                 opened.callback(self._root_file.close)
-            self._tree = CgroupTree(host, hierarchy.root, usage_file, may_rename=not self._v2)
+            # Fewer than one cgroup a nanosecond: keys of a reader opened anew are new ones.
+            self._tree = CgroupTree(
+                host,
+                hierarchy.root,
+                usage_file,
+                may_rename=not self._v2,
+                first_key=clock.now_ns(),
+            )
             opened.callback(self._tree.close)
             self._opened = opened.pop_all()
         self._tick_hz = tick_hz()

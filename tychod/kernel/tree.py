@@ -49,14 +49,17 @@ class Node:
 class CgroupTree:
     """All cgroups below a directory, each with its usage file open."""
 
-    def __init__(self, host: Host, root: str, usage_file: str, *, may_rename: bool) -> None:
+    def __init__(
+        self, host: Host, root: str, usage_file: str, *, may_rename: bool, first_key: int = 0
+    ) -> None:
+        """``first_key``: the smallest key given; one never given before, keys are for ever."""
         self._host = host
         self._root_dir = root
         self._usage_file = usage_file
         self._may_rename = may_rename  # v1 lets cgroups change their name
         self._by_key: dict[int, Node] = {}
         self._by_watch: dict[int, Node] = {}
-        self._next_key = 0
+        self._next_key = first_key
         self._next_walk_ns = 0
         self._refused: dict[str, str] = {}  # path -> why its file could not be opened
         self._watch_error: str | None = None

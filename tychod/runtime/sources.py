@@ -9,7 +9,7 @@ from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
 from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
 from tychod.config import Config
 from tychod.hostfs import Host
-from tychod.kernel.cgroups import CpuBaseline
+from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
 from tychod.runtime.sampler import Plan, Sampler
 from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
@@ -82,7 +82,16 @@ class CpuSampler:
         if opened is None:
             return None
         samples = opened.buffer.cut(window.start_ns, window.end_ns)
-        return CpuSeries(opened.collector.method, samples, opened.collector.cgroups)
+        collector = opened.collector
+        return CpuSeries(collector.method, samples, collector.cgroups, opened.run)
+
+    def baseline(self) -> CpuBaseline | None:
+        """Return where the newest collector got to, for one that is opened anew to go on from."""
+        opened = self.sampler.newest()
+        last = opened.buffer.last() if opened else None
+        if opened is None or last is None:
+            return None
+        return baseline_of(opened.collector.method, last, opened.collector.cgroups)
 
 
 Crashed = Callable[[str], None]
@@ -135,14 +144,17 @@ def cpu_sampler(
     crashed: Crashed,
     baseline: CpuBaseline | None,
 ) -> CpuSampler:
-    """Return the sampler of CPU time, which goes on from ``baseline`` the first time it opens."""
+    """Return the sampler of CPU time, which goes on from ``baseline`` the first time it opens.
+
+    When it is opened anew later, it goes on from where it was.
+    """
     spec = CPU_COLLECTOR
-    pending = [baseline] if baseline else []
 
     def probe() -> Ready[CpuCollector] | Unavailable:
         outcome = spec.probe(host, config, clock)
-        if isinstance(outcome, Ready) and pending:
-            outcome.collector.resume(pending.pop())
+        known = found.baseline() or baseline
+        if isinstance(outcome, Ready) and known:
+            outcome.collector.resume(known)
         return outcome
 
     plan = Plan(
@@ -153,7 +165,8 @@ def cpu_sampler(
         history_s=config.window.history,
         epoch_ns=epoch_ns,
     )
-    return CpuSampler(Sampler(plan, probe, clock, crashed))
+    found = CpuSampler(Sampler(plan, probe, clock, crashed))
+    return found
 
 
 def off_status(config: Config) -> tuple[SourceStatus, ...]:
