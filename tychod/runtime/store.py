@@ -8,13 +8,16 @@ import dataclasses
 import fcntl
 import logging
 import os
+import stat
 import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 
@@ -22,6 +25,7 @@ from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, Zone
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
 from tychod.samples import CgroupRef
+from tychod.schema import check_value, load, show
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,13 @@ MAGIC: Final = b"tychod\n"
 CHECKSUM: Final = struct.Struct(">I")
 FILE_NAME: Final = "state.msgpack"
 LOCK_NAME: Final = "lock"
+OWN_NAMES: Final = frozenset({LOCK_NAME, FILE_NAME.partition(".")[0]})
+NAMES: Final = "surrogateescape"
+"""How names of files that are not UTF-8 are kept; anybody may name a cgroup so."""
 SYNC_S: Final = 60.0
+OPTIONAL_INT: Final = int | None
+
+R = TypeVar("R")
 IDENTITY_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Identity))
 _identity_values: Final = attrgetter(*IDENTITY_FIELDS)
 
@@ -53,6 +63,7 @@ class Store:
         """Create (0700) and lock the directory; raise ``StateInUseError`` or ``OSError``."""
         self.directory: Final = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _restrict(directory)
         self._lock_fd = _lock(directory / LOCK_NAME)
         self._synced = time.monotonic()
         self._problem: str | None = None
@@ -78,7 +89,7 @@ class Store:
                 log.info("the saved state is of another boot: counters start anew")
                 return None
             return _parse(plain)
-        except (ValueError, TypeError, KeyError, LookupError, msgpack.UnpackException) as exc:
+        except (ValueError, TypeError, LookupError, msgpack.UnpackException) as exc:
             self._set_aside(path, f"is damaged: {exc!r}")
             return None
 
@@ -99,7 +110,8 @@ class Store:
 
     def save(self, boot_id: str, state: State, baseline: CpuBaseline | None) -> None:
         """Write the state; a failure is logged when it begins and shown in the status."""
-        packed = msgpack.packb(_plain(boot_id, state, baseline), use_bin_type=True)
+        plain = _plain(boot_id, state, baseline)
+        packed = msgpack.packb(plain, use_bin_type=True, unicode_errors=NAMES)
         framed = MAGIC + CHECKSUM.pack(zlib.crc32(packed)) + packed
         sync = time.monotonic() - self._synced >= SYNC_S
         try:
@@ -114,7 +126,8 @@ class Store:
     def _write(self, packed: bytes, *, sync: bool) -> None:
         path = self.directory / FILE_NAME
         scratch = path.with_suffix(".new")
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        scratch.unlink(missing_ok=True)  # left by a save that failed, or put there by another
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, packed)
             if sync:
@@ -142,8 +155,17 @@ class Store:
         os.close(self._lock_fd)
 
 
+def _restrict(directory: Path) -> None:
+    """Close a directory to others, unless it holds more than state: it may be a shared one."""
+    status = directory.stat()
+    is_own = status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX
+    is_open = is_own and status.st_mode & 0o077
+    if is_open and all(e.name.partition(".")[0] in OWN_NAMES for e in directory.iterdir()):
+        directory.chmod(0o700)
+
+
 def _lock(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -153,8 +175,9 @@ def _lock(path: Path) -> int:
             f"another tychod (pid {holder}) uses the state directory {path.parent}; "
             "stop it or set STATE_DIRECTORY to another place"
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full disk: the lock holds without the number
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
@@ -165,13 +188,15 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _unpack(data: bytes) -> dict[str, Any]:
-    plain: dict[str, Any] = msgpack.unpackb(_checked(data), raw=False, strict_map_key=False)
+    plain: dict[str, Any] = msgpack.unpackb(
+        _body(data), raw=False, strict_map_key=False, unicode_errors=NAMES
+    )
     if plain["format"] != FORMAT:
         raise ValueError(f"format {plain['format']!r}, this version reads {FORMAT}")
     return plain
 
 
-def _checked(data: bytes) -> bytes:
+def _body(data: bytes) -> bytes:
     """Return the body of a state file; raise ``ValueError`` when a byte of it is not as written."""
     head = len(MAGIC) + CHECKSUM.size
     if not data.startswith(MAGIC) or len(data) < head:
@@ -217,38 +242,84 @@ def _plain_baseline(baseline: CpuBaseline) -> list[object]:
 
 
 def _parse(plain: Mapping[str, Any]) -> Saved:
-    accounts = [_parse_account(plain["identity_fields"], row) for row in plain["accounts"]]
+    end_ns = _checked(plain["end_ns"], OPTIONAL_INT)
     state = State(
-        sequence=int(plain["sequence"]),
-        since_ns=plain["since_ns"],
-        end_ns=plain["end_ns"],
-        restarted=plain["end_ns"] is not None,
-        violations=int(plain["violations"]),
-        zones={key: ZonePoint(*point) for key, point in plain["zones"].items()},
-        domains={
-            name: DomainAccount(energy, Energy(idle, dynamic), bool(attributed))
-            for name, (energy, idle, dynamic, attributed) in plain["domains"].items()
-        },
-        idle={name: IdlePoint(*point) for name, point in plain["idle"].items()},
-        accounts={account.identity.id: account for account in accounts},
+        sequence=_checked(plain["sequence"], int),
+        since_ns=_checked(plain["since_ns"], OPTIONAL_INT),
+        end_ns=end_ns,
+        restarted=end_ns is not None,
+        violations=_checked(plain["violations"], int),
+        zones={key: _row(ZonePoint, row) for key, row in _table(plain["zones"])},
+        domains={name: _parse_domain(*row) for name, row in _table(plain["domains"])},
+        idle={name: _row(IdlePoint, row) for name, row in _table(plain["idle"])},
+        accounts={a.identity.id: a for a in _parse_accounts(plain)},
     )
     cpu = plain["cpu"]
-    return Saved(state, _parse_baseline(cpu) if cpu else None)
+    return Saved(state, None if cpu is None else _parse_baseline(cpu))
 
 
-def _parse_account(fields: list[str], row: list[Any]) -> Account:
+def _parse_domain(
+    energy_uj: object, idle_uj: object, dynamic_uj: object, on: object
+) -> DomainAccount:
+    split = _row(Energy, [idle_uj, dynamic_uj])
+    return DomainAccount(_checked(energy_uj, int), split, _checked(on, bool))
+
+
+def _parse_accounts(plain: Mapping[str, Any]) -> Iterable[Account]:
+    names = [_checked(name, str) for name in plain["identity_fields"]]
+    return (_parse_account(names, row) for row in plain["accounts"])
+
+
+def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
     identity, first_seen_ns, inode, cpu_ns, energy, ended_ns = row
     return Account(
-        Identity(**dict(zip(fields, identity, strict=True))),
-        int(first_seen_ns),
-        inode,
-        int(cpu_ns),
-        {name: Energy(*split) for name, split in energy.items()},
-        ended_ns,
+        _parse_identity(dict(zip(names, identity, strict=True))),
+        _checked(first_seen_ns, int),
+        _checked(inode, OPTIONAL_INT),
+        _checked(cpu_ns, int),
+        {name: _row(Energy, split) for name, split in _table(energy)},
+        _checked(ended_ns, OPTIONAL_INT),
     )
+
+
+def _parse_identity(fields: dict[str, object]) -> Identity:
+    labels = {name: _checked(text, str) for name, text in _table(fields.pop("labels"))}
+    identity, problems = load(Identity, fields, "identity")
+    if identity is None:
+        raise ValueError("; ".join(map(str, problems)))
+    return replace(identity, labels=labels)
 
 
 def _parse_baseline(row: list[Any]) -> CpuBaseline:
     method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, rows = row
-    totals = {CgroupRef(path, inode): total for (path, inode), total in rows}
-    return CpuBaseline(method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, totals)
+    times = [_checked(t, int) for t in (t_ns, idle_ns, kernel_ns, outside_ns, root_ns)]
+    totals = {
+        CgroupRef(_checked(path, str), _checked(inode, int)): _checked(total, int)
+        for (path, inode), total in rows
+    }
+    return CpuBaseline._make([_checked(method, str), *times, totals])
+
+
+def _table(value: object) -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table, got {show(value)}")  # noqa: TRY004 - it is data
+    return ((_checked(key, str), entry) for key, entry in value.items())
+
+
+def _row(cls: Callable[..., R], row: object) -> R:
+    """Build a named tuple of plain values from a list of them."""
+    hints = get_type_hints(cls)
+    if not isinstance(row, list) or len(row) != len(hints):
+        raise ValueError(f"expected {len(hints)} values, got {show(row)}")
+    return cls(*(_checked(v, hint) for v, hint in zip(row, hints.values(), strict=True)))
+
+
+def _checked(value: object, hint: object) -> Any:
+    """Return a plain value of the type that ``hint`` says; raise ``ValueError`` for another.
+
+    The checksum proves that the file is as written, not that it was written by this version.
+    """
+    checked, message = check_value(value, hint)
+    if message:
+        raise ValueError(message)
+    return checked
