@@ -25,6 +25,8 @@ GATE_S: Final = 1.0
 GIVE_UP_AFTER_S: Final = 30.0
 """A source that gave nothing for this long is closed and probed anew."""
 STALLED_AFTER_S: Final = 2.0
+RETELL_S: Final = 30.0
+"""A source that fails and recovers all the time is told of this often, not at every reading."""
 
 
 R = TypeVar("R", bound=EnergyCollector | CpuCollector)
@@ -70,6 +72,7 @@ class Opened(NamedTuple, Generic[R, S]):
 
     collector: R
     buffer: Buffer[S]
+    run: int  # how many were opened before this one
 
 
 class Sampler(Generic[R, S]):
@@ -92,6 +95,9 @@ class Sampler(Generic[R, S]):
         self._stop = threading.Event()
         self._health: Latest[Health] = Latest()
         self._opened: Latest[Opened[R, S] | None] = Latest()
+        self._newest: Opened[R, S] | None = None
+        self._told_ns: int | None = None  # when a failed reading was last logged
+        self._owes_recovery = False
         self._thread = threading.Thread(target=self._run, name=f"read-{plan.name}", daemon=True)
         self._set(Health("unavailable", "not probed yet"))
 
@@ -123,6 +129,10 @@ class Sampler(Generic[R, S]):
     def opened(self) -> Opened[R, S] | None:
         """Return the collector and its samples, or None while the source is not there."""
         return self._opened.get()
+
+    def newest(self) -> Opened[R, S] | None:
+        """Return the collector opened last, closed or not, and its samples."""
+        return self._newest
 
     def health(self) -> Health:
         """Return how the source is; ``stalled`` when it has not answered for too long."""
@@ -184,7 +194,9 @@ class Sampler(Generic[R, S]):
 
     @contextmanager
     def _open(self, collector: R) -> Iterator[Opened[R, S]]:
-        opened: Opened[R, S] = Opened(collector, Buffer(self.plan.capacity))
+        run = self._newest.run + 1 if self._newest else 0
+        opened: Opened[R, S] = Opened(collector, Buffer(self.plan.capacity), run)
+        self._newest = opened
         self._opened.publish(opened)
         try:
             yield opened
@@ -227,8 +239,11 @@ class Sampler(Generic[R, S]):
         return True
 
     def _failed(self, health: Health, reason: str) -> None:
-        if health.reason != reason:
+        now_ns = self._clock.now_ns()
+        is_due = self._told_ns is None or now_ns - self._told_ns >= RETELL_S * 1e9
+        if health.reason != reason and is_due:
             log.warning("%s: %s", self.plan.name, reason, extra={"source": self.plan.name})
+            self._told_ns, self._owes_recovery = now_ns, True
         self._set(health._replace(reason=reason, errors=health.errors + 1, tried=True))
 
     def _count_late(self, skipped_ns: int, deadline_ns: int) -> None:
@@ -249,6 +264,9 @@ class Sampler(Generic[R, S]):
         self._set(health)
         if (before.state, before.reason) == (health.state, health.reason):
             return
+        if before.state == health.state == "ok" and not self._owes_recovery:
+            return
+        self._owes_recovery = False
         event = {"event": f"source-{health.state}", "source": self.plan.name}
         if health.state == "ok":
             log.info("%s: reading every %g s", self.plan.name, self.plan.interval_s, extra=event)
