@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tychod.model import Energy, Identity
 from tychod.samples import CpuSample, CpuSeries, EnergySeries
+
+LATE_NS: Final = 500_000_000
+STALE_NS: Final = 1_500_000_000
+"""Enough for sources that are read every 0.3 s or more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,8 @@ class Params:
     """Settings of the analysis."""
 
     cpus: int
-    late_tolerance_ns: int = 500_000_000  # energy this late still belongs to the window's first bin
-    stale_ns: int = 1_500_000_000  # a zone whose last reading is older than this is stale
+    late_tolerance_ns: int = LATE_NS  # energy this late still belongs to the window's first bin
+    stale_ns: int = STALE_NS  # a zone whose last reading is older than this is stale
     terminated_age_ns: int = 600_000_000_000
     terminated_max: int = 500
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from tychod.analysis.state import Params, State
+from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, SystemClock
 from tychod.config import Config
@@ -245,8 +245,11 @@ class Daemon:
 
 def params_of(config: Config, cpus: int) -> Params:
     """Return the analysis parameters that the settings give."""
+    slowest_ns = max(config.rapl.interval, config.model.interval) * 1e9
     return Params(
         cpus=cpus,
+        late_tolerance_ns=max(LATE_NS, round(1.5 * slowest_ns)),
+        stale_ns=max(STALE_NS, round(3 * slowest_ns)),
         terminated_age_ns=round(config.workloads.terminated_age * 1e9),
         terminated_max=config.workloads.terminated_max,
     )
