@@ -42,8 +42,11 @@ def complete(
     return {**identities, **{key: identity for key, identity in found if identity}}
 
 
-def kubelet_status(kubelet: Kubelet | None, config: Config) -> SourceStatus:
-    """Return the kubelet's row for ``tychoctl sources``."""
+def kubelet_status(kubelet: Kubelet | None, config: Config, *, pods_seen: bool) -> SourceStatus:
+    """Return the kubelet's row for ``tychoctl sources``.
+
+    Where no pod was ever seen there is nothing to remedy: not every host is a Kubernetes node.
+    """
     settings = config.kubelet
     if kubelet is None:
         return SourceStatus(
@@ -62,13 +65,14 @@ def kubelet_status(kubelet: Kubelet | None, config: Config) -> SourceStatus:
     status = kubelet.status()
     problem = status.problem
     good = problem is None and status.answers > 0
+    wanted = pods_seen or settings.enabled is True or status.errors > 0
     return SourceStatus(
         name="kubelet",
         enabled=settings.enabled,
         state="ok" if good else "stalled" if status.answers else "unavailable",
         quality="measured" if good else "stale" if status.answers else "unavailable",
         reason=problem.reason if problem else None if good else "not asked yet",
-        remedy=problem.remedy if problem else None,
+        remedy=problem.remedy if problem and wanted else None,
         interval_s=settings.interval,
         delay_s=0.0,
         samples=status.answers,
