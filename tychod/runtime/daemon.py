@@ -190,7 +190,9 @@ class Daemon:
         """Return the health of every source."""
         rows = [source.sampler.status() for source in self._energy]
         rows += off_status(self.settings.config)
-        kubelet = kubelet_status(self._kubelet, self.settings.config)
+        snapshot = self._latest.get()
+        pods_seen = any(leaf.identity.pod_uid for leaf in snapshot.leaves) if snapshot else False
+        kubelet = kubelet_status(self._kubelet, self.settings.config, pods_seen=pods_seen)
         return (self._cpu.sampler.status(), *rows, kubelet)
 
     def status(self) -> DaemonStatus:
