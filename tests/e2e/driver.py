@@ -1,0 +1,190 @@
+"""Builds the packages and checks them on a machine with systemd; run by tests/e2e/run.sh.
+
+TYCHOD_E2E_EXEC names the machine: a command prefix that runs its arguments there as root, with its
+standard input (``ssh root@node``); files go there by `tar`. Else TYCHOD_NODEBOX names a tool that
+boots throwaway machines, where the RPM is checked as well. With neither: exit 77. Arguments are
+parts of the names of steps: only those run.
+"""
+
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.e2e.steps import Step, StepError, require, run_steps, say
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SKIPPED: Final = 77
+SUITE_LIMIT_S: Final = 2400
+IMAGE: Final = "tychod-e2e"
+# What the packages depend on, what the tests need, and rpm: a machine then needs no network.
+PACKAGES: Final = (
+    "python3-msgpack", "python3-numpy", "python3-pystemd", "python3-requests", "python3-sdnotify",
+    "python3-tomli-w", "python3-pytest", "python3-hypothesis", "rpm",
+)  # fmt: skip
+
+
+class Build(NamedTuple):
+    """Where the packages are built, and what was asked for."""
+
+    directory: Path
+    chosen: tuple[str, ...]
+
+
+def main() -> int:
+    """Build, check, and say how it went."""
+    prefix, nodebox = os.environ.get("TYCHOD_E2E_EXEC"), os.environ.get("TYCHOD_NODEBOX")
+    if not prefix and not nodebox:
+        say(
+            "e2e: SKIPPED: set TYCHOD_E2E_EXEC to a command prefix that runs its arguments as root "
+            "on a machine with systemd, or TYCHOD_NODEBOX to a tool that boots such machines"
+        )
+        return SKIPPED
+    with tempfile.TemporaryDirectory(prefix="tychod-e2e-") as directory:
+        build = Build(Path(directory), tuple(sys.argv[1:]))
+        failed = run_steps(BUILD_STEPS, build)
+        if not failed:
+            failed += check_on_machines(build, prefix, nodebox)
+    say("e2e: ok" if not failed else f"e2e: FAILED, {failed} steps or suites")
+    return 1 if failed else 0
+
+
+def check_on_machines(build: Build, prefix: str | None, nodebox: str | None) -> int:
+    """Run the suites; return how many failed."""
+    failed = 0
+    if prefix:
+        failed += run_suite("deb", shlex.split(prefix), build)
+        if not nodebox:
+            say("skip RPM: it is checked on a throwaway machine, and TYCHOD_NODEBOX is not set")
+    elif nodebox:
+        with boot(nodebox) as machine:
+            failed += run_suite("deb", machine, build)
+    if nodebox:
+        with boot(nodebox) as machine:
+            failed += run_suite("rpm", machine, build)
+    return failed
+
+
+def build_packages(build: Build) -> str:
+    """Each package is built twice, and once more with a higher version."""
+    for out in ("first", "again"):
+        for kind in ("deb", "rpm"):
+            call(f"packaging/build-{kind}.sh", "--out", str(build.directory / kind / out))
+    call("packaging/build-deb.sh", "--suffix", "+1", "--out", str(build.directory / "deb/next"))
+    names = [path.name for path in sorted(build.directory.glob("*/*/*"))]
+    return ", ".join(sorted(set(names)))
+
+
+def builds_are_equal(build: Build) -> str:
+    """The same source gives the same bytes."""
+    sizes = []
+    for kind in ("deb", "rpm"):
+        first, again = (
+            next((build.directory / kind / out).iterdir()) for out in ("first", "again")
+        )
+        require(first.read_bytes() == again.read_bytes(), f"two builds of {first.name} differ")
+        sizes.append(f"{kind} {first.stat().st_size // 1024} KiB")
+    return ", ".join(sizes)
+
+
+def lintian_is_content(build: Build) -> None:
+    """lintian has no error and no warning about the Debian package."""
+    (package,) = (build.directory / "deb/first").iterdir()
+    call("lintian", "--allow-root", "--fail-on", "error,warning", str(package))
+
+
+BUILD_STEPS: Final = (
+    Step("packages are built", build_packages, 180),
+    Step("builds are reproducible", builds_are_equal),
+    Step("lintian", lintian_is_content, 120),
+)
+
+
+@contextmanager
+def boot(nodebox: str) -> Iterator[list[str]]:
+    """Boot a throwaway machine; yield the prefix of commands on it."""
+    call(nodebox, "build", "base", limit_s=900)
+    call(nodebox, "build", IMAGE, "--base", "base", "--include", ",".join(PACKAGES), limit_s=900)
+    name = f"{IMAGE}-{secrets.token_hex(4)}"
+    call(nodebox, "boot", name, "--image", IMAGE, "--strict", limit_s=120)
+    try:
+        yield [nodebox, "exec", name, "--stdin", "--timeout", str(SUITE_LIMIT_S), "--"]
+    finally:
+        call(nodebox, "stop", name, limit_s=60)
+
+
+def run_suite(suite: str, machine: Sequence[str], build: Build) -> int:
+    """Send everything to the machine, run the suite there; return how many of its steps failed."""
+    place = f"/var/tmp/tychod-e2e-{secrets.token_hex(4)}"  # noqa: S108 (a name nobody can guess)
+    say(f"--- {suite}")
+    remote(machine, "mkdir", "-m", "0700", place)
+    try:
+        send(machine, place, build, suite)
+        argv = ["env", "-C", f"{place}/src", "LC_ALL=C.UTF-8", "python3", "-B", "-u", "-m"]
+        return follow([*machine, *argv, "tests.e2e.inside", suite, place, *build.chosen])
+    finally:
+        remote(machine, "rm", "-rf", place)
+
+
+def send(machine: Sequence[str], place: str, build: Build, suite: str) -> None:
+    """Copy the source tree and the packages to the machine."""
+    names = call("bash", "-c", f". packaging/common.sh; export_tree {build.directory}/src 0")
+    require(not names.strip(), names)
+    packages = build.directory / "packages"
+    packages.unlink(missing_ok=True)
+    packages.symlink_to(suite)
+    archive = subprocess.Popen(
+        ("tar", "-C", build.directory, "-chf", "-", "src", "packages"), stdout=subprocess.PIPE
+    )
+    remote(machine, "tar", "-C", place, "-xf", "-", stdin=archive.stdout)
+    require(archive.wait() == 0, "tar failed")
+
+
+def follow(argv: Sequence[str]) -> int:
+    """Run a suite and print its lines as they come; return how many steps failed."""
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        say(line.rstrip("\n"))
+    passed = sum(line.startswith("ok ") for line in lines)
+    failed = sum(line.startswith("FAIL ") for line in lines)
+    say(f"--- {passed} ok, {failed} failed")
+    return failed or (1 if process.wait() else 0)
+
+
+def remote(machine: Sequence[str], *argv: str, stdin: object = subprocess.DEVNULL) -> None:
+    """Run a command on the machine."""
+    call(*machine, *argv, stdin=stdin)
+
+
+def call(*argv: str, limit_s: float = 300, stdin: object = subprocess.DEVNULL) -> str:
+    """Run a command in the checkout; StepError with its output unless it succeeds."""
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        stdin=stdin,  # type: ignore[call-overload]
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-30:])
+        raise StepError(f"{shlex.join(argv)}: exit {done.returncode}\n{tail}")
+    return str(done.stdout)
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except StepError as failure:
+        say(f"FAIL e2e: {failure}")
+        raise SystemExit(1) from None

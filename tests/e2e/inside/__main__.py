@@ -1,0 +1,83 @@
+"""Runs a suite of checks as root, here: `python3 -m tests.e2e.inside SUITE DIRECTORY`."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.e2e.inside import access, energy, life, package, settings
+from tests.e2e.inside.machine import UNIT, run
+from tests.e2e.inside.scene import Scene, clear
+from tests.e2e.steps import Step, run_steps, say
+
+Steps = tuple[Step[Scene], ...]
+
+DEB: Final[Steps] = (
+    Step("energy counters as a kernel makes them", package.meters_of_a_kernel),
+    Step("apt install: active, READY, enabled", package.install_deb, 300),
+    Step("units verified, little exposed", package.units_are_sound),
+    Step("the caller's Python is kept out", package.callers_python_is_kept_out),
+    Step("one capability", access.daemon_has_one_capability),
+    Step("energy counters opened to the group", access.counters_are_opened_to_the_group),
+    Step("energy counters of a later zone", access.later_zone_is_opened),
+    Step("socket: members yes, others exit 3", access.socket_is_for_members),
+    Step("energy adds up to the microjoule", energy.energy_adds_up),
+    Step("energy follows the meters", energy.energy_follows_the_meters),
+    Step("pods have names", energy.pods_have_names),
+    Step("a member sees no more than the socket", access.member_sees_no_more),
+    Step("journal fields", access.journal_has_fields),
+    Step("kill -9 under load loses nothing", energy.kill_loses_nothing, 120),
+    Step("bad settings do not start", settings.bad_settings_do_not_start),
+    Step("good reload", settings.good_reload_takes_over),
+    Step("bad reload", settings.bad_reload_changes_nothing),
+    Step("a hang is ended by the watchdog", life.hang_is_ended_by_the_watchdog, 180),
+    Step("start on demand", life.starts_on_demand),
+    Step("clean stop", life.stop_is_clean),
+    Step("reinstall and upgrade keep the counters", package.upgrade, 300),
+    Step("without any capability", access.runs_without_capability, 120),
+    Step("unit and property tests, packaged Python", package.packaged_python_passes_tests, 600),
+    Step("remove and purge", package.purge_deb, 180),
+    Step("nothing is left", package.nothing_is_left),
+)
+RPM: Final[Steps] = (
+    Step("energy counters as a kernel makes them", package.meters_of_a_kernel),
+    Step("the RPM installs and runs", package.install_rpm, 180),
+    Step("energy counters opened to the group", access.counters_are_opened_to_the_group),
+    Step("socket: members yes, others exit 3", access.socket_is_for_members),
+    Step("energy adds up to the microjoule", energy.energy_adds_up),
+    Step("pods have names", energy.pods_have_names),
+    Step("clean stop", life.stop_is_clean),
+    Step("erase", package.erase_rpm),
+    Step("nothing is left", package.nothing_is_left),
+)
+SUITES: Final = {"deb": DEB, "rpm": RPM}
+
+
+def show_state(scene: Scene) -> None:
+    """Print what somebody needs who wants to know why a step failed."""
+    for argv in (
+        ("systemctl", "status", "--no-pager", "--lines=0", UNIT),
+        ("journalctl", "--no-pager", "--unit", UNIT, "--lines=25"),
+        ("tail", "-n", "20", str(scene.directory / "simulator.log")),
+    ):
+        done = run(*argv, code=None)
+        say("\n".join(f"    {line}" for line in (done.stdout + done.stderr).splitlines()))
+
+
+def main() -> int:
+    """Run a suite, or those of its steps whose names contain one of the further arguments."""
+    suite, directory, *chosen = sys.argv[1:]
+    steps = [
+        step
+        for step in SUITES[suite]
+        if not chosen or any(words in step.name for words in chosen) or "kernel makes" in step.name
+    ]
+    scene = Scene(Path(directory))
+    try:
+        failed = run_steps(steps, scene, show_state)
+    finally:
+        clear(scene)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
