@@ -68,6 +68,7 @@ def _edges(times: Int64s, own: Int64s, window: Window) -> tuple[Int64s, Int64s]:
     """Return bin edges and each key's cumulative time at them, shape (edges, n)."""
     filled = _fill(own)
     inner = (times > window.start_ns) & (times < window.end_ns)
+    inner[1:] &= times[1:] > times[:-1]  # two of one time would make a bin without length
     if times[-1] < window.end_ns and inner.any():
         inner[-1] = False  # nothing is known beyond the last sample: it ends the last bin
     edges = np.concatenate([[window.start_ns], times[inner], [window.end_ns]]).astype(np.int64)

@@ -32,7 +32,8 @@ def observe(point: IdlePoint, busy_share: float, power_w: float, seconds: float)
     weight = kept + seconds
     gain = seconds / weight
     off_busy, off_w = busy_share - point.mean_busy, power_w - point.mean_w
-    lowest_w = point.lowest_w * math.exp(RISE_PER_S * seconds) if point.weight else power_w
+    risen = math.exp(min(RISE_PER_S * seconds, 1.0))  # of weeks it would overflow
+    lowest_w = point.lowest_w * risen if point.weight else power_w
     moved = IdlePoint(
         weight,
         point.mean_busy + gain * off_busy,

@@ -90,7 +90,8 @@ def _observe_idle(
     lengths_s = np.diff(cpu.edges_ns) / 1e9
     busy = np.minimum(cpu.used_ns.sum(axis=1) / 1e9 / (params.cpus * lengths_s), 1.0).tolist()
     for name, domain in domains.items():
-        whole = all(not z.late_uj and z.point.t_ns >= window.end_ns for z in domain.zones)
+        whole_ns = window.end_ns - window.start_ns  # no more and no less, or bins show no power
+        whole = all((z.point.t_ns, z.covered_ns) == (window.end_ns, whole_ns) for z in domain.zones)
         if domain.idle_w is not None or not whole:
             continue
         bins = zip(busy, domain.bins_uj.tolist(), lengths_s.tolist(), strict=True)

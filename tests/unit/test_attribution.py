@@ -1,0 +1,80 @@
+"""Sharing energy: exact, deterministic, by what ran in each bin."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tychod.analysis.attribution import allocate, dynamic_bins, weights
+
+AMOUNTS = st.integers(0, 11 * 10**15)  # 30 days of 8 zones at 500 W
+WEIGHTS = st.lists(
+    st.one_of(st.just(0.0), st.floats(5e-324, 1e-300), st.floats(0.0, 1e16)),
+    min_size=1,
+    max_size=50,
+)
+
+
+@given(AMOUNTS, WEIGHTS)
+def test_parts_add_up(amount_uj: int, shares: list[float]) -> None:
+    """The parts are whole, never negative, add up to the amount, and unused shares get nothing."""
+    parts = allocate(amount_uj, shares)
+
+    assert sum(parts) == (amount_uj if any(shares) else 0)
+    assert all(part >= 0 for part in parts)
+    assert all(part == 0 for part, share in zip(parts, shares, strict=True) if not share)
+
+
+@given(st.integers(0, 10**12), st.lists(st.integers(1, 10**6), min_size=1, max_size=50))
+def test_parts_are_proportional(amount_uj: int, shares: list[int]) -> None:
+    """No part is off its exact share by a whole microjoule."""
+    for part, share in zip(allocate(amount_uj, [float(s) for s in shares]), shares, strict=True):
+        assert abs(part * sum(shares) - amount_uj * share) < 1.001 * sum(shares)
+
+
+def test_thousands_of_equal_leaves_share_equally() -> None:
+    """The remainder goes to the first ones, one microjoule each."""
+    assert allocate(10_007, [0.1] * 5_000) == [3] * 7 + [2] * 4_993
+
+
+def test_nothing_to_share_by() -> None:
+    """Without weights all parts are zero: the caller keeps the energy."""
+    assert allocate(10, [0.0, 0.0]) == [0, 0]
+    assert allocate(10, []) == []
+
+
+def test_each_bin_goes_to_what_ran_in_it() -> None:
+    """A bin's energy belongs to who used that bin, not to who used the window."""
+    used = np.array([[30, 10], [0, 40]], np.int64)
+
+    found, unused = weights(np.array([800.0, 100.0]), used)
+
+    assert found.tolist() == [600.0, 300.0]
+    assert unused == 0.0
+
+
+def test_bins_differ_from_the_pooled_share() -> None:
+    """The window's pooled share would be 1:1 here; by bins it is 9:1 (no collapse)."""
+    used = np.array([[10, 0], [0, 10]], np.int64)
+
+    found, _ = weights(np.array([9.0, 1.0]), used)
+
+    assert found.tolist() == [9.0, 1.0]
+
+
+def test_energy_of_bins_without_cpu_time_is_told_apart() -> None:
+    """What nobody used in a bin is not given to who used another one."""
+    found, unused = weights(np.array([5.0, 7.0]), np.array([[1], [0]], np.int64))
+
+    assert (found.tolist(), unused) == ([5.0], 7.0)
+
+
+@pytest.mark.parametrize(
+    ("bins", "expected"),
+    [([3.0e6, 1.0e6], [1.0e6, 0.0]), ([1.0e6, 1.0e6], [1.0e6, 1.0e6]), ([0.0, 0.0], [0.0, 0.0])],
+)
+def test_what_is_above_the_floor(bins: list[float], expected: list[float]) -> None:
+    """2 W of floor is taken off each second; where nothing is above it the bins stay."""
+    edges = np.array([0, 10**9, 2 * 10**9], np.int64)
+
+    assert dynamic_bins(np.array(bins), 2.0, edges).tolist() == expected

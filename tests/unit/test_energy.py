@@ -1,0 +1,169 @@
+"""Zones and domains in one window: exact in total, late energy told apart."""
+
+import numpy as np
+import pytest
+
+from tests.sim.world import zone
+from tychod.analysis.energy import (
+    ZoneWindow,
+    attributed_domains,
+    chosen_series,
+    domain_windows,
+    zone_windows,
+)
+from tychod.analysis.state import Params, State, ZonePoint
+from tychod.model import Window
+from tychod.samples import EnergySample, EnergySeries, EnergyZone
+
+S = 1_000_000_000
+J = 1_000_000
+PARAMS = Params(cpus=4)
+PACKAGE = zone("package-0")
+
+
+def series(
+    *readings: tuple[float, int | None], of: EnergyZone = PACKAGE, quality: str = "measured"
+) -> EnergySeries:
+    """Readings ``(seconds, joules)`` of one zone."""
+    samples = tuple(
+        EnergySample(round(t * S), (None if j is None else j * J,)) for t, j in readings
+    )
+    return EnergySeries(of.key.partition(":")[0], quality, (of,), samples, {})
+
+
+def cut(
+    start_s: float, end_s: float, point: ZonePoint | None, *readings: tuple[float, int | None]
+) -> ZoneWindow:
+    """One zone in one window with bins of a second."""
+    window = Window(round(start_s * S), round(end_s * S))
+    edges = np.arange(window.start_ns, window.end_ns + 1, S)
+    state = State(zones={PACKAGE.key: point} if point else {})
+    (found,) = zone_windows(series(*readings), window, edges, state, PARAMS)
+    return found
+
+
+def at(t_s: float, joules: int | None, booked_j: int = 0) -> ZonePoint:
+    """A booked point."""
+    native = None if joules is None else joules * J
+    return ZonePoint(round(t_s * S), native, booked_j * J, "package")
+
+
+def test_first_sight_books_from_the_start_of_the_window() -> None:
+    """A counter's past is not ours: counting begins at the window's start."""
+    found = cut(1, 3, None, (0, 1000), (2, 1020), (4, 1060))
+
+    assert (found.energy_uj, found.late_uj) == (30 * J, 0)
+    assert found.point == at(3, 1040, 30)
+    assert found.bins_uj.tolist() == [10 * J, 20 * J]
+
+
+def test_first_sight_inside_the_window_books_from_there() -> None:
+    """Nothing is made up for the time before the first reading."""
+    found = cut(1, 3, None, (2, 500), (4, 520))
+
+    assert found.energy_uj == 10 * J
+    assert found.covered_ns == S
+
+
+def test_first_sight_after_the_window_books_nothing() -> None:
+    """A reading from after the end is only where the next window begins."""
+    found = cut(1, 3, None, (4, 500))
+    following = cut(3, 6, found.point, (4, 500), (7, 560))
+
+    assert (found.energy_uj, found.covered_ns) == (0, 0)
+    assert following.energy_uj == 40 * J
+
+
+def test_without_a_reading_at_the_end_energy_is_held() -> None:
+    """What is not known yet waits for the next window, and both together are the counter's."""
+    first = cut(0, 3, at(0, 100), (0, 100), (2.9, 129))
+    second = cut(3, 6, first.point, (2.9, 129), (3.1, 131), (6, 160))
+
+    assert first.energy_uj == 29 * J
+    assert (second.energy_uj, second.late_uj) == (31 * J, 0)
+    assert second.point.booked_uj == 60 * J
+
+
+def test_energy_of_a_long_silence_is_late() -> None:
+    """What was used before the window by a zone that could not be read is told apart, exactly."""
+    quiet = cut(300, 303, at(100, 0), (290, None), (302, None))
+    back = cut(303, 306, quiet.point, (302, None), (305, 410), (306, 420))
+
+    assert (quiet.energy_uj, quiet.late_uj, quiet.covered_ns) == (0, 0, 0)
+    assert (back.late_uj, back.energy_uj) == (406 * J, 14 * J)
+    assert back.covered_ns == 206 * S
+    assert back.bins_uj.tolist() == pytest.approx([2 * J, 2 * J, 10 * J])
+
+
+def test_silence_that_may_hide_wraps_books_nothing_and_says_so() -> None:
+    """30 days at 500 W: the counter has wrapped thousands of times."""
+    month = 30 * 86_400
+    found = cut(month, month + 3, at(0, 0), (month + 1, 200_000), (month + 3, 201_000))
+
+    assert found.late_uj == 0
+    assert found.energy_uj == 1000 * J
+    assert "more than once" in (found.reason or "")
+
+
+def test_wide_counters_keep_a_month() -> None:
+    """A counter without a range gives a month's energy exactly."""
+    month, of = 30 * 86_400, PACKAGE._replace(max_range_uj=0)
+    window = Window(month * S, (month + 3) * S)
+    seen = series((month + 3, 500 * (month + 3)), of=of)
+    state = State(zones={of.key: at(0, 0)})
+    (found,) = zone_windows(seen, window, np.array(window), state, PARAMS)
+
+    assert found.energy_uj + found.late_uj == 500 * (month + 3) * J
+    assert found.energy_uj == 1500 * J
+
+
+def test_taken_over_zone_begins_anew() -> None:
+    """After another source counted its domain, a zone keeps its sum and skips the meantime."""
+    found = cut(100, 103, at(10, None, booked_j=7), (99, 5000), (101, 5020), (103, 5040))
+
+    assert found.energy_uj + found.late_uj == 30 * J
+    assert found.point == at(103, 5040, 37)
+
+
+def test_zone_never_read_is_no_zone() -> None:
+    """A counter that was never read is absent, not zero."""
+    window = Window(0, 3 * S)
+    seen = series((0, None), (3, None))
+
+    assert zone_windows(seen, window, np.array(window), State(), PARAMS) == []
+
+
+def test_model_yields_to_a_meter() -> None:
+    """Two that count the same energy are never added; psys counts the package too."""
+    model = series((0, 0), of=PACKAGE._replace(key="model:x"), quality="modelled")
+    meter = series((0, 0))
+    dram = series((0, 0), of=zone("dram"))
+    psys = series((0, 0), of=zone("psys"))
+
+    assert chosen_series([meter, model]) == (meter,)
+    assert chosen_series([model, psys]) == (psys,)
+    assert chosen_series([dram, model]) == (dram, model)
+    assert chosen_series([model]) == (model,)
+
+
+def test_domain_is_the_sum_of_its_zones() -> None:
+    """Energies and bins add up; the idle power is known only where every zone's is."""
+    window, edges = Window(0, 3 * S), np.array([0, S, 3 * S])
+    zones = [
+        z
+        for of in (zone("package-0")._replace(idle_w=4.0), zone("package-1"), zone("dram-0"))
+        for z in zone_windows(series((0, 0), (3, 30), of=of), window, edges, State(), PARAMS)
+    ]
+    domains = domain_windows(zones)
+
+    assert domains["package"].energy_uj == 60 * J
+    assert domains["package"].bins_uj.tolist() == [20 * J, 40 * J]
+    assert domains["package"].idle_w is None
+    assert domains["dram"].energy_uj == 30 * J
+
+
+def test_psys_stands_in_only_where_there_is_no_package() -> None:
+    """A package that cannot be read now is still there: psys does not take its place."""
+    assert attributed_domains(["psys", "dram"], []) == ("dram", "psys")
+    assert attributed_domains(["package", "psys"], []) == ("package",)
+    assert attributed_domains(["psys"], ["package", "psys"]) == ()
