@@ -4,12 +4,12 @@ import dataclasses
 import os
 import secrets
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from tests.bench.figures import Figure
+from tests.bench.interpreter import daemon_python
 from tests.fixtures import snapshots as made
 from tychod.buffer import Latest
 from tychod.model import Identity, Leaf, Snapshot
@@ -60,27 +60,36 @@ def measure() -> list[Figure]:
     latest.publish(made.make_snapshot(make_leaves()))
     with tempfile.TemporaryDirectory(prefix=f"tychod-bench-{secrets.token_hex(4)}") as directory:
         path = Path(directory) / "control.sock"
-        environ = {**os.environ, "TYCHOD_SOCKET": str(path)}
-        # As installed: byte code is there. It is written below the directory, by the first run.
-        environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        environ["PYTHONPYCACHEPREFIX"] = f"{directory}/bytecode"
+        client = [*make_client(Path(directory)), "--socket", str(path)]
         with made.serving(path, latest):
-            return [measure_command(command, environ) for command in COMMANDS]
+            return [measure_command(client, command) for command in COMMANDS]
 
 
-def measure_command(command: tuple[str, ...], environ: dict[str, str]) -> Figure:
+def make_client(directory: Path) -> list[str]:
+    """Return the installed client's command line: its launcher, isolated, with byte code kept.
+
+    The byte code is written below the directory, by the first run.
+    """
+    checkout = Path(__file__).parents[2]
+    text = (checkout / "packaging" / "launchers" / "tychoctl").read_text()
+    launcher = directory / "tychoctl"
+    launcher.write_text(text.replace("/usr/lib/tychod", str(checkout)))
+    return [daemon_python()[0], "-I", "-X", f"pycache_prefix={directory}/bytecode", str(launcher)]
+
+
+def measure_command(client: list[str], command: tuple[str, ...]) -> Figure:
     """Return the median CPU time of a command that has been run before."""
-    run_ms(command, environ)
-    times_ms = [run_ms(command, environ) for _ in range(RUNS)]
+    argv = [*client, *command]
+    run_ms(argv)
+    times_ms = [run_ms(argv) for _ in range(RUNS)]
     name = f"tychoctl {' '.join(command)}, {CONTAINERS} containers"
     return Figure(name, statistics.median(times_ms), "ms CPU", TARGET_CPU_MS)
 
 
-def run_ms(command: tuple[str, ...], environ: dict[str, str]) -> float:
+def run_ms(argv: list[str]) -> float:
     """Run a command to its end; return its user and system time in milliseconds."""
-    argv = [sys.executable, "-m", "tychoctl", *command]
     null = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    pid = os.posix_spawn(sys.executable, argv, environ, file_actions=null)
+    pid = os.posix_spawn(argv[0], argv, dict(os.environ), file_actions=null)
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise RuntimeError(f"{' '.join(argv)} failed with status {status}")
