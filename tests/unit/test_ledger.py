@@ -1,0 +1,181 @@
+"""Accounts of leaves: ending, eviction, incarnations; sums never fall."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sim.world import container, unit
+from tychod.analysis import ledger
+from tychod.analysis.ledger import Seen
+from tychod.analysis.state import Account, Params
+from tychod.model import Energy, Identity
+
+PARAMS = Params(cpus=4, terminated_age_ns=100, terminated_max=3)
+
+
+def book(*identities: Identity, inode: int | None = 1) -> dict[str, Account]:
+    """Accounts with 10 idle, 5 dynamic microjoules and 7 ns each."""
+    accounts = ledger.with_fixed({}, 0)
+    ledger.admit(accounts, [Seen(i, inode, is_live=True) for i in identities], 1)
+    for identity in identities:
+        account = accounts[identity.id]
+        accounts[identity.id] = ledger.add(account, {"package": Energy(10, 5)}, 7)
+    return accounts
+
+
+def sums(accounts: dict[str, Account]) -> tuple[int, int, int]:
+    """Idle, dynamic and CPU time of all leaves together."""
+    energies = [e for a in accounts.values() for e in a.energy.values()]
+    return (
+        sum(e.idle_uj for e in energies),
+        sum(e.dynamic_uj for e in energies),
+        sum(a.cpu_ns for a in accounts.values()),
+    )
+
+
+def end(accounts: dict[str, Account], *live: Identity, now: int, params: Params = PARAMS) -> None:
+    """Close a window in which these leaves were there."""
+    seen = [Seen(i, accounts[i.id].inode if i.id in accounts else 1, True) for i in live]
+    ledger.admit(accounts, seen, now)
+    ledger.end_absent(accounts, frozenset(i.id for i in live), now)
+    ledger.evict_old(accounts, now, params)
+
+
+def test_fixed_leaves_are_always_there() -> None:
+    """Kernel, system, past and unattributed, one each, and they do not end."""
+    accounts = book()
+    end(accounts, now=10_000)
+
+    assert sorted(accounts) == ["kernel", "past", "system", "unattributed"]
+    assert all(a.ended_ns is None for a in accounts.values())
+
+
+def test_ended_leaf_is_listed_until_its_age() -> None:
+    """It stays for exactly the set time, then its counters are in the past."""
+    leaf = unit("a.service")
+    accounts = book(leaf)
+    for now, listed in ((200, True), (300, True), (301, False)):
+        end(accounts, now=now)
+        assert (leaf.id in accounts) == listed
+        assert sums(accounts) == (10, 5, 7)
+
+    assert accounts["past"].energy == {"package": Energy(10, 5)}
+    assert accounts["past"].cpu_ns == 7
+
+
+def test_the_oldest_go_first_when_there_are_too_many() -> None:
+    """At most so many ended leaves are listed."""
+    leaves = [unit(f"{name}.service") for name in "edcba"]
+    accounts = book(*leaves)
+    for now, _ in enumerate(leaves, start=1):
+        end(accounts, *leaves[now:], now=now)
+
+    assert [leaf.id in accounts for leaf in leaves] == [False, False, True, True, True]
+    assert sums(accounts) == (50, 25, 35)
+
+
+def test_none_may_be_listed() -> None:
+    """With a maximum of 0 an ended leaf goes to the past in the window that ends it."""
+    accounts = book(unit("a.service"), unit("b.service"))
+    end(accounts, unit("b.service"), now=5, params=Params(cpus=1, terminated_max=0))
+
+    assert "a.service" not in accounts
+    assert "b.service" in accounts
+    assert accounts["past"].cpu_ns == 7
+
+
+def test_evicted_container_stays_with_its_pod() -> None:
+    """While a leaf of the pod is listed the evicted ones' counters are the pod's."""
+    one, two, other = container(1, 7), container(2, 7), container(3)
+    accounts = book(one, two, other)
+    end(accounts, two, now=1, params=Params(cpus=1, terminated_max=0))
+
+    assert accounts["past:uid-7"].energy == {"package": Energy(10, 5)}
+    assert accounts["past:uid-7"].identity.pod == "pod-7"
+    assert accounts["past"].energy == {"package": Energy(10, 5)}
+    end(accounts, now=2, params=Params(cpus=1, terminated_max=0))
+    assert sorted(accounts) == ["kernel", "past", "system", "unattributed"]
+    assert sums(accounts) == (30, 15, 21)
+
+
+def test_container_in_a_new_cgroup_is_another() -> None:
+    """Its counters begin at 0; what the one before had is its pod's past at once."""
+    for leaf, past in ((container(1, 7), "past:uid-7"), (container(1), "past")):
+        accounts = book(leaf)
+        ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 9)
+        ledger.evict_old(accounts, 9, PARAMS)
+
+        assert accounts[leaf.id] == Account(leaf, 9, 2)
+        assert accounts[past].energy == {"package": Energy(10, 5)}
+
+
+def test_unit_in_a_new_cgroup_is_the_same() -> None:
+    """A unit that stops and starts keeps its counters and its first sight."""
+    leaf = unit("a.service")
+    accounts = book(leaf)
+    end(accounts, now=5)
+    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 9)
+
+    assert accounts[leaf.id].energy == {"package": Energy(10, 5)}
+    assert accounts[leaf.id].first_seen_ns == 1
+    assert accounts[leaf.id].ended_ns is None
+    assert accounts[leaf.id].inode == 2
+
+
+def test_last_cpu_time_of_an_ended_leaf_does_not_revive_it() -> None:
+    """A sample from before its end says nothing new: its age counts from its end."""
+    leaf = container(1)
+    accounts = book(leaf)
+    end(accounts, now=5)
+    ledger.admit(accounts, [Seen(leaf, 1, is_live=False)], 9)
+
+    assert accounts[leaf.id].ended_ns == 5
+
+
+def test_an_inode_once_known_is_not_forgotten() -> None:
+    """A window that shows only cgroups below the container's own leaves its inode known."""
+    leaf = container(1)
+    accounts = book(leaf)
+    ledger.admit(accounts, [Seen(leaf, None, is_live=True)], 2)
+    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 3)
+
+    assert accounts[leaf.id].energy == {}
+    assert accounts["past"].energy == {"package": Energy(10, 5)}
+
+
+def test_violations_are_counted() -> None:
+    """A microjoule too many or too few in either kind is one violation each."""
+    accounts = book(container(1))
+
+    assert ledger.violations(accounts, {"package": Energy(10, 5)}) == 0
+    assert ledger.violations(accounts, {"package": Energy(11, 5)}) == 1
+    assert ledger.violations(accounts, {"package": Energy(9, 6), "dram": Energy(0, 0)}) == 2
+
+
+LEAVES = tuple(
+    [unit(f"u{k}") for k in range(4)]
+    + [container(k, k % 3) for k in range(8)]
+    + [container(k) for k in range(8, 11)]
+)
+
+
+@given(
+    st.lists(st.sets(st.sampled_from(range(len(LEAVES)))), min_size=1, max_size=12),
+    st.integers(0, 4),
+)
+def test_no_history_loses_anything(windows: list[set[int]], most: int) -> None:
+    """Whatever comes and goes: all sums stand, the list is bounded, pods' pasts need a pod."""
+    params = Params(cpus=1, terminated_age_ns=250, terminated_max=most)
+    accounts, booked = ledger.with_fixed({}, 0), 0
+    for now, present in enumerate(windows):
+        seen = [LEAVES[k] for k in sorted(present)]
+        ledger.admit(accounts, [Seen(i, 1, is_live=True) for i in seen], now)
+        for leaf in seen:
+            accounts[leaf.id] = ledger.add(accounts[leaf.id], {"dram": Energy(1, 2)}, 3)
+        booked += len(seen)
+        end(accounts, *seen, now=now * 100, params=params)
+        ended = [a for a in accounts.values() if a.ended_ns is not None]
+        listed = ledger.listed_pods(accounts)
+
+        assert sums(accounts) == (booked, 2 * booked, 3 * booked)
+        assert len(ended) <= most
+        assert {i for i in accounts if i.startswith("past:")} <= {f"past:{u}" for u in listed}

@@ -1,0 +1,381 @@
+"""State on disk: whole or set aside, never half, never a crash."""
+
+import fcntl
+import os
+import resource
+import stat
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sim.world import container, unit
+from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.kernel.cgroups import CpuBaseline
+from tychod.model import Energy, Identity
+from tychod.runtime.store import CHECKSUM, MAGIC, Saved, StateInUseError, Store
+from tychod.samples import CgroupRef
+
+BOOT = "8c1f0c1e-boot"
+ODD = "user.slice/\udcff\udc80.scope"  # a directory name that is not UTF-8, as Python gives it
+STATE = State(
+    sequence=7,
+    since_ns=10**18,
+    end_ns=5 * 10**9,
+    zones={
+        "rapl:0": ZonePoint(4 * 10**9, 123, 456, "package"),
+        "model:0": ZonePoint(9, None, 2**60, "package"),
+    },
+    domains={"package": DomainAccount(999, Energy(400, 599), attributed=True)},
+    accounts={
+        i.id: Account(i, 10**18 + 1, inode, 5, {"package": Energy(1, 2)}, ended)
+        for i, inode, ended in (
+            (replace(container(1, 2), labels={"app": "größe"}, stale=True), 77, None),
+            (unit(ODD), None, 4 * 10**9),
+            (Identity("unattributed", "unattributed", "unattributed", reason="why"), None, None),
+        )
+    },
+    idle={"package": IdlePoint(1.0, 0.5)},
+    violations=1,
+)
+BASELINE = CpuBaseline("cgroup-v2", 5, 6, 7, 8, 9, {CgroupRef("/a", 1): 2, CgroupRef(ODD, 3): 4})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty state directory."""
+    opened = Store(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+def file_of(store: Store) -> Path:
+    """The state file."""
+    return store.directory / "state.msgpack"
+
+
+def kept_aside(store: Store) -> list[Path]:
+    """Files that were set aside."""
+    return [p for p in store.directory.iterdir() if "damaged" in p.name]
+
+
+def write(store: Store, plain: object) -> None:
+    """Write any plain data as a state file with a valid checksum."""
+    packed = msgpack.packb(plain, unicode_errors="surrogateescape")
+    file_of(store).write_bytes(MAGIC + CHECKSUM.pack(zlib.crc32(packed)) + packed)
+
+
+def read_plain(store: Store) -> Any:
+    """The plain data of a good state file."""
+    body = file_of(store).read_bytes()[len(MAGIC) + CHECKSUM.size :]
+    return msgpack.unpackb(body, unicode_errors="surrogateescape")
+
+
+def test_what_is_saved_is_loaded(store: Store) -> None:
+    """Every counter, name and point comes back, in names of any bytes too."""
+    for baseline in (BASELINE, None):
+        store.save(BOOT, STATE, baseline)
+
+        assert store.load(BOOT) == Saved(replace(STATE, restarted=True), baseline)
+    assert store.problem is None
+
+
+def test_empty_state_is_no_restart(store: Store) -> None:
+    """Nothing saved, or saved before the first window: counters begin."""
+    assert store.load(BOOT) is None
+    store.save(BOOT, State(), None)
+    assert store.load(BOOT) == Saved(State(), None)
+
+
+def test_another_boot_starts_anew(store: Store) -> None:
+    """State of another boot is neither used nor an error."""
+    store.save(BOOT, STATE, BASELINE)
+
+    assert store.load("another") is None
+    assert kept_aside(store) == []
+
+
+def test_every_truncation_is_noticed(store: Store) -> None:
+    """A file cut short anywhere is set aside."""
+    store.save(BOOT, STATE, BASELINE)
+    data = file_of(store).read_bytes()
+    for length in range(len(data)):
+        file_of(store).write_bytes(data[:length])
+        assert store.load(BOOT) is None, length
+        assert not file_of(store).exists()
+    assert kept_aside(store)
+
+
+def test_every_flipped_bit_is_noticed(store: Store) -> None:
+    """One wrong bit anywhere is never read as a counter."""
+    store.save(BOOT, STATE, BASELINE)
+    data = file_of(store).read_bytes()
+    for index in range(len(data)):
+        damaged = bytearray(data)
+        damaged[index] ^= 1 << index % 8
+        file_of(store).write_bytes(damaged)
+        assert store.load(BOOT) is None, index
+
+
+def test_other_format_is_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A file of a newer or older version is kept, with one line that names it."""
+    store.save(BOOT, STATE, None)
+    plain = read_plain(store)
+    for version in (0, 2, "1", None):
+        caplog.clear()
+        write(store, plain | {"format": version})
+        assert store.load(BOOT) is None
+        assert len(caplog.records) == 1
+        assert "format" in caplog.text
+    assert kept_aside(store)
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.just(2**64 - 1),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.just([1, "a"]),
+    st.just({1: []}),
+    st.just(msgpack.Timestamp(5)),
+)
+
+
+def paths(plain: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in nested plain data."""
+    yield path
+    entries = (
+        plain.items()
+        if isinstance(plain, dict)
+        else enumerate(plain)
+        if isinstance(plain, list)
+        else ()
+    )
+    for key, value in entries:
+        yield from paths(value, (*path, key))
+
+
+def replaced(plain: Any, path: tuple[Any, ...], value: object) -> Any:
+    """The same data with another value at one place."""
+    if not path:
+        return value
+    copied = plain.copy()
+    copied[path[0]] = replaced(plain[path[0]], path[1:], value)
+    return copied
+
+
+def check_types(state: State) -> None:
+    """Everything that analysis computes with has the type it is declared with."""
+    for zone in state.zones.values():
+        assert type(zone.t_ns) is type(zone.booked_uj) is int
+        assert zone.native_uj is None or type(zone.native_uj) is int
+        assert type(zone.domain) is str
+    for domain in state.domains.values():
+        assert type(domain.energy_uj) is int
+        assert {type(x) for x in domain.split} == {int}
+        assert type(domain.attributed) is bool
+    for account in state.accounts.values():
+        assert type(account.cpu_ns) is type(account.first_seen_ns) is int
+        assert type(account.identity.id) is type(account.identity.name) is str
+        assert {type(x) for e in account.energy.values() for x in e} <= {int}
+        assert {type(x) for pair in account.identity.labels.items() for x in pair} <= {str}
+    for point in state.idle.values():
+        assert {type(x) for x in point} == {float}
+
+
+@given(st.data())
+def test_wrong_types_are_set_aside(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A valid checksum over values of other types: set aside, or of the right types after all."""
+    store = Store(tmp_path_factory.mktemp("state"))
+    try:
+        store.save(BOOT, STATE, BASELINE)
+        plain = read_plain(store)
+        place = data.draw(st.sampled_from(list(paths(plain))))
+        write(store, replaced(plain, place, data.draw(JUNK)))
+        loaded = store.load(BOOT)
+        if loaded is None:
+            assert kept_aside(store) or place in ((), ("boot_id",))
+        else:
+            check_types(loaded.state)
+            store.save(BOOT, loaded.state, loaded.baseline)
+            assert store.load(BOOT) == loaded
+    finally:
+        store.close()
+
+
+def test_what_is_no_file_is_set_aside(store: Store) -> None:
+    """A directory in the file's place costs the counters, not the start."""
+    file_of(store).mkdir()
+
+    assert store.load(BOOT) is None
+    assert kept_aside(store)
+    store.save(BOOT, STATE, None)
+    assert store.problem is None
+
+
+def test_missing_parts_are_set_aside(store: Store) -> None:
+    """A part that is not there is not made up."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    for name in plain:
+        write(store, {k: v for k, v in plain.items() if k != name})
+        assert store.load(BOOT) is None, name
+    assert kept_aside(store)
+
+
+def test_only_the_owner_may_look(tmp_path: Path) -> None:
+    """Directory 0700 and files 0600, also where they were wider before."""
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o755)
+    directory.chmod(0o755)
+    (directory / "state.new").write_bytes(b"left behind")
+    (directory / "state.new").chmod(0o666)
+    store = Store(directory)
+    store.save(BOOT, STATE, None)
+    store.close()
+
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(p.stat().st_mode) for p in directory.iterdir()} == {0o600}
+
+
+def test_a_shared_directory_keeps_its_mode(tmp_path: Path) -> None:
+    """Where other things live too, their users are not shut out."""
+    (tmp_path / "other").write_text("")
+    tmp_path.chmod(0o755)
+    Store(tmp_path).close()
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    """A link in the place of the file to be written does not lead to another file."""
+    directory, victim = tmp_path / "state", tmp_path / "victim"
+    directory.mkdir()
+    victim.write_text("precious")
+    (directory / "state.new").symlink_to(victim)
+    store = Store(directory)
+    store.save(BOOT, STATE, None)
+    store.close()
+
+    assert victim.read_text() == "precious"
+    assert not (directory / "state.msgpack").is_symlink()
+
+
+def test_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A file in its place is told, not worked around."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        Store(tmp_path / "file")
+
+
+def test_second_user_is_refused_and_told_the_first(store: Store) -> None:
+    """Another process cannot lock the directory; the error names ours."""
+    code = (
+        "import sys; from pathlib import Path; from tychod.runtime.store import *\n"
+        "try: Store(Path(sys.argv[1]))\n"
+        "except StateInUseError as exc: print(exc)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert f"pid {os.getpid()}" in done.stdout
+    with pytest.raises(StateInUseError):
+        Store(store.directory)
+
+
+def test_lock_is_given_up(tmp_path: Path) -> None:
+    """After the end another may begin."""
+    Store(tmp_path).close()
+    Store(tmp_path).close()
+
+
+def test_lock_is_held_by_the_file(tmp_path: Path) -> None:
+    """Who holds the lock without having written its number is unknown, and still respected."""
+    fd = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(StateInUseError, match="unknown"):
+            Store(tmp_path)
+    finally:
+        os.close(fd)
+
+
+def test_full_disk_costs_only_this_save(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A save that fails leaves the last good file, is told once, and recovery is told once."""
+    store.save(BOOT, STATE, BASELINE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # as a disk with 64 bytes left
+    try:
+        for _ in range(3):
+            store.save(BOOT, replace(STATE, sequence=8), BASELINE)
+        problem = store.problem
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = store.load(BOOT)
+    store.save(BOOT, replace(STATE, sequence=9), BASELINE)
+    after = store.load(BOOT)
+
+    assert problem
+    assert str(store.directory) in problem
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
+    assert kept is not None
+    assert kept.state.sequence == 7
+    assert after is not None
+    assert after.state.sequence == 9
+    assert store.problem is None
+
+
+def test_a_full_disk_does_not_stop_the_start(tmp_path: Path) -> None:
+    """Without room for its number the lock still holds."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        store = Store(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(StateInUseError):
+        Store(tmp_path)
+    store.close()
+
+
+def test_a_reader_never_sees_half(store: Store) -> None:
+    """While saves go on, the file is whole at every moment."""
+    store.save(BOOT, STATE, BASELINE)
+    done = threading.Event()
+
+    def save_on_and_on() -> None:
+        for sequence in range(300):
+            store.save(BOOT, replace(STATE, sequence=sequence), BASELINE)
+        done.set()
+
+    writer = threading.Thread(target=save_on_and_on)
+    writer.start()
+    seen = 0
+    while not done.is_set():
+        data = file_of(store).read_bytes()
+        head = len(MAGIC) + CHECKSUM.size
+        assert CHECKSUM.unpack_from(data, len(MAGIC)) == (zlib.crc32(data[head:]),)
+        seen += 1
+    writer.join()
+
+    assert seen
