@@ -2,11 +2,12 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, NoReturn, get_args
 
 from tychoctl.client import DEFAULT_SOCKET, Failure
 from tychoctl.commands import COMMANDS, Command
+from tychoctl.output import terminal_size
 from tychoctl.view import DEFAULT_SORT, SORTS
 
 Output = Literal["table", "wide", "json", "csv"]
@@ -34,6 +35,14 @@ class Options(NamedTuple):
     key: str | None = None
 
 
+class Formatter(argparse.HelpFormatter):
+    """argparse's own, told the width: to find it out it imports shutil, whenever it is made."""
+
+    def __init__(self, prog: str) -> None:
+        size = terminal_size()
+        super().__init__(prog, width=(size.columns if size else 100) - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that leaves it to the caller how an error is told."""
 
@@ -44,7 +53,10 @@ class Parser(argparse.ArgumentParser):
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
-    found = vars(make_parser().parse_args(join_watch(argv)))
+    # Each command costs time to declare; the first argument mostly says which one is meant.
+    first = COMMANDS.get(argv[0]) if argv else None
+    commands = COMMANDS.values() if first is None else (first,)
+    found = vars(make_parser(commands).parse_args(join_watch(argv)))
     options = Options(**found)
     if options.watch is not None and COMMANDS[options.command].op is None:
         raise Failure("usage", f"{options.command} cannot be watched")
@@ -64,8 +76,8 @@ def join_watch(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def make_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
+    """Return the parser of these commands."""
     common = _common_options()
     parser = Parser(
         prog="tychoctl",
@@ -73,19 +85,21 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 not permitted, 4 not found, 5 tychod is "
         "not running.",
         parents=[common],
+        formatter_class=Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(
+    places = parser.add_subparsers(
         prog="tychoctl", dest="command", metavar="COMMAND", required=True
     )
-    for command in COMMANDS.values():
-        own = commands.add_parser(
+    for command in commands:
+        own = places.add_parser(
             command.name,
             help=command.doc,
             description=f"{command.doc[0].upper()}{command.doc[1:]}.",
             epilog=f"Example: {command.example}",
             parents=[common],
+            formatter_class=Formatter,
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
@@ -94,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _common_options() -> Parser:
-    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = Parser(add_help=False, formatter_class=Formatter, argument_default=argparse.SUPPRESS)
     common.add_argument(
         "--socket",
         metavar="PATH",

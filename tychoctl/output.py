@@ -51,9 +51,11 @@ def render_csv(command: Command, reply: Reply, view: View, *, header: bool) -> s
 
 
 def _csv_value(value: object) -> object:
+    if isinstance(value, str):
+        return escape(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    return escape(value) if isinstance(value, str) else value
+    return value
 
 
 def render(command: Command, reply: Reply, output: str, view: View, *, first: bool = True) -> str:

@@ -157,7 +157,10 @@ def shrink(widths: Sequence[int], shrinks: Sequence[bool], width: int) -> list[i
 def _line(row: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
     cells = []
     for text, width, column in zip(row, widths, columns, strict=True):
-        shown = cut(text, width)
-        space = " " * (width - display_width(shown))
-        cells.append(space + shown if column.right else shown + space)
+        space = width - display_width(text)
+        shown = text
+        if space < 0:
+            shown = cut(text, width)
+            space = width - display_width(shown)
+        cells.append(" " * space + shown if column.right else shown + " " * space)
     return GAP.join(cells).rstrip()

@@ -148,7 +148,7 @@ def test_a_client_that_leaves_in_the_middle_of_an_answer(path: Path) -> None:
             with connect(path) as leaving:
                 leaving.sendall(HELLO + encode_frame({"id": 2, "op": "workloads"}, 1000))
                 leaving.recv(10)
-        until(lambda: server.counts()["open"] == 0)
+            until(lambda: server.counts()["open"] == 0)
 
         with Connection(str(path)) as good:
             assert good.call("workloads")["sequence"] == 1

@@ -1,0 +1,210 @@
+"""One command: parses, asks, prints, and turns what went wrong into one line and an exit code."""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Final, TypeVar
+
+from tychoctl import output
+from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
+from tychoctl.commands import COMMANDS, Command
+from tychoctl.options import EVERY_WINDOW, Options, parse_options
+from tychoctl.view import View
+
+T = TypeVar("T")
+FIRST_WINDOW_WAIT_S: Final = 10.0  # on a terminal, where nobody asked for another
+RETRY_S: Final = 0.2
+EXIT_INTERRUPTED: Final = 130  # as a shell reports SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return run(parse_options(arguments))
+    except Failure as failure:
+        report(failure, as_json=wants_json(arguments))
+        return failure.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has enough. What is left in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(options: Options) -> int:
+    """Run a command that has been parsed."""
+    command = COMMANDS[options.command]
+    if options.action == "default":
+        return print_default_config()
+    if options.watch is not None:
+        return watch(command, options)
+    path = socket_path(options.socket)
+    reply = read_versions(path) if command.op is None else ask(path, command.op, options)
+    if options.key is not None:
+        reply = only_settings(reply, options.key)
+    output.write(output.render(command, reply, options.output, view_of(options)))
+    return 0
+
+
+def view_of(options: Options) -> View:
+    """Return what the user wants to see of an answer."""
+    return View(
+        wide=options.output == "wide",
+        namespace=options.namespace,
+        sort=options.sort,
+        limit=options.limit,
+        everything=options.everything,
+    )
+
+
+def ask(path: str, op: str, options: Options) -> Reply:
+    """Return the daemon's answer to one operation."""
+
+    def once() -> Reply:
+        with Connection(path) as connection:
+            return connection.call(op)
+
+    return patiently(once, path, options.wait)
+
+
+def watch(command: Command, options: Options) -> int:
+    """Print answers until the user has enough (0) or the daemon stops."""
+    gc.enable()  # a watch may run for days
+    path, interval_s = socket_path(options.socket), options.watch
+    op = command.op or ""
+    if interval_s == EVERY_WINDOW:
+        interval_s = None
+
+    def begin() -> tuple[Connection, Reply, Iterator[Reply]]:
+        connection = Connection(path)
+        replies = connection.stream(op, interval_s)
+        try:
+            return connection, first_of(replies), replies
+        except BaseException:
+            connection.close()
+            raise
+
+    try:
+        connection, first, more = patiently(begin, path, options.wait)
+        with connection:
+            output.write_stream(command, chain([first], more), options.output, view_of(options))
+    except KeyboardInterrupt:
+        return 0
+    raise stream_ended()
+
+
+def first_of(replies: Iterator[Reply]) -> Reply:
+    """Return a stream's first answer."""
+    for reply in replies:
+        return reply
+    raise stream_ended()
+
+
+def stream_ended() -> Failure:
+    """Return what it means that the daemon ends a stream by itself."""
+    return Failure("not-running", "tychod ended the stream: it stops or restarts")
+
+
+def patiently(attempt: Callable[[], T], path: str, wait_s: float | None) -> T:
+    """Return what an attempt returns, trying again while the wait lasts and there is hope.
+
+    Without --wait a terminal waits for the first window, and nothing for a daemon.
+    """
+    codes = ["not-ready", "busy"]
+    if wait_s is not None:
+        codes.append("not-running")
+    default_s = FIRST_WINDOW_WAIT_S if sys.stdout.isatty() else 0.0
+    deadline = time.monotonic() + (default_s if wait_s is None else wait_s)
+    while True:
+        try:
+            return attempt()
+        except Failure as failure:
+            left_s = deadline - time.monotonic()
+            if failure.code not in codes or left_s <= 0:
+                raise advised(failure, path) from failure
+            pause_s = min(max(failure.seconds or 0.0, RETRY_S), left_s)
+            show_progress(failure.message)
+        time.sleep(pause_s)
+        show_progress("")
+
+
+def show_progress(message: str) -> None:
+    """Show what is waited for, on a terminal only; an empty message removes it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{message}")
+        sys.stderr.flush()
+
+
+def advised(failure: Failure, path: str) -> Failure:
+    """Return a failure to connect with the advice that only the system can give."""
+    if failure.code == "not-running":
+        from tychoctl import advice
+
+        service = advice.read_service() if path == DEFAULT_SOCKET else None
+        return Failure(failure.code, advice.render_not_running(path, service))
+    return failure
+
+
+def read_versions(path: str) -> Reply:
+    """Return this program's build and that of the daemon; None where none runs."""
+    from tychod.version import read_build
+
+    daemon: Reply | None = None
+    try:
+        with Connection(path) as connection:
+            version = connection.welcome.daemon.removeprefix("tychod ")
+            daemon = {"version": version, "commit": connection.welcome.commit}
+    except Failure as failure:
+        if failure.code != "not-running":
+            raise
+    return {"tychoctl": read_build()._asdict(), "tychod": daemon}
+
+
+def only_settings(reply: Reply, key: str) -> Reply:
+    """Return the answer with one setting or section; raise ``Failure`` when there is none."""
+    found = reply.get("config")
+    settings = [s for s in found if isinstance(s, dict)] if isinstance(found, list) else []
+    names = [str(setting.get("key")) for setting in settings]
+    wanted = [s for s, n in zip(settings, names, strict=True) if (n + ".").startswith(key + ".")]
+    if not wanted:
+        import difflib
+
+        near = difflib.get_close_matches(key, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; tychoctl config show lists them"
+        raise Failure("not-found", f"no setting {key!r}{hint}")
+    return {**reply, "config": wanted}
+
+
+def print_default_config() -> int:
+    """Print the commented default file."""
+    from tychod.config_text import render_default
+
+    output.write(render_default())
+    return 0
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Say whether errors go out as JSON, even when the arguments are wrong."""
+    joined = "\0".join(["", *arguments, ""])
+    spellings = ("-o\0json", "-ojson", "--output\0json", "--output=json")
+    return any(f"\0{spelling}\0" in joined for spelling in spellings)
+
+
+def report(failure: Failure, *, as_json: bool) -> None:
+    """Tell on standard error what went wrong, in one line."""
+    if as_json:
+        import json
+
+        told = {"error": {"code": failure.code, "message": failure.message}}
+        print(json.dumps(told), file=sys.stderr)
+        return
+    from tychoctl.render import escape
+
+    print(f"tychoctl: {escape(failure.message)}", file=sys.stderr)
