@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,11 @@ class Build(NamedTuple):
 
     directory: Path
     chosen: tuple[str, ...]
+
+    @property
+    def source(self) -> Path:
+        """A copy of the tree as it was at the start: everything is built and tested from it."""
+        return self.directory / "src"
 
 
 def main() -> int:
@@ -72,12 +77,17 @@ def check_on_machines(build: Build, prefix: str | None, nodebox: str | None) -> 
 
 
 def build_packages(build: Build) -> str:
-    """Each package is built twice, and once more with a higher version."""
-    for out in ("first", "again"):
-        for kind in ("deb", "rpm"):
-            call(f"packaging/build-{kind}.sh", "--out", str(build.directory / kind / out))
-    call("packaging/build-deb.sh", "--suffix", "+1", "--out", str(build.directory / "deb/next"))
-    names = [path.name for path in sorted(build.directory.glob("*/*/*"))]
+    """One state of the tree is built twice, and once more with a higher version."""
+    script = (
+        'set -e; . packaging/common.sh; epoch=$(read_epoch); export_tree "$1" $epoch; echo $epoch'
+    )
+    epoch = call("bash", "-c", script, "bash", str(build.source)).strip()
+    env = {**os.environ, "SOURCE_DATE_EPOCH": epoch}
+    for out, *suffix in (("first",), ("again",), ("next", "--suffix", "+1")):
+        for kind in ("deb",) if suffix else ("deb", "rpm"):
+            script = str(build.source / f"packaging/build-{kind}.sh")
+            call(script, "--out", str(build.directory / kind / out), *suffix, env=env)
+    names = [path.name for path in sorted(build.directory.glob("[dr][ep][bm]/*/*"))]
     return ", ".join(sorted(set(names)))
 
 
@@ -134,8 +144,6 @@ def run_suite(suite: str, machine: Sequence[str], build: Build) -> int:
 
 def send(machine: Sequence[str], place: str, build: Build, suite: str) -> None:
     """Copy the source tree and the packages to the machine."""
-    names = call("bash", "-c", f". packaging/common.sh; export_tree {build.directory}/src 0")
-    require(not names.strip(), names)
     packages = build.directory / "packages"
     packages.unlink(missing_ok=True)
     packages.symlink_to(suite)
@@ -164,11 +172,17 @@ def remote(machine: Sequence[str], *argv: str, stdin: object = subprocess.DEVNUL
     call(*machine, *argv, stdin=stdin)
 
 
-def call(*argv: str, limit_s: float = 300, stdin: object = subprocess.DEVNULL) -> str:
+def call(
+    *argv: str,
+    limit_s: float = 300,
+    stdin: object = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a command in the checkout; StepError with its output unless it succeeds."""
     done = subprocess.run(
         argv,
         cwd=ROOT,
+        env=env,
         stdin=stdin,  # type: ignore[call-overload]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -33,14 +34,21 @@ def run_steps(
         try:
             with time_limit(step.limit_s):
                 note = step.check(context)
-        except StepError as failure:
+        except Exception as error:  # noqa: BLE001 (whatever ends a step, the next one runs)
             failed += 1
-            say(f"FAIL {step.name}: {failure}")
+            say(f"FAIL {step.name}: {describe_error(error)}")
             on_failure(context)
         else:
             figures = f" ({note})" if note else ""
             say(f"ok {step.name}{figures} [{time.monotonic() - began_s:.1f} s]")
     return failed
+
+
+def describe_error(error: Exception) -> str:
+    """Return a broken promise as it is, and a fault of the check itself with its place."""
+    if isinstance(error, StepError):
+        return str(error)
+    return "the check itself failed\n" + "".join(traceback.format_exception(error))
 
 
 @contextmanager

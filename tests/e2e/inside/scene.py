@@ -107,6 +107,8 @@ class Scene:
 def set_up(scene: Scene) -> None:
     """Build the scene; nothing of tychod is installed yet."""
     scene.directory.chmod(0o755)
+    for directory in DIRECTORIES:
+        Path(directory).mkdir(parents=True, exist_ok=True)
     for user in (scene.member, scene.stranger):
         run("useradd", "--no-create-home", "--no-user-group", "--shell", "/bin/sh", user)
     scene.load.write_text(BUSY, encoding="utf-8")
@@ -242,10 +244,12 @@ def list_machine() -> dict[str, frozenset[str]]:
     }
 
 
+# Directories that no package removes: `filesystem` owns them on RPM distributions.
+DIRECTORIES: Final = ("/usr/share/licenses", "/usr/share/man/man1", "/usr/share/man/man8")
 # Kernel interfaces, logs, and the books that systemd, dpkg and apt keep about everything they do.
 IGNORED: Final = (
     "/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/var/lib/dpkg", "/var/lib/apt",  # noqa: S108
-    "/var/cache", "/var/log", "/run/log", "/run/systemd", "/run/udev",
+    "/var/cache", "/var/log", "/run/log", "/run/systemd", "/run/udev", "/root/.rpmdb",
 )  # fmt: skip
 
 

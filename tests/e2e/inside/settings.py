@@ -75,8 +75,7 @@ def good_reload_takes_over(_: Scene) -> str:
 
 def setting(key: str) -> object:
     """Return the value that the daemon gives for a setting."""
-    settings = ask("config")["config"]
-    for row in settings["settings"]:
+    for row in ask("config")["config"]:
         if row["key"] == key:
             return row["value"]
     return None
