@@ -93,7 +93,16 @@ def render_footer(reply: Reply, chosen: Chosen) -> list[str]:
         lines.append(f"{chosen.empty} that used no energy not shown (--all shows them)")
     if chosen.cut_off:
         lines.append(f"{chosen.cut_off} more not shown (--limit)")
-    return lines + render_qualities(_totalled(reply))
+    return lines + _render_reasons(chosen) + render_qualities(_totalled(reply))
+
+
+def _render_reasons(chosen: Chosen) -> list[str]:
+    """Return a line for each row whose energy has no known user: why that is so."""
+    return [
+        f"{render.name(entry.get('name'))}: {render.escape(entry['reason'])}"
+        for entry in chosen.rows
+        if entry.get("reason")
+    ]
 
 
 def render_window(reply: Reply) -> str:

@@ -187,7 +187,7 @@ def _pod_pasts(accounts: Accounts) -> Iterator[str]:
 
 def settle_identity(identity: Identity, listed_pods: frozenset[str]) -> Identity:
     """A pod's own cgroup counts for ``past:<uid>`` only while a leaf of that pod is listed."""
-    if identity.kind == "past" and identity.pod_uid and identity.pod_uid not in listed_pods:
+    if identity.kind == "past" and identity.pod_uid not in listed_pods:
         return FIXED[2]
     return identity
 
