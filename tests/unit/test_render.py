@@ -244,3 +244,10 @@ def test_answers_of_a_newer_daemon_do_not_break_the_client(odd: object) -> None:
         for key in reply:
             command.text({**reply, key: odd}, View())
             command.rows({**reply, key: odd}, View())
+
+
+def test_energy_without_a_known_user_says_why() -> None:
+    """A list shows the reason of each of its rows that has one."""
+    assert "unattributed: outside the visible cgroup tree" in rendered(
+        "workloads", "table", everything=True
+    )
