@@ -124,7 +124,7 @@ def packaged_python_passes_tests(scene: Scene) -> str:
         copy.rename(scene.directory / f"{package}.source")
         copy.symlink_to(f"/usr/lib/tychod/{package}")
     env = {**APT_ENV, "PYTHONPATH": "/usr/lib/tychod", "CI": "true", "LC_ALL": "C.UTF-8"}
-    argv = ("/usr/bin/python3", "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    argv = ("/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rf", "--tb=short", *tests)
     try:
         done = run(*argv, timeout_s=560, env=env, cwd=scene.source)
     finally:
