@@ -57,10 +57,11 @@ class Process:
         """A reading: own times are since this process began to count, totals are the kernel's."""
         there = self.world.cpu_sample(t_ns)
         keys = np.where(there.keys >= 0, there.keys + self.first_key, there.keys)
-        own = there.total_ns - self.counted_from(there.keys)
-        if self.baseline and t_ns == self.baseline.t_ns:
-            own = own * 0
-        return CpuSample(t_ns, keys, own, there.total_ns, 0)
+        since = self.counted_from(there.keys)
+        # The first sample says what was saved: interpolated at the end of the last window.
+        is_saved = self.baseline is not None and t_ns == self.baseline.t_ns
+        total = since if is_saved else there.total_ns
+        return CpuSample(t_ns, keys, total - since, total, 0)
 
     def counted_from(self, keys: "np.typing.NDArray[np.int64]") -> "np.typing.NDArray[np.int64]":
         """Each key's total when this process began to count it."""
