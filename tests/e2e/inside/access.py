@@ -24,7 +24,7 @@ from tests.e2e.steps import StepError, require
 
 CAP_DAC_READ_SEARCH: Final = 1 << 2
 OPEN: Final = "0440 root:tychod-data"
-EXAMPLE: Final = Path("/usr/share/doc/tychod/examples/no-capability.conf")
+EXAMPLES: Final = Path("/usr/share/doc/tychod/examples")
 RULES: Final = ("/lib/udev/rules.d/60-tychod.rules", "/usr/lib/udev/rules.d/60-tychod.rules")
 
 
@@ -95,6 +95,29 @@ def socket_is_for_members(scene: Scene) -> str:
     return f"{len(text.splitlines())} lines for a member; others: {refused.stderr.strip()}"
 
 
+def socket_for_another_group(scene: Scene) -> str:
+    """With the shipped drop-in another group than tychod has the socket, and tychod's no more."""
+    text = (EXAMPLES / "control-group.conf").read_text(encoding="utf-8")
+    settings = Path("/etc/tychod/conf.d/50-group.toml")
+    run("groupadd", "--system", scene.name)
+    try:
+        run("usermod", "--append", "--groups", scene.name, scene.stranger)
+        settings.write_text(f'[control]\ngroup = "{scene.name}"\n', encoding="utf-8")
+        set_drop_in("control-group", text.replace("Groups=ops", f"Groups={scene.name}"))
+        restart()
+        run("tychoctl", "status", user=scene.stranger)
+        run("tychoctl", "status", user=scene.member, code=3)
+        shown = describe(Path("/run/tychod/tychod.sock"))
+    finally:
+        settings.unlink(missing_ok=True)
+        set_drop_in("control-group", None)
+        restart()
+        run("groupdel", scene.name)
+    run("tychoctl", "status", user=scene.member)
+    run("tychoctl", "status", user=scene.stranger, code=3)
+    return shown
+
+
 def member_sees_no_more(scene: Scene) -> str:
     """A member can open no BPF pin, no energy counter and nothing of the state directory."""
     for path in counters():
@@ -130,7 +153,7 @@ def journal_has_fields(_: Scene) -> str:
 
 def runs_without_capability(scene: Scene) -> str:
     """With the shipped drop-in it has no capability, reads RAPL, and says what it lost."""
-    set_drop_in("no-capability", EXAMPLE.read_text(encoding="utf-8"))
+    set_drop_in("no-capability", (EXAMPLES / "no-capability.conf").read_text(encoding="utf-8"))
     try:
         restart()
         held = int(process_status(main_pid())["CapEff"], 16)
