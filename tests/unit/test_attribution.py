@@ -37,6 +37,11 @@ def test_thousands_of_equal_leaves_share_equally() -> None:
     assert allocate(10_007, [0.1] * 5_000) == [3] * 7 + [2] * 4_993
 
 
+def test_no_part_is_negative_where_floats_round_up() -> None:
+    """2^53 + 3 is no float; the microjoule too many is taken from a part that has one."""
+    assert allocate(2**53 + 3, [1.0, 1e-16]) == [2**53 + 3, 0]
+
+
 def test_nothing_to_share_by() -> None:
     """Without weights all parts are zero: the caller keeps the energy."""
     assert allocate(10, [0.0, 0.0]) == [0, 0]

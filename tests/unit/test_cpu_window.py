@@ -75,6 +75,7 @@ def test_no_sample_in_or_after_the_window_is_made_up_for_later() -> None:
     late = cut(6, 9, after(quiet), sample(2, k1=20), sample(9, k1=90))
 
     assert [used(w) for w in (first, quiet, late)] == [{1: 20}, {}, {1: 70}]
+    assert first.edges_ns.tolist() == [0, 3 * S]  # no bin of which nothing is known
 
 
 def test_one_sample_only_credits_nothing() -> None:
@@ -147,8 +148,10 @@ def test_source_opened_anew_counts_from_zero_again() -> None:
     """The counters of another run owe nothing to those of the one before."""
     first = cut(0, 3, State(), sample(0, k1=0), sample(3, k1=10**9))
     anew = cut(3, 6, after(first), sample(4, k1=0), sample(6, k1=20), run=1)
+    following = cut(6, 9, after(anew), sample(6, k1=20), sample(9, k1=50), run=1)
 
     assert used(anew) == {1: 20}
+    assert used(following) == {1: 30}
 
 
 def test_restart_point_is_at_the_end_or_before() -> None:

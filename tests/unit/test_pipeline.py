@@ -283,7 +283,7 @@ def test_lost_zone_does_not_make_the_others_idle() -> None:
         Meter(zone("package-0"), 40.0, 5.0, fails=((90 * S + 1, FOREVER),)),
         Meter(zone("package-1"), 40.0, 5.0),
     ]
-    blinks = [Load(k, A, 2.0, k * 7 * S, k * 7 * S + 3 * S) for k in range(1, 20)]
+    blinks = [Load(k, A, 2.0, k * 7 * S, k * 7 * S + 3 * S + 1) for k in range(1, 20)]
     blinks = [replace(load, identity=unit(f"u{load.key}")) for load in blinks]
     run = world(*blinks, meters=meters, until_s=130).run(every(3, 129), PARAMS)
     check(run)
@@ -291,6 +291,9 @@ def test_lost_zone_does_not_make_the_others_idle() -> None:
     idle_w = ((after.idle_uj or 0) - (before.idle_uj or 0)) / 39e6
 
     assert idle_w == pytest.approx(40.0, rel=0.1)
+    # nor does what is left of it become the load of whoever ran in the quiet bins
+    kernel = dynamic_uj(run[-1], "kernel") - dynamic_uj(run[29], "kernel")
+    assert kernel < 0.05 * ((after.dynamic_uj or 0) - (before.dynamic_uj or 0))
 
 
 @dataclass(frozen=True)
