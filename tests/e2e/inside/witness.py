@@ -7,6 +7,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.inside.machine import wait_until
 from tests.e2e.steps import require
 
 INTERVAL_S: Final = 0.05
@@ -32,6 +33,7 @@ class Witness:
 
     def energy_uj(self, start_s: float, end_s: float) -> float:
         """Return what the zones used between two times (seconds since 1970)."""
+        wait_until("the ledger gets there", lambda: self._points[-1][0] >= end_s, 5)
         return self._total_uj(end_s) - self._total_uj(start_s)
 
     def _watch(self) -> None:
