@@ -157,6 +157,7 @@ class SourceStatus:
     errors: int
     last_sample_ns: int | None  # monotonic
     late: int = 0
+    absent: bool = False  # this host has no such thing: no fault, so not among the problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ def status(*sources: SourceStatus, **changes: Any) -> DaemonStatus:
         (status(source(state="unavailable", reason="gone")), "degraded", 1),
         (status(source(enabled="auto", state="unavailable", reason="no such")), "running", 0),
         (status(source(enabled="auto", state="stalled", reason="hangs")), "degraded", 1),
+        (status(source(state="unavailable", reason="no such", absent=True)), "degraded", 1),
         (status(source(enabled=False, state="off")), "running", 0),
         (status(source(), config_rejected="line 3: no"), "running", 1),
         (status(source(), state="starting"), "starting", 0),
@@ -222,6 +223,17 @@ def test_an_optional_source_is_a_problem_where_something_can_be_done() -> None:
 
     assert problem == {"source": "kubelet", "reason": kubelet.reason, "remedy": kubelet.remedy}
     assert replies.state_of(status(kubelet), None) == "running"
+
+
+def test_hardware_that_the_host_does_not_have_is_no_problem() -> None:
+    """Its reason and remedy stand in `sources`; among the problems they would hide real ones."""
+    absent = dataclasses.replace(made.SOURCES[2], absent=True)
+    found = status(absent)
+
+    assert replies.problems_of(found, None) == []
+    assert replies.state_of(found, None) == "running"
+    (told,) = answer("sources", status=found)["sources"]
+    assert (told["reason"], told["remedy"]) == (absent.reason, absent.remedy)
 
 
 def test_a_zone_that_cannot_be_read_is_a_problem() -> None:

@@ -245,7 +245,7 @@ def test_a_source_silent_for_long_is_probed_anew(bench: Bench) -> None:
 def test_absent_source_is_looked_for_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Unavailable with reason and remedy, told once, until its driver comes."""
     caplog.set_level(logging.INFO)
-    bench.unavailable = Unavailable("no powercap", "modprobe intel_rapl_msr")
+    bench.unavailable = Unavailable("no powercap", "modprobe intel_rapl_msr", absent=True)
     bench.sampler.start()
     assert bench.sampler.wait_tried(PATIENCE_S)
     status = bench.sampler.status()
@@ -260,6 +260,8 @@ def test_absent_source_is_looked_for_again(bench: Bench, caplog: pytest.LogCaptu
         "modprobe intel_rapl_msr",
     )
     assert len(told) == 1
+    assert status.absent
+    assert not bench.sampler.status().absent
 
 
 def test_gate_closes_and_opens(bench: Bench) -> None:

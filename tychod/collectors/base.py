@@ -103,10 +103,14 @@ class Ready(Generic[C_co]):
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The source is not there: why, and what a person could do about it."""
+    """The source cannot be read: why, and what a person could do about it.
+
+    ``absent``: nothing of it was found on this host, which most often is as it should be.
+    """
 
     reason: str
     remedy: str
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

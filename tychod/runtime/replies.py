@@ -330,8 +330,14 @@ def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem
 
 
 def _is_problem(source: SourceStatus) -> bool:
-    """An optional source that is absent is one only where something can be done about it."""
-    return _costs_data(source) or (source.state == "unavailable" and source.remedy is not None)
+    """An optional source is one where it exists, cannot be read and can be mended.
+
+    Hardware that the host does not have is none: most hosts lack some, and an operator who
+    reads of it every day no longer reads the list.
+    """
+    if _costs_data(source):
+        return True
+    return source.state == "unavailable" and source.remedy is not None and not source.absent
 
 
 def _domain_problems(name: str, domain: Domain, remedy: str | None) -> list[Problem]:

@@ -65,6 +65,12 @@ class Health(NamedTuple):
     late: int = 0
     last_ns: int | None = None
     tried: bool = False  # read once, or known to be unavailable or off
+    absent: bool = False  # as the probe said
+
+
+def unavailable(outcome: Unavailable) -> Health:
+    """Return how a source is that its probe did not find."""
+    return Health("unavailable", outcome.reason, outcome.remedy, tried=True, absent=outcome.absent)
 
 
 class Opened(NamedTuple, Generic[R, S]):
@@ -166,6 +172,7 @@ class Sampler(Generic[R, S]):
             errors=health.errors,
             last_sample_ns=health.last_ns,
             late=health.late,
+            absent=health.absent,
         )
 
     def _run(self) -> None:
@@ -184,7 +191,7 @@ class Sampler(Generic[R, S]):
                 continue
             outcome = self._probe()
             if isinstance(outcome, Unavailable):
-                self._change(Health("unavailable", outcome.reason, outcome.remedy, tried=True))
+                self._change(unavailable(outcome))
                 self._stop.wait(REPROBE_S)
                 continue
             for note in outcome.notes:
