@@ -44,8 +44,8 @@ class Build(NamedTuple):
 
 def main() -> int:
     """Build, check, and say how it went."""
-    prefix, nodebox = os.environ.get("TYCHOD_E2E_EXEC"), os.environ.get("TYCHOD_NODEBOX")
-    if not prefix and not nodebox:
+    prefix, boxes = os.environ.get("TYCHOD_E2E_EXEC"), os.environ.get("TYCHOD_NODEBOX")
+    if not prefix and not boxes:
         say(
             "e2e: SKIPPED: set TYCHOD_E2E_EXEC to a command prefix that runs its arguments as root "
             "on a machine with systemd, or TYCHOD_NODEBOX to a tool that boots such machines"
@@ -55,23 +55,23 @@ def main() -> int:
         build = Build(Path(directory), tuple(sys.argv[1:]))
         failed = run_steps(BUILD_STEPS, build)
         if not failed:
-            failed += check_on_machines(build, prefix, nodebox)
+            failed += check_on_machines(build, prefix, boxes)
     say("e2e: ok" if not failed else f"e2e: FAILED, {failed} steps or suites")
     return 1 if failed else 0
 
 
-def check_on_machines(build: Build, prefix: str | None, nodebox: str | None) -> int:
+def check_on_machines(build: Build, prefix: str | None, boxes: str | None) -> int:
     """Run the suites; return how many failed."""
     failed = 0
     if prefix:
         failed += run_suite("deb", shlex.split(prefix), build)
-        if not nodebox:
+        if not boxes:
             say("skip RPM: it is checked on a throwaway machine, and TYCHOD_NODEBOX is not set")
-    elif nodebox:
-        with boot(nodebox) as machine:
+    elif boxes:
+        with boot(boxes) as machine:
             failed += run_suite("deb", machine, build)
-    if nodebox:
-        with boot(nodebox) as machine:
+    if boxes:
+        with boot(boxes) as machine:
             failed += run_suite("rpm", machine, build)
     return failed
 
@@ -117,16 +117,16 @@ BUILD_STEPS: Final = (
 
 
 @contextmanager
-def boot(nodebox: str) -> Iterator[list[str]]:
+def boot(boxes: str) -> Iterator[list[str]]:
     """Boot a throwaway machine; yield the prefix of commands on it."""
-    call(nodebox, "build", "base", limit_s=900)
-    call(nodebox, "build", IMAGE, "--base", "base", "--include", ",".join(PACKAGES), limit_s=900)
+    call(boxes, "build", "base", limit_s=900)
+    call(boxes, "build", IMAGE, "--base", "base", "--include", ",".join(PACKAGES), limit_s=900)
     name = f"{IMAGE}-{secrets.token_hex(4)}"
-    call(nodebox, "boot", name, "--image", IMAGE, "--strict", limit_s=120)
+    call(boxes, "boot", name, "--image", IMAGE, "--strict", limit_s=120)
     try:
-        yield [nodebox, "exec", name, "--stdin", "--timeout", str(SUITE_LIMIT_S), "--"]
+        yield [boxes, "exec", name, "--stdin", "--timeout", str(SUITE_LIMIT_S), "--"]
     finally:
-        call(nodebox, "stop", name, limit_s=60)
+        call(boxes, "stop", name, limit_s=60)
 
 
 def run_suite(suite: str, machine: Sequence[str], build: Build) -> int:
