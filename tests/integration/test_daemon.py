@@ -42,9 +42,9 @@ def bench(tmp_path: Path, run_name: str) -> Iterator[Bench]:
         places = [cgroups.make(name) for name in names]
         for place, duty in zip(places, (0.7, 0.3), strict=True):
             cgroups.load(place, duty)
-        zones = [z._replace(max_range_uj=4_000_000_000) for z in LAYOUTS["intel-2s"]]
+        zones = [z._replace(max_range_uj=40_000_000_000) for z in LAYOUTS["intel-2s"]]
         power = Power(IDLE_W, {str(place): BUSY_W for place in places})
-        machine = Machine(tmp_path / "sys", zones, power, start_uj=3_900_000_000)
+        machine = Machine(tmp_path / "sys", zones, power, start_uj=39_900_000_000)
         machine.set_paused(True)
         settings = (
             f'[host]\nsysfs = "{tmp_path / "sys"}"\nhierarchy = "{version}"\n'

@@ -9,6 +9,7 @@ from tychod.analysis.energy import (
     attributed_domains,
     chosen_series,
     domain_windows,
+    unread_zones,
     zone_windows,
 )
 from tychod.analysis.state import Params, State, ZonePoint
@@ -125,12 +126,15 @@ def test_taken_over_zone_begins_anew() -> None:
     assert found.point == at(103, 5040, 37)
 
 
-def test_zone_never_read_is_no_zone() -> None:
-    """A counter that was never read is absent, not zero."""
+def test_zone_never_read_has_no_energy_and_a_reason() -> None:
+    """A counter that was never read books nothing and is told apart from one that counts 0."""
     window = Window(0, 3 * S)
     seen = series((0, None), (3, None))
 
     assert zone_windows(seen, window, np.array(window), State(), PARAMS) == []
+    (unread,) = unread_zones(seen, State())
+    assert unread.zone == seen.zones[0]
+    assert unread.reason
 
 
 def test_model_yields_to_a_meter() -> None:

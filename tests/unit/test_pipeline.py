@@ -554,3 +554,22 @@ def test_sequence_since_and_first_sight() -> None:
     assert {leaves(s)["a.service"].first_seen_ns for s in run} == {10**18}
     assert {leaves(s)["b.service"].first_seen_ns for s in run[1:]} == {10**18 + 3 * S}
     assert not any(s.gap for s in run)
+
+
+def test_a_socket_that_was_never_read_is_shown() -> None:
+    """One of two sockets unreadable from the start: it is unavailable, and the domain not whole."""
+    good = Meter(zone("package-0"), 10.0, 10.0)
+    bad = Meter(zone("package-1"), 10.0, 10.0, fails=((0, FOREVER),))
+    alone = Meter(zone("dram"), 1.0, 1.0, fails=((0, FOREVER),))
+    (snapshot,) = world(meters=(good, bad, alone)).run(edges(1, 4), PARAMS)
+    package, dram = snapshot.domains["package"], snapshot.domains["dram"]
+
+    assert [(z.name, z.quality) for z in package.zones] == [
+        ("package-0", "measured"),
+        ("package-1", "unavailable"),
+    ]
+    assert package.zones[1].reason
+    assert package.zones[1].power_w is None
+    assert package.quality == "stale"
+    assert "package-1" in (package.reason or "")
+    assert (dram.quality, dram.power_w, dram.idle_uj) == ("unavailable", None, None)

@@ -34,8 +34,9 @@ def unwrap(previous_uj: int, current_uj: int, max_range_uj: int) -> int | None:
 def step(zone: EnergyZone, previous_uj: int, current_uj: int, elapsed_ns: int) -> Step:
     """Return the energy between two readings of a zone, ``elapsed_ns`` apart.
 
-    Nothing is booked, and the reason told, when the counter was reset (the least possible energy
-    is more than the hardware can draw) or may have wrapped more than once.
+    Nothing is booked, and the reason told, when the counter went back by more than a wrap at the
+    hardware's utmost power explains (it was reset), or may have wrapped more than once.
+    A rise is always believed: what a meter counted is never dropped on a guess about its limits.
     """
     energy_uj = unwrap(previous_uj, current_uj, zone.max_range_uj)
     if energy_uj is None:
@@ -43,8 +44,8 @@ def step(zone: EnergyZone, previous_uj: int, current_uj: int, elapsed_ns: int) -
     if not zone.max_range_uj:
         return Step(energy_uj)
     limit_uj = zone.max_power_w * (elapsed_ns + MARGIN_NS) / 1_000
-    if energy_uj > limit_uj:
-        return Step(0, "its counter jumped by more than the hardware can draw; taken as a reset")
+    if current_uj < previous_uj and energy_uj > limit_uj:
+        return Step(0, "its counter went back without a wrap; counting goes on from the new value")
     if energy_uj + zone.max_range_uj <= limit_uj:
         seconds = elapsed_ns / 1e9
         return Step(0, f"it was not read for {seconds:.0f} s and may have wrapped more than once")

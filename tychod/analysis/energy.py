@@ -31,6 +31,14 @@ class ZoneWindow(NamedTuple):
     reason: str | None
 
 
+class UnreadZone(NamedTuple):
+    """A zone that is there and was never read: it has no number, and the reason is told."""
+
+    zone: EnergyZone
+    source: str
+    reason: str
+
+
 class DomainWindow(NamedTuple):
     """One domain in one window: sums over its zones."""
 
@@ -63,15 +71,30 @@ def zone_windows(
     """Return each zone of a source that has been read at least once."""
     found = []
     for index, zone in enumerate(series.zones):
-        readings = [
-            (s.t_ns, value) for s in series.samples if (value := s.energy_uj[index]) is not None
-        ]
-        point = state.zones.get(zone.key) or ZonePoint(0, None, 0, zone.domain)
+        readings = _readings(series, index)
+        point = _point(zone, state)
         if point.native_uj is None and not readings:
             continue
         begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
         found.append(_zone_window(zone, series, readings, window, edges_ns, begun, params))
     return found
+
+
+def unread_zones(series: EnergySeries, state: State) -> list[UnreadZone]:
+    """Return each zone of a source that has never been read."""
+    return [
+        UnreadZone(zone, series.source, series.zone_reasons.get(zone.key) or "not read yet")
+        for index, zone in enumerate(series.zones)
+        if _point(zone, state).native_uj is None and not _readings(series, index)
+    ]
+
+
+def _readings(series: EnergySeries, index: int) -> list[tuple[int, int]]:
+    return [(s.t_ns, value) for s in series.samples if (value := s.energy_uj[index]) is not None]
+
+
+def _point(zone: EnergyZone, state: State) -> ZonePoint:
+    return state.zones.get(zone.key) or ZonePoint(0, None, 0, zone.domain)
 
 
 def _zone_window(

@@ -15,11 +15,12 @@ from tychod.analysis.energy import (
     attributed_domains,
     chosen_series,
     domain_windows,
+    unread_zones,
     zone_windows,
 )
 from tychod.analysis.idle import floor_w, observe
 from tychod.analysis.owners import Owners, owners
-from tychod.analysis.publish import Booked, snapshot
+from tychod.analysis.publish import Booked, Seen, snapshot
 from tychod.analysis.state import (
     Account,
     DomainAccount,
@@ -48,6 +49,7 @@ def analyse(
         for series in chosen
         for zone in zone_windows(series, window, cpu.edges_ns, state, params)
     ]
+    unread = [zone for series in chosen for zone in unread_zones(series, state)]
     known = {zone.domain for series in chosen for zone in series.zones}
     domains = domain_windows(zones)
     idle = _observe_idle(domains, cpu, window, state, params)
@@ -72,8 +74,8 @@ def analyse(
         cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
         violations=state.violations + _violations(accounts, totals),
     )
-    gap = state.restarted
-    return snapshot(after, window, observations, zones, booked, params, gap=gap), after
+    seen = Seen(window, observations.wall_offset_ns, zones, unread, booked, state.restarted)
+    return snapshot(after, seen, params), after
 
 
 def _observe_idle(

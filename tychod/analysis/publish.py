@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from tychod.analysis.energy import ZoneWindow
-from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
+from tychod.analysis.energy import UnreadZone, ZoneWindow
+from tychod.analysis.state import Account, DomainAccount, Params, State
 from tychod.model import (
     SYSTEM_ID,
     Domain,
@@ -28,55 +28,55 @@ class Booked(NamedTuple):
     unused_uj: int  # part of it that no CPU time explains
 
 
-def snapshot(
-    state: State,
-    window: Window,
-    observations: Observations,
-    zones: Sequence[ZoneWindow],
-    booked: Mapping[str, Booked],
-    params: Params,
-    *,
-    gap: bool,
-) -> Snapshot:
-    """Build the snapshot of ``window`` from the state after it."""
-    by_domain: dict[str, list[ZoneWindow]] = {}
-    for zone in zones:
-        by_domain.setdefault(zone.zone.domain, []).append(zone)
-    domains = {
-        name: _domain(total, by_domain.get(name, []), window, params)
-        for name, total in state.domains.items()
-    }
+class Seen(NamedTuple):
+    """What one window showed."""
+
+    window: Window
+    wall_offset_ns: int
+    zones: Sequence[ZoneWindow]
+    unread: Sequence[UnreadZone]
+    booked: Mapping[str, Booked]
+    gap: bool  # it spans a restart
+
+
+def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
+    """Build the snapshot of a window from the state after it."""
+    names = dict.fromkeys([*state.domains, *(zone.zone.domain for zone in seen.unread)])
     return Snapshot(
         sequence=state.sequence,
-        window=window,
+        window=seen.window,
         since_ns=state.since_ns or 0,
-        wall_offset_ns=observations.wall_offset_ns,
-        gap=gap,
-        domains=domains,
-        leaves=_leaves(state, window, booked),
+        wall_offset_ns=seen.wall_offset_ns,
+        gap=seen.gap,
+        domains={name: _domain(name, state, seen, params) for name in names},
+        leaves=_leaves(state, seen.window, seen.booked),
         conservation_violations=state.violations,
     )
 
 
-def _domain(
-    total: DomainAccount, zones: Sequence[ZoneWindow], window: Window, params: Params
-) -> Domain:
-    shown = tuple(_zone(zone, window, params) for zone in zones)
+def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
+    total = state.domains.get(name, DomainAccount())
+    zones = [zone for zone in seen.zones if zone.zone.domain == name]
+    unread = [zone for zone in seen.unread if zone.zone.domain == name]
+    shown = (*(_zone(z, seen.window, params) for z in zones), *(_unread(z) for z in unread))
     powers = [zone.power_w for zone in shown if zone.power_w is not None]
-    quality = _worst([zone.quality for zone in shown])
     reasons = [f"{zone.name}: {zone.reason}" for zone in shown if zone.reason]
-    attributed = total.attributed
+    sources = [*(zone.source for zone in zones), *(zone.source for zone in unread)]
     return Domain(
-        source=zones[0].source if zones else "none",
-        quality=quality,
-        reason="; ".join(reasons) or (None if zones else "no source reads it now"),
+        source=sources[0] if sources else "none",
+        quality=_quality_of([zone.quality for zone in shown]),
+        reason="; ".join(reasons) or (None if shown else "no source reads it now"),
         through_ns=min((zone.point.t_ns for zone in zones), default=None),
         energy_uj=total.energy_uj,
-        idle_uj=total.split.idle_uj if attributed else None,
-        dynamic_uj=total.split.dynamic_uj if attributed else None,
+        idle_uj=total.split.idle_uj if total.attributed else None,
+        dynamic_uj=total.split.dynamic_uj if total.attributed else None,
         power_w=sum(powers) if powers else None,
         zones=shown,
     )
+
+
+def _unread(zone: UnreadZone) -> Zone:
+    return Zone(zone.zone.name, zone.zone.socket, 0, None, "unavailable", zone.reason)
 
 
 def _zone(zone: ZoneWindow, window: Window, params: Params) -> Zone:
@@ -93,9 +93,14 @@ def _zone(zone: ZoneWindow, window: Window, params: Params) -> Zone:
     )
 
 
-def _worst(qualities: Sequence[Quality]) -> Quality:
-    order: tuple[Quality, ...] = ("unavailable", "stale", "modelled", "measured")
-    return next((q for q in order if q in qualities), "unavailable")
+def _quality_of(zones: Sequence[Quality]) -> Quality:
+    """Return a domain's quality; one that lacks a part of its zones is not whole: ``stale``."""
+    present: set[Quality] = set(zones)
+    if not present or present == {"unavailable"}:
+        return "unavailable"
+    if present & {"unavailable", "stale"}:
+        return "stale"
+    return "modelled" if "modelled" in present else "measured"
 
 
 def _leaves(state: State, window: Window, booked: Mapping[str, Booked]) -> tuple[Leaf, ...]:

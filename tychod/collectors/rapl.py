@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 DOMAINS: Final = ("package", "core", "uncore", "dram", "psys")
 
-DEFAULT_MAX_POWER_W: Final = 1000.0
-"""Of a zone that names no limit: more than any processor package draws (the largest: 500 W)."""
+CEILING_W: Final = 1000.0
+"""No processor socket draws more (the largest are specified for 500 W); tells a wrap from a reset.
 
-LIMIT_FACTOR: Final = 2.0
-"""Real power exceeds the highest limit for moments only (a turbo peak), never twice over."""
+The power limits that powercap shows beside the counter say nothing about it: root may change them
+at any time, and they count while switched off, too.
+"""
+CEILINGS_W: Final[Mapping[str, float]] = MappingProxyType({"psys": 5000.0})  # a whole machine
 
 REOPEN_INTERVAL_NS: Final = 1_000_000_000
 
@@ -40,7 +42,6 @@ ROOT_ONLY_REMEDY: Final = (
 _ZONE_DIR: Final = re.compile(r"intel-rapl(?:-[a-z]+)?(?::[0-9a-f]+)+")
 _CONTROL_DIR: Final = re.compile(r"intel-rapl(?:-[a-z]+)?")
 _PACKAGE: Final = re.compile(r"package-(\d+)(?:-die-\d+)?")
-_LIMIT_FILE: Final = re.compile(r"constraint_\d+_(?:power_limit|max_power)_uw")
 
 
 class FoundZone(NamedTuple):
@@ -138,6 +139,7 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | 
             f"no powercap zones below {powercap_dir(host)}",
             "normal in most virtual machines; load intel_rapl_msr / intel_rapl_common on bare "
             "metal; the modelled source is used instead",
+            absent=True,
         )
     chosen, unknown = filter_zones(found, config.rapl.zones)
     if not chosen:
@@ -239,14 +241,8 @@ def _zone(host: Host, directory: str, path: str, names: Mapping[str, str]) -> En
         name=name,
         socket=parse_socket(name if domain == "package" else parent),
         max_range_uj=_read_number(host, f"{path}/max_energy_range_uj"),
-        max_power_w=_read_max_power_w(host, path),
+        max_power_w=CEILINGS_W.get(domain, CEILING_W),
     )
-
-
-def _read_max_power_w(host: Host, path: str) -> float:
-    limits = (e for e in host.list_dir(path) or () if _LIMIT_FILE.fullmatch(e))
-    highest_uw = max((_read_number(host, f"{path}/{entry}") for entry in limits), default=0)
-    return LIMIT_FACTOR * highest_uw / 1e6 if highest_uw else DEFAULT_MAX_POWER_W
 
 
 def _read_number(host: Host, path: str) -> int:
