@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tychod.settings import add_arguments, arguments_from, check_config
-from tychod.version import read_build
+from tychod.version import read_build, render_version
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,15 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; 0 stopped, 1 failed, 2 wrong usage or configuration."""
     namespace = build_parser().parse_args(argv)
     if namespace.version:
-        print(f"tychod {' '.join(read_build())}")  # noqa: T201
-        return 0
+        return _print(render_version("tychod", read_build()) + "\n", 0)
     if namespace.check_config:
         code, text = check_config(arguments_from(namespace), os.environ)
-        (sys.stderr if code else sys.stdout).write(text)
-        return code
+        return _print(text, code)
     from tychod.runtime.supervisor import run  # numpy and the sources: not for --version
 
     return run(arguments_from(namespace), os.environ)
+
+
+def _print(text: str, code: int) -> int:
+    """Print an answer, or a refusal on standard error; whoever closed the pipe has read enough."""
+    stream = sys.stderr if code else sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
+    return code
 
 
 if __name__ == "__main__":

@@ -83,13 +83,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
+        type=_place,
         help=f"read FILE, and conf.d beside it, instead of {DEFAULT_DIR}/{FILE_NAME}",
     )
     parser.add_argument(
         "--config-dir",
         metavar="DIR",
+        type=_place,
         help=f"read DIR/{FILE_NAME} and DIR/conf.d/*.toml (default: {DEFAULT_DIR})",
     )
+
+
+def _place(text: str) -> str:
+    """Refuse an empty path: a script's unset variable must not choose the defaults unseen."""
+    if not text:
+        raise argparse.ArgumentTypeError("names no file or directory")
+    return text
 
 
 def arguments_from(namespace: argparse.Namespace) -> Arguments:

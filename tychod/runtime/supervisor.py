@@ -238,8 +238,22 @@ def state_directory(environ: Mapping[str, str], uid: int) -> Path:
         return Path(given)
     if uid == 0:
         return Path(DEFAULT_STATE)
-    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "tychod"
+    base = environ.get("XDG_STATE_HOME")
+    return Path(base) / "tychod" if base else _home(environ, uid) / ".local" / "state" / "tychod"
+
+
+def _home(environ: Mapping[str, str], uid: int) -> Path:
+    import pwd  # only for a user without systemd's or the desktop's choice
+
+    if given := environ.get("HOME"):
+        return Path(given)
+    try:
+        return Path(pwd.getpwuid(uid).pw_dir)
+    except KeyError:
+        raise StartError(
+            f"user {uid} has no home directory to keep state in; "
+            "set STATE_DIRECTORY to a directory of its own"
+        ) from None
 
 
 def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
