@@ -21,6 +21,8 @@ GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH}
 
 READ_LIMIT_BYTES: Final = 1 << 20
 
+UNKNOWN_BOOT: Final = "unknown"
+
 _FORBIDDEN_NAME: Final = "environ"
 
 
@@ -145,17 +147,23 @@ class Host:
 
 
 def boot_id(host: Host) -> str:
-    """Return the kernel's random name of this boot, "unknown" where procfs lacks it."""
-    text = host.read_text(f"{host.procfs}/sys/kernel/random/boot_id")
-    return (text or "").strip() or "unknown"
+    """Return the kernel's random name of this boot; ``UNKNOWN_BOOT`` where it cannot be read.
+
+    An unknown boot is no boot in particular: it equals none, itself included.
+    """
+    try:
+        text = host.read_text(f"{host.procfs}/sys/kernel/random/boot_id")
+    except OSError:
+        return UNKNOWN_BOOT
+    return (text or "").strip() or UNKNOWN_BOOT
 
 
 def online_cpus(host: Host) -> int:
-    """Return how many CPUs are online."""
-    text = host.read_text(f"{host.sysfs}/devices/system/cpu/online")
+    """Return how many CPUs are online; where that cannot be read, as many as this process sees."""
     try:
+        text = host.read_text(f"{host.sysfs}/devices/system/cpu/online")
         return parse_cpu_list(text or "")
-    except ValueError:
+    except (OSError, ValueError):
         return os.cpu_count() or 1
 
 
@@ -174,12 +182,14 @@ def node_name() -> str:
 
 
 def own_rss_bytes() -> int:
-    """Return this process's resident memory (proc(5): second number of statm, in pages)."""
-    fd = _open("/proc/self/statm")
+    """Return this process's resident memory (proc(5): second number of statm, in pages).
+
+    Without a procfs of its own: the most that it ever was (getrusage(2), in KiB).
+    """
     try:
-        return int(os.read(fd, 128).split()[1]) * resource.getpagesize()
-    finally:
-        os.close(fd)
+        return int(_read_own("statm").split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def own_cpu_ns() -> int:
@@ -226,13 +236,16 @@ CAP_DAC_READ_SEARCH: Final = 2
 
 def may_read_everything() -> bool:
     """Say whether this process may read every file: effective CAP_DAC_READ_SEARCH (or root's)."""
-    status = _read_status()
+    try:
+        status = _read_own("status")
+    except OSError:
+        return False
     found = next((x for x in status.splitlines() if x.startswith("CapEff:")), "CapEff: 0")
     return bool(int(found.split()[1], 16) >> CAP_DAC_READ_SEARCH & 1)
 
 
-def _read_status() -> str:
-    fd = _open("/proc/self/status")
+def _read_own(name: str) -> str:
+    fd = _open(f"/proc/self/{name}")
     try:
         return _read_up_to(fd, READ_LIMIT_BYTES).decode()
     finally:

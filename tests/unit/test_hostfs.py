@@ -12,6 +12,7 @@ import pytest
 from tests.fixtures.hosts.trees import host_at, write_files
 from tychod import config
 from tychod.hostfs import (
+    UNKNOWN_BOOT,
     Host,
     boot_id,
     node_name,
@@ -196,3 +197,12 @@ def test_open_file_limit_becomes_the_hard_one() -> None:
     )
 
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_facts_that_cannot_be_read_have_a_fallback(tmp_path: Path) -> None:
+    """A directory in a fact's place, or one that nobody may search, is like no file at all."""
+    for name in ("proc/sys/kernel/random/boot_id", "sys/devices/system/cpu/online"):
+        (tmp_path / name).mkdir(parents=True)
+
+    assert boot_id(host_at(tmp_path)) == UNKNOWN_BOOT
+    assert online_cpus(host_at(tmp_path)) == os.cpu_count()
