@@ -43,7 +43,7 @@ check: $(STAMP) ## Check format, lint, types and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy $(TYPED)
-	@if command -v shellcheck >/dev/null; then $(FIND_SHELL_SCRIPTS) | xargs -r shellcheck; \
+	@if command -v shellcheck >/dev/null; then $(FIND_SHELL_SCRIPTS) | xargs -r shellcheck -x; \
 	else echo 'check: shellcheck is not installed, shell scripts SKIPPED'; fi
 
 e2e: ## Install the package on a machine with systemd and check it there (TYCHOD_E2E_EXEC or TYCHOD_NODEBOX)
