@@ -178,6 +178,9 @@ def test_a_failed_zone_costs_only_itself(bench: Bench, tmp_path: Path) -> None:
     assert failing["quality"] == "stale"
     check_sums(answer, leaves)
     assert answer["domains"]["package"]["energy_uj"] == truth_uj(bench, "package")
+    told = [x for x in node.read_log().splitlines() if "rapl package-1 (socket 1): " in x]
+    assert len(told) == 2  # when it began and when it was over, not in every window
+    assert "is read again" in told[1]
 
 
 def unattributed(node: Node) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Analyser:
         self._heartbeat: Latest[int] = Latest()
         self._next_end: Latest[int] = Latest()
         self._start_ns = 0
+        self._zone_reasons: Mapping[str, str] = {}
         self._heartbeat.publish(clock.now_ns())
         self._thread = threading.Thread(target=self._run, name="analyse", daemon=True)
 
@@ -197,12 +198,32 @@ class Analyser:
                 snapshot.window.seconds,
                 extra={"event": "resumed"},
             )
+        self._tell_zones(snapshot)
         if snapshot.conservation_violations > before.violations:
             log.error(
                 "energy is not conserved in window %d: this is a fault of tychod, please report it",
                 snapshot.sequence,
                 extra={"event": "conservation-violated"},
             )
+
+    def _tell_zones(self, snapshot: Snapshot) -> None:
+        """One line when a zone's trouble begins or changes, and one when it is over."""
+        before, self._zone_reasons = self._zone_reasons, zone_reasons(snapshot)
+        for name, reason in self._zone_reasons.items():
+            if before.get(name) != reason:
+                log.warning("%s: %s", name, reason, extra={"event": "zone-trouble"})
+        for name in before.keys() - self._zone_reasons.keys():
+            log.info("%s: is read again", name, extra={"event": "zone-ok"})
+
+
+def zone_reasons(snapshot: Snapshot) -> dict[str, str]:
+    """Return what is wrong with each zone: its source, name and socket -> reason."""
+    return {
+        f"{domain.source} {zone.name} (socket {zone.socket})": zone.reason
+        for domain in snapshot.domains.values()
+        for zone in domain.zones
+        if zone.reason
+    }
 
 
 def _baseline(state: State, cpu: CpuSeries | None) -> CpuBaseline | None:
