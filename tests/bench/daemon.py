@@ -153,7 +153,7 @@ def measure_cpu() -> list[Figure]:
             percent = 100.0 * (daemon.cpu_s() - used) / (time.monotonic() - began)
         finally:
             daemon.kill()
-    return [Figure("daemon CPU, 250 containers, RAPL at 50 ms", percent, "% of a core", 2.0)]
+    return [Figure("daemon CPU, 250 containers (simulated files), RAPL at 50 ms", percent, "% of a core", 2.0)]
 
 
 def measure_memory() -> list[Figure]:
@@ -170,7 +170,7 @@ def measure_memory() -> list[Figure]:
             daemon.kill()
     return [
         Figure("daemon RSS at minute 2 of it (360 containers replaced)", early, "MB", 80.0),
-        Figure("daemon RSS after 200 windows of churn", late, "MB", 80.0),
+        Figure("daemon RSS after 200 windows (of 1 s) of churn", late, "MB", 80.0),
     ]
 
 
