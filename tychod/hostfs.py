@@ -47,7 +47,11 @@ class KeptFile:
 
     def read(self, size: int = 64) -> bytes:
         """Return the first ``size`` bytes as they are now; OSError where the kernel refuses."""
-        return os.pread(self._fd, size, 0)
+        try:
+            return os.pread(self._fd, size, 0)
+        except OSError as exc:
+            exc.filename = self.path  # as in Host.read_bytes
+            raise
 
     def close(self) -> None:
         """Give the descriptor back; a second call does nothing."""
@@ -81,6 +85,7 @@ class Host:
         try:
             return _read_up_to(fd, limit)
         except OSError as exc:
+            exc.filename = path  # a descriptor alone tells nobody which file it was
             _raise_unless_gone(exc)
             return None
         finally:
@@ -144,6 +149,12 @@ class Host:
     def process_file(self, pid: int, name: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
         """Return a file of a process, None if the process is gone."""
         return self.read_bytes(f"{self.procfs}/{pid}/{name}", limit)
+
+
+def render_error(exc: OSError) -> str:
+    """Return which file was refused and why, as far as the error knows."""
+    reason = exc.strerror or str(exc)
+    return f"{exc.filename}: {reason}" if exc.filename else reason
 
 
 def boot_id(host: Host) -> str:

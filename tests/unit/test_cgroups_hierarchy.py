@@ -58,6 +58,17 @@ def test_choice(
     assert chosen.method == f"cgroup-{version}"
 
 
+def test_a_process_that_may_not_be_read_hides_no_other(tmp_path: Path) -> None:
+    """With hidepid other users' processes refuse themselves; the daemon's own tells as much."""
+    write_files(tmp_path, V2_UNIFIED | V1 | {"proc/22/cgroup": "0::/system.slice/a.service\n"})
+    (tmp_path / "proc" / "1" / "cgroup").mkdir(parents=True)  # refused for root, too: EISDIR
+
+    chosen = choose_hierarchy(host_at(tmp_path), "auto")
+
+    assert isinstance(chosen, Hierarchy)
+    assert chosen.version == "v2"
+
+
 @pytest.mark.parametrize(
     ("files", "wanted", "reason"),
     [

@@ -377,6 +377,7 @@ def test_unreadable_times_give_no_sample(watched: Watched) -> None:
     saved = stat.read_text()
     stat.write_text("")
     assert watched.collector.read() is None
+    assert "no counter of CPU time" in watched.collector.failure
 
     stat.write_text(saved)
     watched.tree.use("/pod/a", 2 * TICK_NS)
@@ -415,7 +416,7 @@ def test_no_cgroups_is_an_outcome(tmp_path: Path) -> None:
     write_files(tmp_path, {"full/cgroup/cgroup.controllers": ""})
     for base in (tmp_path / "empty", tmp_path / "full"):
         config = Config(host=host_config(base))
-        found = cpu.probe(Host(config.host), config, SystemClock())
+        found = cpu.SPEC.find(Host(config.host), config, SystemClock())
         assert isinstance(found, Unavailable)
         assert found.reason
         assert found.remedy

@@ -133,12 +133,14 @@ def test_unreadable_times_have_a_reason(base: Path) -> None:
     collector = probed(base, SetClock())
     write_files(base, {"proc/stat": ""})
     missing = collector.read()
-    reasons = dict(collector.zone_reasons)
+    reasons, failure = dict(collector.zone_reasons), collector.failure
     write_files(base, {"proc/stat": stat_line(1000)})
     back = collector.read()
     collector.close()
 
     assert missing is None
+    assert failure in reasons.values()
+    assert not collector.failure
     assert "/proc/stat" in reasons[collector.zones[0].key]
     assert back is not None
     assert not collector.zone_reasons
@@ -148,7 +150,7 @@ def test_machine_without_procfs(tmp_path: Path) -> None:
     """Without /proc/stat the model is unavailable and says what to set."""
     config = Config(host=host_config(tmp_path))
 
-    found = model.probe(Host(config.host), config, SetClock())
+    found = model.SPEC.find(Host(config.host), config, SetClock())
 
     assert isinstance(found, Unavailable)
     assert "stat" in found.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.fixtures.hosts.trees import SECOND, SetClock, host_config, write_files
 from tests.sim.powercap import LAYOUTS, Machine, Power, SimZone, build_tree
 from tychod.collectors import rapl
-from tychod.collectors.base import EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import UNREADABLE_REMEDY, EnergyCollector, Ready, Unavailable
 from tychod.config import Config, Rapl
 from tychod.hostfs import Host
 
@@ -242,6 +243,8 @@ def test_all_zones_failing_is_no_sample(tmp_path: Path) -> None:
 
         assert collector.read() is None
         assert len(collector.zone_reasons) == 2
+        assert collector.failure.startswith("rapl:intel-rapl:0:package-0, rapl:intel-rapl:0:0:core")
+        assert "ENODATA" in collector.failure
         assert isinstance(probe(tmp_path), Unavailable)
 
 
@@ -298,6 +301,94 @@ def test_some_zones_for_root_only(public_dir: Path) -> None:
 
     assert (before["intel-rapl:0"], before["intel-rapl:0:0"]) == (0, None)
     assert after["intel-rapl:0:0"] == 0
+
+
+def test_a_zone_whose_name_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    """A directory in the name's place: the other zones are read, this one is told of."""
+    build_tree(tmp_path / "sys", LAYOUTS["intel-2s"])
+    break_name(tmp_path, "intel-rapl:1")
+
+    with ready(tmp_path) as collector:
+        assert [z.name for z in collector.zones if z.domain == "package"] == ["package-0"]
+        (problem,) = collector.problems
+        assert problem.startswith("zone intel-rapl:1 is not read: ")
+        assert problem.endswith("intel-rapl:1/name: Is a directory")
+
+
+def break_name(base: Path, directory: str) -> Path:
+    """Put a directory in the place of a zone's name."""
+    name = base / "sys" / "class" / "powercap" / directory / "name"
+    name.unlink()
+    name.mkdir()
+    return name
+
+
+def test_no_zone_has_a_name(tmp_path: Path) -> None:
+    """Zones are there but cannot be told apart: said with the file and what to do; not absent."""
+    build_tree(tmp_path / "sys", [SimZone("intel-rapl:0", "package-0", 1, 1)])
+    break_name(tmp_path, "intel-rapl:0")
+
+    found = probe(tmp_path)
+
+    assert isinstance(found, Unavailable)
+    assert "intel-rapl:0/name: Is a directory" in found.reason
+    assert found.remedy
+    assert not found.absent
+
+
+def test_a_zone_directory_that_may_not_be_entered(public_dir: Path) -> None:
+    """Mode 000 of one zone hides that zone and no other."""
+    build_tree(public_dir / "sys", LAYOUTS["intel-2s-dies"], mode=0o444)
+    closed = public_dir / "sys" / "class" / "powercap" / "intel-rapl:2"
+    closed.resolve().chmod(0)
+    try:
+        with as_nobody(), ready(public_dir) as collector:
+            assert len(collector.zones) == 3
+            assert "Permission denied" in collector.problems[0]
+    finally:
+        closed.resolve().chmod(0o755)
+
+
+def test_powercap_that_may_not_be_listed(public_dir: Path) -> None:
+    """A class directory for root only makes the source unavailable, with path and reason."""
+    build_tree(public_dir / "sys", LAYOUTS["amd"], mode=0o444)
+    powercap = public_dir / "sys" / "class" / "powercap"
+    powercap.chmod(0)
+    config = Config(host=host_config(public_dir))
+    try:
+        with as_nobody():
+            found = rapl.SPEC.find(Host(config.host), config, SetClock())
+    finally:
+        powercap.chmod(0o755)
+
+    assert found == Unavailable(f"{powercap}: Permission denied", UNREADABLE_REMEDY)
+
+
+def test_zones_that_come_later_are_noticed(tmp_path: Path) -> None:
+    """Half a minute after the last look a new, a renamed and a lost zone show, once each."""
+    clock = SetClock()
+    zones = LAYOUTS["intel-2s"]
+    build_tree(tmp_path / "sys", zones[:3])
+    name = tmp_path / "sys" / "class" / "powercap" / "intel-rapl:0:1" / "name"
+
+    def noticed(seconds: float) -> bool:
+        clock.t_ns += round(seconds * SECOND)
+        collector.read()
+        return collector.outdated
+
+    with ready(tmp_path, clock=clock) as collector:
+        assert not noticed(31)
+        build_tree(tmp_path / "sys", zones[3:])
+        assert not noticed(29)
+        assert noticed(1)
+        assert not noticed(0.05)
+    with ready(tmp_path, clock=clock) as collector:
+        assert len(collector.zones) == 6
+        name.write_text("uncore\n")
+        assert noticed(30)
+    with ready(tmp_path, clock=clock) as collector:
+        shutil.rmtree(name.parent.resolve())
+        assert noticed(30)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"x\n", b"-5\n", b"1.5\n"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar
 
 from tychod.clock import Clock
 from tychod.config import Config, Enabled
-from tychod.hostfs import Host
+from tychod.hostfs import Host, render_error
 
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
@@ -37,6 +37,18 @@ class EnergyCollector(Protocol):
     @property
     def zone_reasons(self) -> Mapping[str, str]:
         """Zone key -> why it cannot be read now; an immutable mapping, replaced on change."""
+
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it gave one."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is degraded at present and shows in no zone, one line each."""
+
+    @property
+    def outdated(self) -> bool:
+        """True after a reading that noticed other zones than at the probe: probe anew."""
 
     def read(self) -> EnergySample | None:
         """Read all counters once; None when none of them could be read."""
@@ -71,6 +83,14 @@ class CpuCollector(Protocol):
     @property
     def hierarchy_reason(self) -> str:
         """Why that hierarchy."""
+
+    @property
+    def root(self) -> str:
+        """The hierarchy's directory, below which the cgroups' paths begin."""
+
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it gave one."""
 
     @property
     def cgroups(self) -> Mapping[int, CgroupRef]:
@@ -113,6 +133,12 @@ class Unavailable:
     absent: bool = False
 
 
+UNREADABLE_REMEDY: Final = (
+    "let the daemon's user read it (mode, owner, hidepid of /proc, a security module), or point "
+    "[host] procfs, sysfs and cgroupfs to where they are"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class CollectorSpec(Generic[C_co]):
     """One row of the table of collectors."""
@@ -121,4 +147,11 @@ class CollectorSpec(Generic[C_co]):
     quality: Literal["measured", "modelled"]
     enabled: Callable[[Config], Enabled]
     interval_s: Callable[[Config], float]
-    probe: Callable[[Host, Config, Clock], Ready[C_co] | Unavailable]
+    probe: Callable[[Host, Config, Clock], Ready[C_co] | Unavailable]  # may raise OSError
+
+    def find(self, host: Host, config: Config, clock: Clock) -> Ready[C_co] | Unavailable:
+        """Probe; a file that the host refuses makes the source unavailable, and nothing worse."""
+        try:
+            return self.probe(host, config, clock)
+        except OSError as exc:
+            return Unavailable(render_error(exc), UNREADABLE_REMEDY)

@@ -29,6 +29,7 @@ class CgroupFiles:
         self.method_reason: Final = f"cgroup files, read every {interval_s:g} s"
         self.hierarchy: Final = f"{reader.hierarchy.version} at {reader.hierarchy.root}"
         self.hierarchy_reason: Final = reader.hierarchy.reason
+        self.root: Final = reader.hierarchy.root
 
     @property
     def cgroups(self) -> Mapping[int, CgroupRef]:
@@ -39,6 +40,11 @@ class CgroupFiles:
     def problems(self) -> tuple[str, ...]:
         """What is degraded at present, one line each."""
         return self._reader.problems
+
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it gave one."""
+        return self._reader.failure
 
     def resume(self, baseline: CpuBaseline) -> bool:
         """Continue from saved totals of this boot; call before the first read.  False: cannot."""
@@ -58,13 +64,7 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     hierarchy = choose_hierarchy(host, config.host.hierarchy)
     if isinstance(hierarchy, NoHierarchy):
         return Unavailable(hierarchy.reason, hierarchy.remedy)
-    try:
-        reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
-    except OSError as exc:
-        return Unavailable(
-            f"{exc.filename}: {exc.strerror}",
-            "[host] procfs and cgroupfs must hold stat and the cgroups' usage files, readable",
-        )
+    reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
     collector = CgroupFiles(reader, config.accounting.cgroup_interval)
     return Ready(collector, collector.problems)
 

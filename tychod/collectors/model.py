@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready
 from tychod.hostfs import Host, KeptFile, online_cpus
 from tychod.kernel.procstat import STAT_BYTES, parse_cpu_times, tick_hz
 from tychod.samples import EnergySample, EnergyZone
@@ -42,6 +42,8 @@ class ModelledCpu:
     name: Final = "model"
     quality: Final[Literal["measured", "modelled"]] = "modelled"
     delay_s: Final = 0.0
+    outdated: Final = False
+    problems: Final = ()
 
     def __init__(self, stat: KeptFile, model: PowerModel, cpus: int, clock: Clock) -> None:
         self._stat = stat
@@ -61,6 +63,7 @@ class ModelledCpu:
                 idle_w=model.idle_uw / 1e6,
             ),
         )
+        self.failure = ""
         self.zone_reasons: Mapping[str, str] = MappingProxyType({})
 
     def read(self) -> EnergySample | None:
@@ -69,10 +72,12 @@ class ModelledCpu:
         try:
             times = parse_cpu_times(self._stat.read(STAT_BYTES), self._tick_hz)
         except (OSError, ValueError) as exc:
-            self.zone_reasons = MappingProxyType({self.zones[0].key: f"{self._stat.path}: {exc}"})
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            self.failure = f"{self._stat.path}: {reason}"
+            self.zone_reasons = MappingProxyType({self.zones[0].key: self.failure})
             return None
-        if self.zone_reasons:
-            self.zone_reasons = MappingProxyType({})
+        if self.failure:
+            self.failure, self.zone_reasons = "", MappingProxyType({})
         t_ns = (before_ns + self._clock.now_ns()) // 2
         # The kernel may correct its times downwards by a tick; energy never shrinks.
         self._busy_ns = max(self._busy_ns, times.tasks_ns + times.irq_ns)
@@ -83,18 +88,14 @@ class ModelledCpu:
         self._stat.close()
 
 
-def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | Unavailable:
+def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector]:
     """Open /proc/stat; nothing else is needed."""
     cpus = online_cpus(host)
     model = PowerModel(
         idle_uw=cpus * round(config.model.idle_w_per_cpu * 1e6),
         busy_uw=round(config.model.busy_w_per_cpu * 1e6),
     )
-    path = f"{host.procfs}/stat"
-    try:
-        stat = host.open_kept(path)
-    except OSError as exc:
-        return Unavailable(f"{path}: {exc.strerror}", "[host] procfs must be the root of a procfs")
+    stat = host.open_kept(f"{host.procfs}/stat")
     return Ready(ModelledCpu(stat, model, cpus, clock))
 
 

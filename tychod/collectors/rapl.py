@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable
+from tychod.hostfs import render_error
 from tychod.samples import EnergySample, EnergyZone
 
 if TYPE_CHECKING:
@@ -31,11 +32,17 @@ at any time, and they count while switched off, too.
 CEILINGS_W: Final[Mapping[str, float]] = MappingProxyType({"psys": 5000.0})  # a whole machine
 
 REOPEN_INTERVAL_NS: Final = 1_000_000_000
+LOOK_INTERVAL_NS: Final = 30_000_000_000
+"""How often zones are looked for that came, went or can be told apart now (a module loaded)."""
 
 ROOT_ONLY: Final = "energy_uj is readable by root only"
 ROOT_ONLY_REMEDY: Final = (
     "start tychod by its systemd unit, or load its udev rule: both make energy_uj 0440 "
     "root:tychod-data; tychod must run in the group tychod-data"
+)
+
+NAMES_REMEDY: Final = (
+    "let the daemon's user read the file name of each zone (in the kernel's own tree all may)"
 )
 
 # intel-rapl:0 is a package, intel-rapl:0:1 a part of it; intel-rapl alone is the control type.
@@ -49,6 +56,14 @@ class FoundZone(NamedTuple):
 
     zone: EnergyZone
     path: str
+
+
+class Listing(NamedTuple):
+    """The zone directories that there are."""
+
+    paths: Mapping[str, str]  # directory name -> path
+    names: Mapping[str, str]  # directory name -> what the zone calls itself
+    refused: Mapping[str, str]  # directory name -> why its name cannot be read
 
 
 class Counter:
@@ -105,14 +120,25 @@ class Rapl:
     quality: Final[Literal["measured", "modelled"]] = "measured"
     delay_s: Final = 0.0
 
-    def __init__(self, host: Host, found: Sequence[FoundZone], clock: Clock) -> None:
+    def __init__(
+        self, host: Host, listing: Listing, found: Sequence[FoundZone], clock: Clock
+    ) -> None:
+        self._host = host
+        self._listing = listing
         self._clock = clock
+        self._next_look_ns = clock.now_ns() + LOOK_INTERVAL_NS
+        self.outdated = False
+        self.problems: Final = tuple(
+            f"zone {directory} is not read: {reason}"
+            for directory, reason in listing.refused.items()
+        )
         self._counters = [Counter(host, f.path) for f in found]
         self.zones: Final = tuple(f.zone for f in found)
         self.zone_reasons: Mapping[str, str] = MappingProxyType({})
 
     def read(self) -> EnergySample | None:
         """Read every counter; one that fails is None and has a reason; all failed: None."""
+        self.outdated = self._look()
         before_ns = self._clock.now_ns()
         energy_uj = tuple(counter.read_uj(before_ns) for counter in self._counters)
         t_ns = (before_ns + self._clock.now_ns()) // 2
@@ -125,6 +151,27 @@ class Rapl:
             self.zone_reasons = MappingProxyType(reasons)
         return EnergySample(t_ns, energy_uj) if any(e is not None for e in energy_uj) else None
 
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it gave one."""
+        keys: dict[str, list[str]] = {}
+        for key, reason in self.zone_reasons.items():
+            keys.setdefault(reason, []).append(key)
+        is_whole = len(self.zone_reasons) == len(self.zones)
+        told = [f"{', '.join(zones)}: {reason}" for reason, zones in keys.items()]
+        return "; ".join(told) if is_whole else ""
+
+    def _look(self) -> bool:
+        """Say whether the zones are others than at the probe; False when it is not time to look."""
+        now_ns = self._clock.now_ns()
+        if now_ns < self._next_look_ns:
+            return False
+        self._next_look_ns = now_ns + LOOK_INTERVAL_NS
+        try:
+            return list_zones(self._host) != self._listing
+        except OSError:
+            return False  # the counters stay open; the next look tells
+
     def close(self) -> None:
         """Close every counter."""
         for counter in self._counters:
@@ -133,7 +180,11 @@ class Rapl:
 
 def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | Unavailable:
     """Find the zones, apply the filter and read each counter once."""
-    found = find_zones(host)
+    listing = list_zones(host)
+    found = find_zones(host, listing)
+    if not found and listing.refused:
+        directory, reason = next(iter(listing.refused.items()))
+        return Unavailable(f"no zone can be told apart, e.g. {directory}: {reason}", NAMES_REMEDY)
     if not found:
         return Unavailable(
             f"no powercap zones below {powercap_dir(host)}",
@@ -147,12 +198,13 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | 
             f"[rapl] zones = {', '.join(unknown)}: no such zone here",
             f"name some of {', '.join(sorted(_filter_names(found)))}; or none, for all of them",
         )
-    collector = Rapl(host, chosen, clock)
+    collector = Rapl(host, listing, chosen, clock)
     if collector.read() is None:
         collector.close()
         return _unreadable(collector.zone_reasons)
     notes = [f"[rapl] zones: nothing here is called {name!r}" for name in unknown]
     notes += [f"{key}: {reason}" for key, reason in collector.zone_reasons.items()]
+    notes += collector.problems
     return Ready(collector, tuple(notes))
 
 
@@ -172,14 +224,25 @@ def powercap_dir(host: Host) -> str:
     return f"{host.sysfs}/class/powercap"
 
 
-def find_zones(host: Host) -> list[FoundZone]:
-    """Return every known zone once, without the MMIO copies of zones that MSRs show, too."""
+def list_zones(host: Host) -> Listing:
+    """Return the zones' directories and names; OSError only where powercap cannot be listed."""
     paths = _zone_dirs(host)
-    names = {d: (host.read_text(f"{path}/name") or "").strip() for d, path in paths.items()}
+    names: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for directory in sorted(paths, key=_directory_order):
+        try:
+            names[directory] = (host.read_text(f"{paths[directory]}/name") or "").strip()
+        except OSError as exc:
+            refused[directory] = render_error(exc)
+    return Listing(paths, names, refused)
+
+
+def find_zones(host: Host, listing: Listing) -> list[FoundZone]:
+    """Return every known zone once, without the MMIO copies of zones that MSRs show, too."""
     found = [
-        FoundZone(zone, f"{paths[directory]}/energy_uj")
-        for directory in sorted(paths, key=_directory_order)
-        if (zone := _zone(host, directory, paths[directory], names))
+        FoundZone(zone, f"{listing.paths[directory]}/energy_uj")
+        for directory in listing.names
+        if (zone := _zone(host, directory, listing.paths[directory], listing.names))
     ]
     # Some boards show package-0 twice, by MSR and by MMIO; both count the same joules.
     by_msr = {_identity(f.zone) for f in found if not _is_copy(f.zone)}
@@ -219,7 +282,7 @@ def _zone_dirs(host: Host) -> dict[str, str]:
     pending = [powercap_dir(host)]
     while pending:
         below = pending.pop(0)
-        for entry in host.list_dir(below) or ():
+        for entry in _list_zone_dir(host, below):
             path = f"{below}/{entry}"
             if _ZONE_DIR.fullmatch(entry) and entry not in paths:
                 paths[entry] = path
@@ -227,6 +290,16 @@ def _zone_dirs(host: Host) -> dict[str, str]:
             elif _CONTROL_DIR.fullmatch(entry) and below == powercap_dir(host):
                 pending.append(path)
     return paths
+
+
+def _list_zone_dir(host: Host, path: str) -> tuple[str, ...]:
+    """List a directory of zones; one zone that may not be searched hides nothing but itself."""
+    try:
+        return host.list_dir(path) or ()
+    except OSError:
+        if path == powercap_dir(host):
+            raise
+        return ()
 
 
 def _zone(host: Host, directory: str, path: str, names: Mapping[str, str]) -> EnergyZone | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tychod.hostfs import GONE, Host
+from tychod.hostfs import GONE, Host, render_error
 from tychod.kernel.owntime import FIRST_CGROUP, ROOT, SEED, OwnTime
 from tychod.kernel.procstat import (
     STAT_BYTES,
@@ -116,6 +116,7 @@ class CgroupReader:
         self._baseline: CpuBaseline | None = None
         self._started = False
         self._idle_ns = 0
+        self.failure = ""
 
     @property
     def cgroups(self) -> Mapping[int, CgroupRef]:
@@ -156,8 +157,13 @@ class CgroupReader:
         try:
             root_ns = self._read_root_ns()
             times = parse_cpu_times(self._stat.read(STAT_BYTES), self._tick_hz)
-        except (OSError, ValueError):
-            return None  # without the root nothing adds up; the next reading catches up
+        except (OSError, ValueError) as exc:
+            # Without the root nothing adds up; the next reading catches up.
+            self.failure = (
+                render_error(exc) if isinstance(exc, OSError) else f"no counter of CPU time: {exc}"
+            )
+            return None
+        self.failure = ""
         t_ns = (before_ns + self._clock.now_ns()) // 2
         rows = np.array(
             [times.tasks_ns if root_ns is None else root_ns, times.tasks_ns, times.irq_ns, *totals],

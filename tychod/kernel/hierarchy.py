@@ -83,7 +83,11 @@ def find_roots(host: Host) -> tuple[str | None, str | None]:
 def named_v2_cgroup(host: Host) -> str | None:
     """Return the first v2 cgroup below the root that holds a process, None if there is none."""
     for pid in host.pids():
-        path = parse_v2_path(host.process_file(pid, "cgroup") or b"")
+        try:
+            data = host.process_file(pid, "cgroup")
+        except OSError:
+            continue  # hidepid: another user's process, which others may speak for
+        path = parse_v2_path(data or b"")
         # "/../x" lies outside our cgroup namespace.
         if path and path != "/" and not path.startswith("/.."):
             return path
