@@ -164,3 +164,13 @@ def test_restart_point_is_at_the_end_or_before() -> None:
     assert ahead is not None
     assert (ahead.t_ns, ahead.own_ns.tolist()) == (2 * S, [20])
     assert cut(0, 3, State()).at_end is None
+
+
+def test_a_long_silence_is_a_bin_of_its_own() -> None:
+    """A sample just after the start does not speak for the three seconds that follow."""
+    samples = [sample(0.5, k1=0), sample(1.0, k1=100), sample(1.001, k1=101)]
+    silent = cut(1, 4, State(), *samples)
+    usual = cut(1, 4, State(), *samples, *(sample(t, k1=200) for t in (1.5, 2, 2.5, 3, 3.5)))
+
+    assert silent.used_ns.tolist() == [[1], [0]]
+    assert usual.edges_ns.tolist()[-2:] == [3 * S, 4 * S]

@@ -69,11 +69,23 @@ def _edges(times: Int64s, own: Int64s, window: Window) -> tuple[Int64s, Int64s]:
     filled = _fill(own)
     inner = (times > window.start_ns) & (times < window.end_ns)
     inner[1:] &= times[1:] > times[:-1]  # two of one time would make a bin without length
-    if times[-1] < window.end_ns and inner.any():
-        inner[-1] = False  # nothing is known beyond the last sample: it ends the last bin
+    if inner[-1] and _is_near(times, window.end_ns):
+        inner[-1] = False  # the last bin ends with the window, though the last sample was before
     edges = np.concatenate([[window.start_ns], times[inner], [window.end_ns]]).astype(np.int64)
     ends = [_at(times, filled, t) for t in (window.start_ns, window.end_ns)]
     return edges, np.vstack([ends[0], filled[inner], ends[1]])
+
+
+def _is_near(times: Int64s, end_ns: int) -> bool:
+    """Say whether the end is at most two sample intervals after the last sample.
+
+    Beyond that nobody knows what ran: such a rest is a bin in which nothing was observed, so that
+    a sliver of CPU time does not decide over the energy of a long silence.
+    """
+    if len(times) < 2:
+        return False
+    mean_ns = (int(times[-1]) - int(times[0])) / (len(times) - 1)
+    return end_ns - int(times[-1]) <= 2 * mean_ns
 
 
 def _fill(own: Int64s) -> Int64s:
