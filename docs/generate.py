@@ -68,6 +68,7 @@ def render_limits() -> str:
         "connections at once": f"{frames.MAX_CONNECTIONS}, "
         f"{frames.RESERVED_FOR_ROOT} of them kept for root",
         "connections of one user": f"{frames.MAX_CONNECTIONS_PER_UID}",
+        "new connections of one user a second": f"{frames.MAX_NEW_PER_S}",
         "requests a second on a connection": f"{frames.MAX_REQUESTS_PER_S}, more are delayed",
         "time between requests": f"{frames.IDLE_TIMEOUT_S:g} s",
         "time from the first to the last byte of a frame": f"{frames.FRAME_TIMEOUT_S:g} s",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
@@ -154,12 +155,19 @@ class Connection:
 def _connect(path: str, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_s)
+        # With a time-out of Python's a full queue fails at once; the kernel waits for a place.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(timeout_s))
         connection.connect(path)
     except OSError as exc:
         connection.close()
         raise _connect_failure(path, exc) from exc
     return connection
+
+
+def timeval(seconds: float) -> bytes:
+    """Return a time as the kernel's struct timeval."""
+    whole, part = divmod(round(seconds * 1e6), 1_000_000)
+    return struct.pack("@ll", whole, part)
 
 
 def _connect_failure(path: str, exc: OSError) -> Failure:

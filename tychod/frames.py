@@ -20,6 +20,10 @@ MAX_CONNECTIONS_PER_UID: Final = 8
 RESERVED_FOR_ROOT: Final = 2
 MAX_REQUESTS_PER_S: Final = 100
 """Of one connection; the rest wait, so that nobody's flood takes the daemon's time."""
+MAX_NEW_PER_S: Final = 100
+"""New connections of one user: each costs a thread's start, which a loop of them would make dear."""
+MAX_REFUSALS_PER_S: Final = 100
+"""Refusals that one user is told of; what he tries beyond is closed without a word."""
 MAX_ARGS: Final = 32
 MAX_COMPLAINT: Final = 500  # characters of a foreign value that a reply repeats
 IDLE_TIMEOUT_S: Final = 60.0

@@ -25,10 +25,11 @@ from tychod.runtime import listener as listening
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import ListenError, Peer, adopt_listener, bind_control_socket
 from tychod.runtime.server import refuse
-from tychod.runtime.session import Limits
+from tychod.runtime.session import Limits, Times
 
 PATIENCE_S = 10.0  # how long a test waits for what must come; nothing is measured by it
 QUICK = Limits(idle_s=1.0, frame_s=0.2, send_s=1.0)
+NOBODY = 65534
 HELLO = encode_frame({"id": 1, "op": "hello", "args": {"version": 1}}, 1000)
 
 
@@ -190,29 +191,52 @@ def test_the_last_places_are_for_root() -> None:
     assert refuse(Peer(1, 1000, 1000), [Peer(1, 1000, 1000)] * 8, limits) is not None
 
 
-def test_a_flood_of_requests_waits_in_its_own_thread(path: Path, latest: Latest[Snapshot]) -> None:
-    """Thousands of requests at once are paced: while they wait, a good client is served."""
-    flood = encode_frame({"id": 2, "op": "node"}, 1000) * 5000
-    with made.serving(path, latest) as server, connect(path) as hostile:
-        hostile.sendall(HELLO)
-        sender = threading.Thread(target=send_quietly, args=(hostile, flood))
-        sender.start()
-        with Connection(str(path)) as good:
-            assert [good.call("node")["sequence"] for _ in range(50)] == [20] * 50
-        answered = len(drain(hostile))
-        hostile.shutdown(socket.SHUT_RDWR)
-        sender.join()
+class Turnstile:
+    """A clock that stands still, and pauses that last until the test ends them."""
 
-        assert 0 < answered < 2500
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waiting = 0
+        self._open = threading.Event()
+
+    def now_s(self) -> float:
+        """Seconds on a clock that only the test moves."""
+        return self.now
+
+    def pause(self, _: float) -> None:
+        """Wait until the test lets everybody through."""
+        self.waiting += 1
+        self._open.wait(PATIENCE_S)
+
+    def release(self) -> None:
+        """Let everybody through, now and later."""
+        self.now += 1.0
+        self._open.set()
+
+
+def test_a_flood_of_requests_waits_in_its_own_thread(path: Path, latest: Latest[Snapshot]) -> None:
+    """Of a flood so many are answered in a second; while the rest waits others are served."""
+    flood = encode_frame({"id": 2, "op": "node"}, 1000) * 30
+    turn = Turnstile()
+    limits, times = Limits(requests_per_s=20), Times(turn.now_s, turn.pause)
+    with (
+        made.serving(path, latest, limits=limits, times=times) as server,
+        connect(path) as hostile,
+    ):
+        hostile.sendall(HELLO + flood)
+        until(lambda: turn.waiting == 1)
+        with Connection(str(path)) as good:
+            assert [good.call("node")["sequence"] for _ in range(10)] == [20] * 10
+        answered = drain(hostile)
+        assert turn.waiting == 1
+        turn.release()
+        hostile.setblocking(True)
+        hostile.shutdown(socket.SHUT_WR)
+        rest = read_until_closed(hostile)
         until(lambda: server.counts()["open"] == 0)
 
-
-def send_quietly(client: socket.socket, data: bytes) -> None:
-    """Send until done or closed."""
-    try:
-        client.sendall(data)
-    except OSError:
-        return
+    assert len(answered) == 20
+    assert len(answered) + len(rest) == 31
 
 
 def drain(client: socket.socket) -> list[Any]:
@@ -225,6 +249,91 @@ def drain(client: socket.socket) -> list[Any]:
     except BlockingIOError:
         return found
     return found
+
+
+def test_a_flood_of_connections_is_told_so_and_then_closed_at_once(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """In one second a user gets 100 places one after the other, 100 refusals, then silence."""
+    turn = Turnstile()
+    with made.serving(path, latest, times=Times(turn.now_s)) as server:
+        served, told = frames.MAX_NEW_PER_S, frames.MAX_NEW_PER_S + frames.MAX_REFUSALS_PER_S
+        for _ in range(served):
+            with Connection(str(path)) as good:
+                good.call("node")
+            until(lambda: server.counts()["open"] == 0)
+        answers = []
+        for _ in range(served, told + 50):
+            with connect(path) as refused:
+                answers.append(read_until_closed(refused))
+        counts = server.counts()
+        turn.release()
+        with Connection(str(path)) as good:
+            assert good.call("node")["sequence"] == 20
+
+    codes = [answer[0]["error"]["code"] if answer else None for answer in answers]
+    assert codes == ["busy"] * frames.MAX_REFUSALS_PER_S + [None] * 50
+    assert (counts["accepted"], counts["refused"]) == (served, told + 50 - served)
+
+
+FLOOD = """
+import socket, sys, time
+end = time.monotonic() + 20
+held = []
+print("ready", flush=True)
+while time.monotonic() < end:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.setblocking(False)
+    try:
+        client.connect(sys.argv[1])
+    except BlockingIOError:
+        pass
+    except OSError:
+        break  # the server has gone
+    held.append(client)
+    if len(held) > 500:
+        held.pop(0).close()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_one_users_flood_of_connections_locks_nobody_out(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """While another user connects as fast as he can, every connection of root is served."""
+    path.parent.chmod(0o755)
+    with made.serving(path, latest) as server:
+        path.chmod(0o666)
+        command = ["/usr/bin/python3", "-I", "-c", FLOOD, str(path)]
+        options: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as flood:
+            try:
+                assert flood.stdout is not None
+                assert flood.stdout.readline() == "ready\n"
+                until(lambda: server.counts()["refused"] > 200)
+                for _ in range(40):
+                    with Connection(str(path), timeout_s=PATIENCE_S) as good:
+                        assert good.call("node")["sequence"] == 20
+                assert flood.poll() is None
+            finally:
+                flood.kill()
+
+
+def test_a_full_queue_is_waited_for(path: Path) -> None:
+    """Where the server is slow to accept, a client waits its time for a place, then gives up."""
+    with bind_control_socket(path) as listener, ExitStack() as stack:
+        listener.listen(0)
+        stack.enter_context(connect(path))
+        with pytest.raises(Failure, match="does not take connections") as caught:
+            Connection(str(path), timeout_s=0.1)
+        assert caught.value.code == "busy"
+
+        timer = threading.Timer(0.2, lambda: stack.enter_context(listener.accept()[0]))
+        timer.start()
+        with pytest.raises(Failure, match="did not answer") as caught:
+            Connection(str(path), timeout_s=1.0)
+        timer.join()
 
 
 def test_a_wrong_request_costs_only_its_answer(path: Path, latest: Latest[Snapshot]) -> None:

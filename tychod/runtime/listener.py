@@ -12,10 +12,9 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tychod.frames import MAX_CONNECTIONS
-
 FIRST_PASSED_FD: Final = 3  # SD_LISTEN_FDS_START
-BACKLOG: Final = 2 * MAX_CONNECTIONS
+BACKLOG: Final = 4096
+"""Who connects while the queue is full is turned away by the kernel; net.core.somaxconn caps it."""
 PROBE_TIMEOUT_S: Final = 2.0
 LOCK_TIMEOUT_S: Final = 2.0
 MAX_PATH_BYTES: Final = 107  # unix(7): sun_path with its final zero

@@ -10,7 +10,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,11 +20,10 @@ from tychod.frames import ProtocolError
 from tychod.model import Snapshot
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import Peer, read_peer
-from tychod.runtime.session import Gone, Limits, Served, Session
+from tychod.runtime.session import Gone, Limits, Served, Session, Times
 
 log = logging.getLogger(__name__)
 
-REFUSAL_PAUSE_S: Final = 0.002  # bounds what a flood of connections costs
 CLOSE_POLITELY_S: Final = 0.5
 CLOSE_S: Final = 0.9
 ACCEPT_RETRY_S: Final = 0.1  # pause when the process or machine is out of descriptors
@@ -51,6 +50,7 @@ class ControlServer:
         *,
         path: Path | None = None,
         limits: Limits = Limits(),  # noqa: B008 - immutable
+        times: Times = Times(),  # noqa: B008 - immutable
     ) -> None:
         self._listener = listener
         self._limits = limits
@@ -62,7 +62,8 @@ class ControlServer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._totals = dict.fromkeys(("accepted", "refused", "killed", "faults"), 0)
         self._logged: set[str] = set()
-        self._served = Served(answers, latest, self._stop, self.counts, limits)
+        self._served = Served(answers, latest, self._stop, self.counts, limits, times)
+        self._arrivals = Arrivals(times.now_s)
         self._thread = threading.Thread(target=self._accept_all, name="control", daemon=True)
 
     def start(self) -> None:
@@ -116,36 +117,42 @@ class ControlServer:
         poll.register(self._wake_in, select.POLLIN)
         while not self._stop.is_set():
             poll.poll()
-            if not self._stop.is_set():
-                self._accept_one()
+            while not self._stop.is_set() and self._accept_one():
+                pass  # the queue is emptied as fast as we can: who waits in it waits for all before
 
-    def _accept_one(self) -> None:
+    def _accept_one(self) -> bool:
+        """Take the next client out of the queue; False when nobody waits there."""
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # it left before we came
+        except BlockingIOError:
+            return False
+        except ConnectionAbortedError:
+            return True  # it left before we came
         except OSError as exc:
             log.warning("cannot accept a client: %s", exc.strerror)
             self._stop.wait(ACCEPT_RETRY_S)
-            return
+            return False
         try:
             self._admit(connection)
         except (OSError, RuntimeError) as exc:  # RuntimeError: no thread can be started
             connection.close()
             log.warning("cannot serve a client: %s", exc)
+        return True
 
     def _admit(self, connection: socket.socket) -> None:
-        """Give a client its thread, or say that it has to come later."""
-        connection.settimeout(self._limits.send_s)
+        """Give a client its thread, or say that it has to come later; never wait for it."""
         peer = read_peer(connection)
+        arrival = self._arrivals.count(peer.uid)
         with self._lock:
-            refusal = refuse(peer, [client.peer for client in self._clients.values()], self._limits)
+            others = [client.peer for client in self._clients.values()]
+            refusal = refuse(peer, others, self._limits, arrival)
             if refusal is None:
                 self._start_client(peer, connection)
                 return
             self._totals["refused"] += 1
-        self._send_refusal(connection, refusal)
-        self._stop.wait(REFUSAL_PAUSE_S)
+        if arrival <= self._limits.new_per_s + self._limits.refusals_per_s:
+            self._send_refusal(connection, refusal)
+        connection.close()
 
     def _start_client(self, peer: Peer, connection: socket.socket) -> None:
         thread = threading.Thread(
@@ -162,11 +169,8 @@ class ControlServer:
 
     def _send_refusal(self, connection: socket.socket, refusal: ProtocolError) -> None:
         connection.setblocking(False)
-        with connection:
-            try:
-                connection.send(frames.encode_error(0, refusal))
-            except OSError:
-                return  # it did not wait for the answer
+        with contextlib.suppress(OSError):  # it did not wait for the answer
+            connection.send(frames.encode_error(0, refusal))
 
     def _serve(self, connection: socket.socket) -> None:
         key = connection.fileno()
@@ -198,8 +202,33 @@ class ControlServer:
             log.error("cannot answer a client (logged once): %s", name, exc_info=exc)
 
 
-def refuse(peer: Peer, others: list[Peer], limits: Limits) -> ProtocolError | None:
-    """Return why a client may not connect now; the last places are kept for root."""
+class Arrivals:
+    """Counts each user's connections in the second that runs; the accepting thread's own."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._second = now_s()
+        self._counts: dict[int, int] = {}
+
+    def count(self, uid: int) -> int:
+        """Return how many of this user came in this second, this one included."""
+        now = self._now_s()
+        if now - self._second >= 1.0:
+            self._second, self._counts = now, {}
+        self._counts[uid] = self._counts.get(uid, 0) + 1
+        return self._counts[uid]
+
+
+def refuse(
+    peer: Peer, others: list[Peer], limits: Limits, arrival: int = 1
+) -> ProtocolError | None:
+    """Return why a client may not connect now; the last places are kept for root.
+
+    ``arrival``: the how manieth of its user this connection is in this second.
+    """
+    if arrival > limits.new_per_s:
+        message = f"user {peer.uid} made {limits.new_per_s} connections within a second"
+        return ProtocolError("busy", f"{message}; keep one open")
     if sum(other.uid == peer.uid for other in others) >= limits.connections_per_uid:
         message = f"user {peer.uid} has {limits.connections_per_uid} connections open already"
         return ProtocolError("busy", f"{message}; close one")

@@ -30,6 +30,15 @@ class Limits(NamedTuple):
     frame_s: float = frames.FRAME_TIMEOUT_S
     send_s: float = frames.FRAME_TIMEOUT_S
     requests_per_s: int = frames.MAX_REQUESTS_PER_S
+    new_per_s: int = frames.MAX_NEW_PER_S  # connections, of one user
+    refusals_per_s: int = frames.MAX_REFUSALS_PER_S  # told to one user
+
+
+class Times(NamedTuple):
+    """The clock that floods are counted by, and how one waits; both in seconds."""
+
+    now_s: Callable[[], float] = time.monotonic
+    pause: Callable[[float], object] | None = None  # None: until the time is over or we stop
 
 
 class Served(NamedTuple):
@@ -40,6 +49,7 @@ class Served(NamedTuple):
     stop: threading.Event
     read_counts: Callable[[], Mapping[str, int]]
     limits: Limits
+    times: Times = Times()
 
 
 class Gone(Exception):  # noqa: N818 - an outcome, not a fault
@@ -105,12 +115,13 @@ class Session:
 
     def _pace(self) -> None:
         """Let a flood of requests wait in its own thread."""
-        now = time.monotonic()
+        now_s, pause = self._served.times
+        now = now_s()
         if now - self._second >= 1.0:
             self._second, self._requests = now, 0
         self._requests += 1
         if self._requests > self._limits.requests_per_s:
-            self._served.stop.wait(self._second + 1.0 - now)
+            (pause or self._served.stop.wait)(self._second + 1.0 - now)
 
     def hello(self, request: Request) -> None:
         """Welcome a client; that its version fits has been checked with the request."""
