@@ -75,9 +75,14 @@ CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+def rows_of(op: str, reply: Reply) -> list[Entry]:
+    """Return the rows of an answer: those of one kind come as the workloads that they are."""
+    return entries(reply, "pods" if op == "pods" else "workloads")
+
+
 def render_list(op: str, reply: Reply, view: View) -> str:
     """Return the table of a list, with what stands behind it below."""
-    chosen = choose(entries(reply, op), view)
+    chosen = choose(rows_of(op, reply), view)
     columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
     lines = render.table(columns, chosen.rows, view.width)
     if not chosen.rows:
@@ -164,7 +169,7 @@ def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[lis
     header += [f"{d}_{part}" for d in domains for part in ("idle_uj", "dynamic_uj")]
     end = section(reply, "window").get("end")
     everything = view._replace(everything=True)
-    found = choose(entries(reply, op), everything).rows
+    found = choose(rows_of(op, reply), everything).rows
     return header, [[end, *(e.get(t) for t in texts), *_numbers(e, domains)] for e in found]
 
 

@@ -145,16 +145,18 @@ def workloads_body(snapshot: Snapshot) -> Plain:
 
 def containers_body(snapshot: Snapshot) -> Plain:
     """Return the leaves of kind container."""
-    return {"containers": _of_kind(snapshot, "container"), **_meters(snapshot)}
+    return _of_kind(snapshot, "container")
 
 
 def units_body(snapshot: Snapshot) -> Plain:
     """Return the leaves of kind unit."""
-    return {"units": _of_kind(snapshot, "unit"), **_meters(snapshot)}
+    return _of_kind(snapshot, "unit")
 
 
-def _of_kind(snapshot: Snapshot, kind: str) -> list[Plain]:
-    return [leaf_entry(leaf) for leaf in snapshot.leaves if leaf.identity.kind == kind]
+def _of_kind(snapshot: Snapshot, kind: str) -> Plain:
+    """Return the answer of `workloads`, filtered."""
+    leaves = [leaf_entry(leaf) for leaf in snapshot.leaves if leaf.identity.kind == kind]
+    return {"workloads": leaves, **_meters(snapshot)}
 
 
 def _meters(snapshot: Snapshot) -> Plain:
