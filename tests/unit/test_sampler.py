@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +18,7 @@ from tychod.config import Accounting, Config
 from tychod.hostfs import Host
 from tychod.model import SourceState, Window
 from tychod.runtime import sampler as module
-from tychod.runtime.sampler import Plan, Sampler
+from tychod.runtime.sampler import Closed, Plan, Sampler
 from tychod.runtime.sources import EnergySampler, cpu_sampler
 from tychod.samples import EnergySample, EnergyZone
 
@@ -49,6 +50,9 @@ class Meter:
     delay_s = 0.0
     zones = (ZONE,)
     zone_reasons: Mapping[str, str] = MappingProxyType({})
+    problems = ()
+    failure = "rapl:0: energy_uj holds no number"
+    outdated = False
 
     def __init__(self, clock: MovedClock, behave: Callable[[], int | None]) -> None:
         self._clock = clock
@@ -74,13 +78,18 @@ class Bench:
         self.clock = MovedClock()
         self.behave: Callable[[], int | None] = lambda: 1
         self.unavailable: Unavailable | None = None
-        self.closed_by: str | None = None
+        self.closed_by: Closed | None = None
         self.crashes: list[str] = []
         self.meters: list[Meter] = []
         epoch_ns = self.clock.now_ns()
         plan = Plan("rapl", "auto", "measured", INTERVAL_S, 10.0, epoch_ns)
         self.sampler: Sampler[EnergyCollector, EnergySample] = Sampler(
-            plan, self.probe, self.clock, self.crashes.append, lambda: self.closed_by
+            plan,
+            self.probe,
+            self.clock,
+            self.crashes.append,
+            lambda: self.closed_by,
+            attrgetter("outdated"),
         )
 
     def probe(self) -> Ready[EnergyCollector] | Unavailable:
@@ -156,7 +165,7 @@ def test_failures_are_told_and_recovery_too(bench: Bench) -> None:
     bench.behave = fail
     bench.wait(lambda: bench.sampler.health().reason == "Permission denied")
     bench.behave = lambda: None
-    bench.wait(lambda: bench.sampler.health().reason == "nothing could be read")
+    bench.wait(lambda: bench.sampler.health().reason == Meter.failure)
     errors = bench.sampler.health().errors
     bench.behave = lambda: 1
     bench.wait(lambda: bench.sampler.health().reason is None)
@@ -267,7 +276,7 @@ def test_absent_source_is_looked_for_again(bench: Bench, caplog: pytest.LogCaptu
 def test_gate_closes_and_opens(bench: Bench) -> None:
     """A closed gate ends the reading, says why, and gives the source back."""
     source = EnergySampler(bench.sampler)
-    bench.closed_by = "something better measures it"
+    bench.closed_by = Closed("something better measures it")
     bench.sampler.start()
     bench.wait_state("off")
     assert not bench.meters
@@ -275,13 +284,92 @@ def test_gate_closes_and_opens(bench: Bench) -> None:
     bench.wait_state("ok")
     bench.wait_more()
     assert source.measures_cpu()
-    bench.closed_by = "the meter is back"
+    bench.closed_by = Closed("the meter is back")
     bench.wait_state("off")
 
     assert bench.sampler.status().reason == "the meter is back"
     assert bench.meters[0].closed
     assert source.series(Window(0, 1)) is None
     assert (source.lag_s(), source.newest_ns(), source.measures_cpu()) == (None, None, False)
+
+
+def test_waiting_for_another_source_is_not_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the gate is not settled the source has not been tried; a wake makes it look again."""
+    monkeypatch.setattr(module, "GATE_S", PATIENCE_S)
+    bench.closed_by = Closed("rapl has not answered yet", settled=False)
+    bench.sampler.start()
+    bench.wait_state("off")
+    waits = not bench.sampler.wait_tried(0.02)
+    bench.closed_by = None
+    bench.sampler.wake()
+
+    assert waits
+    bench.wait_more()
+    assert bench.sampler.health().tried
+
+
+def test_followers_hear_of_coming_and_going(bench: Bench) -> None:
+    """Who follows a source is called at its first answer and when it goes, not at each reading."""
+    heard: list[SourceState] = []
+    bench.sampler.follow(lambda: heard.append(bench.sampler.health().state))
+    bench.sampler.start()
+    bench.wait_more(5)
+    bench.closed_by = Closed("the meter is back")
+    bench.wait_state("off")
+
+    assert heard == ["ok", "off"]
+
+
+def test_an_outdated_source_is_replaced_without_a_gap(bench: Bench) -> None:
+    """The new one is there, with a sample, before the old one is closed; it was never away."""
+    missing: list[bool] = []
+    bench.sampler.start()
+    bench.wait_more()
+    first = bench.sampler.opened()
+    assert first is not None
+
+    def behave() -> int:
+        opened = bench.sampler.opened()
+        missing.append(opened is None or len(opened.buffer) == 0)
+        return 5
+
+    bench.behave = behave
+    bench.meters[0].outdated = True
+    bench.wait(lambda: bench.meters[0].closed)
+    second = bench.sampler.opened()
+    bench.wait_more()
+
+    assert second is not None
+    assert (first.run, second.run) == (0, 1)
+    assert id(second.collector) == id(bench.meters[1])
+    assert len(second.buffer) > 0
+    assert missing
+    assert not any(missing)
+    assert bench.sampler.health().errors == 0
+
+
+def test_an_outdated_source_stays_where_nothing_better_is_found(bench: Bench) -> None:
+    """A probe that finds nothing, or what cannot be read, takes away nothing."""
+    bench.sampler.start()
+    bench.wait_more()
+    first = bench.meters[0]
+    bench.unavailable = Unavailable("no powercap", "modprobe intel_rapl_msr")
+    first.outdated = True
+    bench.wait_more(5)
+    first.outdated = False
+    assert not first.closed
+    bench.unavailable = None
+    bench.behave = lambda: 1 if len(bench.meters) == 1 else fail()
+    first.outdated = True
+    bench.wait(lambda: len(bench.meters) > 1)
+    first.outdated = False
+    opened = bench.sampler.opened()
+
+    assert opened is not None
+    assert id(opened.collector) == id(first)
+    assert all(meter.closed for meter in bench.meters[1:-1])
 
 
 def test_a_fault_of_ours_ends_the_daemon(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,14 +5,14 @@ A source that hangs hangs here, shows as ``stalled`` and holds up nobody else.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tychod.buffer import Buffer, Latest, Timed
 from tychod.clock import Clock, next_deadline_ns
 from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
+from tychod.hostfs import render_error
 from tychod.model import Quality, SourceState, SourceStatus
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,13 @@ def unavailable(outcome: Unavailable) -> Health:
     return Health("unavailable", outcome.reason, outcome.remedy, tried=True, absent=outcome.absent)
 
 
+class Closed(NamedTuple):
+    """Why a source is off, and whether that is settled or depends on another's first answer."""
+
+    reason: str
+    settled: bool = True
+
+
 class Opened(NamedTuple, Generic[R, S]):
     """A collector that was found, and its samples; a new probe starts a new buffer."""
 
@@ -90,15 +97,22 @@ class Sampler(Generic[R, S]):
         probe: Callable[[], Ready[R] | Unavailable],
         clock: Clock,
         crashed: Callable[[str], None],
-        gate: Callable[[], str | None] = lambda: None,
+        gate: Callable[[], Closed | None] = lambda: None,
+        outdated: Callable[[R], bool] = lambda _: False,
     ) -> None:
-        """``gate`` gives the reason to stay off, or None; ``crashed`` ends the daemon."""
+        """``gate`` gives the reason to stay off, or None; ``crashed`` ends the daemon.
+
+        ``outdated`` says after a reading whether the source has to be probed anew.
+        """
         self.plan: Final = plan
         self._probe = probe
         self._clock = clock
         self._crashed = crashed
         self._gate = gate
+        self._outdated = outdated
+        self._followers: tuple[Callable[[], None], ...] = ()
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._health: Latest[Health] = Latest()
         self._opened: Latest[Opened[R, S] | None] = Latest()
         self._newest: Opened[R, S] | None = None
@@ -107,13 +121,22 @@ class Sampler(Generic[R, S]):
         self._thread = threading.Thread(target=self._run, name=f"read-{plan.name}", daemon=True)
         self._set(Health("unavailable", "not probed yet"))
 
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called when the source comes, goes or first answers (set up first)."""
+        self._followers += (changed,)
+
     def start(self) -> None:
         """Start reading."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Let a source that is off or not there look again now."""
+        self._wake.set()
+
     def ask_stop(self) -> None:
         """Tell the thread to end; it does so after the reading in progress."""
         self._stop.set()
+        self._wake.set()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; False when the source still hangs."""
@@ -186,30 +209,65 @@ class Sampler(Generic[R, S]):
         while not self._stop.is_set():
             closed = self._gate()
             if closed is not None:
-                self._change(Health("off", closed, tried=True))
-                self._stop.wait(GATE_S)
+                self._turn_off(closed)
+                self._pause(GATE_S)
                 continue
             outcome = self._probe()
             if isinstance(outcome, Unavailable):
                 self._change(unavailable(outcome))
-                self._stop.wait(REPROBE_S)
+                self._pause(REPROBE_S)
                 continue
-            for note in outcome.notes:
-                log.info("%s: %s", self.plan.name, note, extra={"source": self.plan.name})
-            with self._open(outcome.collector) as opened:
+            opened = self._open(outcome)
+            self._publish(opened)
+            try:
                 self._read_until_lost(opened)
+            finally:
+                self._close()
 
-    @contextmanager
-    def _open(self, collector: R) -> Iterator[Opened[R, S]]:
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _turn_off(self, closed: Closed) -> None:
+        health = Health("off", closed.reason, tried=closed.settled)
+        if closed.settled:
+            self._change(health)
+        else:
+            self._set(health)  # nothing to log: it is a matter of moments
+
+    def _open(self, ready: Ready[R]) -> Opened[R, S]:
+        for note in ready.notes:
+            log.info("%s: %s", self.plan.name, note, extra={"source": self.plan.name})
         run = self._newest.run + 1 if self._newest else 0
-        opened: Opened[R, S] = Opened(collector, Buffer(self.plan.capacity), run)
+        return Opened(ready.collector, Buffer(self.plan.capacity), run)
+
+    def _publish(self, opened: Opened[R, S]) -> None:
         self._newest = opened
         self._opened.publish(opened)
-        try:
-            yield opened
-        finally:
-            self._opened.publish(None)
-            collector.close()
+
+    def _close(self) -> None:
+        opened = self._opened.get()
+        self._opened.publish(None)
+        if opened is not None:
+            opened.collector.close()
+
+    def _renewed(self, old: Opened[R, S]) -> Opened[R, S]:
+        """Probe anew and replace what is outdated; keep it where nothing better is found.
+
+        The new one is published with a sample of its own, so that to analysis the source was
+        never away: a zone's energy goes on from the last window's end, whatever opens it.
+        """
+        outcome = self._probe()
+        if isinstance(outcome, Unavailable):
+            return old
+        fresh = self._open(outcome)
+        if not self._read_once(fresh):
+            fresh.collector.close()
+            return old
+        self._publish(fresh)
+        old.collector.close()
+        log.info("%s: opened anew", self.plan.name, extra={"source": self.plan.name})
+        return fresh
 
     def _read_until_lost(self, opened: Opened[R, S]) -> None:
         deadline_ns = self.plan.epoch_ns
@@ -221,6 +279,8 @@ class Sampler(Generic[R, S]):
                 return
             if self._gate() is not None:
                 return
+            if self._outdated(opened.collector):
+                opened = self._renewed(opened)
             now_ns = self._clock.now_ns()
             following_ns = next_deadline_ns(deadline_ns, self.plan.interval_ns, now_ns)
             self._count_late(following_ns - deadline_ns, deadline_ns)
@@ -232,10 +292,10 @@ class Sampler(Generic[R, S]):
         try:
             sample = opened.collector.read()
         except OSError as exc:
-            self._failed(health, f"{exc.strerror or exc}")
+            self._failed(health, render_error(exc))
             return False
         if sample is None:
-            self._failed(health, "nothing could be read")
+            self._failed(health, opened.collector.failure or "nothing could be read")
             return False
         opened.buffer.append(sample)  # type: ignore[arg-type]  # R reads S by construction
         self._change(
@@ -263,7 +323,11 @@ class Sampler(Generic[R, S]):
         return self._health.get() or Health("unavailable")
 
     def _set(self, health: Health) -> None:
+        before = self._now()
         self._health.publish(health)
+        if (before.state, before.tried) != (health.state, health.tried):
+            for changed in self._followers:
+                changed()
 
     def _change(self, health: Health) -> None:
         """Publish, and log when the state or its reason is another than before."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from tychod.clock import Clock
@@ -11,7 +12,7 @@ from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
-from tychod.runtime.sampler import Plan, Sampler
+from tychod.runtime.sampler import Closed, Plan, Sampler
 from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
 
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
@@ -114,24 +115,29 @@ def energy_samplers(
             config.window.history,
             epoch_ns,
         )
-        probe = partial(spec.probe, host, config, clock)
-        gate = _yield_to(tuple(made)) if spec.quality == "modelled" else _always
-        made.append(EnergySampler(Sampler(plan, probe, clock, crashed, gate)))
+        probe = partial(spec.find, host, config, clock)
+        better = tuple(made) if spec.quality == "modelled" else ()
+        gate = _yield_to(better)
+        sampler: Sampler[EnergyCollector, EnergySample] = Sampler(
+            plan, probe, clock, crashed, gate, attrgetter("outdated")
+        )
+        for source in better:
+            source.sampler.follow(sampler.wake)
+        made.append(EnergySampler(sampler))
     return tuple(made)
 
 
-def _always() -> str | None:
-    return None
-
-
-def _yield_to(measured: tuple[EnergySampler, ...]) -> Callable[[], str | None]:
+def _yield_to(measured: tuple[EnergySampler, ...]) -> Callable[[], Closed | None]:
     """Return a gate that keeps a model off while something measures the CPU or is still probed."""
 
-    def gate() -> str | None:
-        if any(not source.sampler.health().tried for source in measured):
-            return "measured sources are being looked for"
+    def gate() -> Closed | None:
+        asked = [s.sampler.plan.name for s in measured if not s.sampler.health().tried]
+        if asked:
+            return Closed(f"{', '.join(asked)} has not answered yet", settled=False)
         name = next((s.sampler.plan.name for s in measured if s.measures_cpu()), None)
-        return f"{name} measures it; a model is used only where nothing does" if name else None
+        if name is None:
+            return None
+        return Closed(f"{name} measures it; a model is used only where nothing does")
 
     return gate
 
@@ -151,7 +157,7 @@ def cpu_sampler(
     spec = CPU_COLLECTOR
 
     def probe() -> Ready[CpuCollector] | Unavailable:
-        outcome = spec.probe(host, config, clock)
+        outcome = spec.find(host, config, clock)
         known = found.baseline() or baseline
         if isinstance(outcome, Ready) and known:
             outcome.collector.resume(known)
