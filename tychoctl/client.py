@@ -97,10 +97,20 @@ class Connection:
         timeout_s = self._timeout_s
         more = True
         while more:
-            ok, more = self._answer(timeout_s)
+            ok, more = self._stream_answer(timeout_s)
             if more:
                 yield _as_map(ok)
             timeout_s = interval_s + self._timeout_s if interval_s else WINDOW_TIMEOUT_S
+
+    def _stream_answer(self, timeout_s: float) -> tuple[object, bool]:
+        """Return a stream's next answer; the end between two without good-bye is the daemon's."""
+        try:
+            return self._answer(timeout_s)
+        except Failure as failure:
+            if failure.code != "closed" or self._decoder.partial:
+                raise
+            message = "tychod went away: it was killed or crashed; see journalctl -u tychod"
+            raise Failure("not-running", message) from failure
 
     def _greet(self) -> Welcome:
         reply = self.call("hello", {"version": frames.VERSION, "client": "tychoctl"})

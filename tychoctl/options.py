@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, NoReturn, get_args
 
 from tychoctl.client import DEFAULT_SOCKET, Failure
 from tychoctl.commands import COMMANDS, Command
-from tychoctl.output import terminal_size
+from tychoctl.output import terminal_size, write
 from tychoctl.view import DEFAULT_SORT, SORTS
 
 Output = Literal["table", "wide", "json", "csv"]
@@ -45,6 +45,10 @@ class Formatter(argparse.HelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """argparse that leaves it to the caller how an error is told."""
+
+    def print_help(self, file: object = None) -> None:  # noqa: ARG002 - argparse passes it
+        """Print the help as everything is printed: a full disk is told."""
+        write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how to get help."""

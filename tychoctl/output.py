@@ -4,8 +4,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn, TextIO
 
+from tychoctl.client import Failure
 from tychoctl.commands import Command
 from tychoctl.lists import Reply
 from tychoctl.render import escape
@@ -21,6 +23,8 @@ END_SCREEN: Final = "\x1b[J"
 
 def terminal_size() -> os.terminal_size | None:
     """Return the size of the terminal that shows standard output; None where it is none."""
+    if sys.stdout is None:  # closed before we started
+        return None
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
@@ -70,9 +74,21 @@ def render(command: Command, reply: Reply, output: str, view: View, *, first: bo
 
 
 def write(text: str) -> None:
-    """Print now, not when the buffer is full."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Print now, not when the buffer is full; raise ``Failure`` where it cannot be written."""
+    if sys.stdout is None:
+        raise Failure("output", "standard output is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever read us has enough: no failure
+    except OSError as exc:
+        raise Failure("output", f"cannot write to standard output: {exc.strerror}") from exc
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go nowhere: it could only fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write_stream(command: Command, replies: Iterable[Reply], output: str, view: View) -> None:
@@ -103,11 +119,20 @@ def draw_stream(command: Command, replies: Iterable[Reply], output: str, view: V
 
 @contextlib.contextmanager
 def _screen() -> Iterator[None]:
-    write(ENTER_SCREEN)
+    import signal
+
+    before = signal.signal(signal.SIGTERM, end_by_signal)
     try:
+        write(ENTER_SCREEN)
         yield
     finally:
         write(LEAVE_SCREEN)
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_by_signal(number: int, _: FrameType | None) -> NoReturn:
+    """End as the signal would, but not before the terminal is as it was."""
+    raise SystemExit(128 + number)  # as a shell reports it
 
 
 def draw(text: str, size: os.terminal_size | None) -> str:

@@ -1,7 +1,6 @@
 """One command: parses, asks, prints, and turns what went wrong into one line and an exit code."""
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(parse_options(arguments))
     except Failure as failure:
+        if failure.code == "output" and sys.stdout is not None:
+            output.discard(sys.stdout)
         report(failure, as_json=wants_json(arguments))
         return failure.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has enough. What is left in the buffer must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read us has enough
+        output.discard(sys.stdout)
         return 0
 
 
@@ -120,7 +120,7 @@ def patiently(attempt: Callable[[], T], path: str, wait_s: float | None) -> T:
     codes = ["not-ready", "busy"]
     if wait_s is not None:
         codes.append("not-running")
-    default_s = FIRST_WINDOW_WAIT_S if sys.stdout.isatty() else 0.0
+    default_s = FIRST_WINDOW_WAIT_S if output.terminal_size() else 0.0
     deadline = time.monotonic() + (default_s if wait_s is None else wait_s)
     while True:
         try:
@@ -137,7 +137,7 @@ def patiently(attempt: Callable[[], T], path: str, wait_s: float | None) -> T:
 
 def show_progress(message: str) -> None:
     """Show what is waited for, on a terminal only; an empty message removes it."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{message}")
         sys.stderr.flush()
 
@@ -198,13 +198,21 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def report(failure: Failure, *, as_json: bool) -> None:
-    """Tell on standard error what went wrong, in one line."""
+    """Tell on standard error what went wrong, in one line; the exit code says it, too."""
+    if sys.stderr is None:  # closed before we started
+        return
+    try:
+        print(render_failure(failure, as_json=as_json), file=sys.stderr, flush=True)
+    except OSError:
+        output.discard(sys.stderr)
+
+
+def render_failure(failure: Failure, *, as_json: bool) -> str:
+    """Return the line about a failure."""
     if as_json:
         import json
 
-        told = {"error": {"code": failure.code, "message": failure.message}}
-        print(json.dumps(told), file=sys.stderr)
-        return
+        return json.dumps({"error": {"code": failure.code, "message": failure.message}})
     from tychoctl.render import escape
 
-    print(f"tychoctl: {escape(failure.message)}", file=sys.stderr)
+    return f"tychoctl: {escape(failure.message)}"

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -306,6 +307,119 @@ def test_watch_ends_with_the_daemon(path: Path, latest: Latest[Snapshot]) -> Non
     assert "tychod ended the stream: it stops or restarts" in json.loads(error)["error"]["message"]
 
 
+SERVE = """
+import sys
+from pathlib import Path
+from tests.fixtures import snapshots as made
+from tychod.buffer import Latest
+latest = Latest()
+latest.publish(made.make_snapshot())
+with made.serving(Path(sys.argv[1]), latest):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_watch_ends_with_a_daemon_that_was_killed(path: Path) -> None:
+    """kill -9 says no good-bye: the watcher is told that nothing runs any more and exits 5."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", SERVE, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as daemon:
+        assert read_line(daemon) == "ready\n"
+        with running(path, "pods", "-o", "json", "-w") as watching:
+            first = read_line(watching)
+            daemon.kill()
+            _, error = watching.communicate(timeout=PATIENCE_S)
+
+    assert json.loads(first)["sequence"] == 20
+    assert watching.returncode == 5
+    assert json.loads(error)["error"]["code"] == "not-running"
+    assert "went away" in json.loads(error)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "rest", [b"HTTP/1.1 400 Bad Request\r\n", frames.LENGTH.pack(100) + b"half"]
+)
+def test_a_stream_that_breaks_is_a_failure(path: Path, rest: bytes) -> None:
+    """Half an answer, or none at all, in the middle of a stream exits 1."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(welcome({"version": 1}))
+        connection.recv(65536)
+        connection.sendall(frames.encode_frame({"id": 2, "more": True, "ok": {}}, 1000) + rest)
+
+    with odd_daemon(path, answer):
+        done = tychoctl(path, "node", "-w", "-o", "json")
+
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"]["code"] in ("closed", "protocol")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pods"],
+        ["pods", "-o", "json"],
+        ["pods", "-w", "-o", "csv"],
+        ["config", "default"],
+        ["version"],
+        ["--help"],
+        ["pods", "--help"],
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(
+    path: Path, latest: Latest[Snapshot], arguments: list[str]
+) -> None:
+    """What cannot be written is a failure with the reason, not a traceback, and never exit 0."""
+    with made.serving(path, latest), Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=ROOT,
+            env=environment(path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>/dev/full", "2>&-", ">&- 2>&-", "| true"])
+def test_streams_that_are_closed_or_full_give_no_traceback(path: Path, redirection: str) -> None:
+    """Whatever the shell did with the streams, the exit code is that of the failure."""
+    shell = f'"$0" -m tychoctl pods --socket "$1" {redirection}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert done.returncode == (0 if "|" in redirection else 5)
+    assert done.stderr.count("\n") == (redirection in (">&-", "| true"))
+
+
+def test_closed_standard_output_is_told(path: Path, latest: Latest[Snapshot]) -> None:
+    """An answer that nobody can get is a failure."""
+    with made.serving(path, latest):
+        done = subprocess.run(
+            ["/bin/sh", "-c", '"$0" -m tychoctl pods --socket "$1" >&-', sys.executable, str(path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (1, "tychoctl: standard output is closed\n")
+
+
 def test_a_closed_pipe_is_no_error(path: Path, latest: Latest[Snapshot]) -> None:
     """`tychoctl pods -w | head -1` ends without a complaint."""
     with made.serving(path, latest), running(path, "pods", "-w", "0.1", "-o", "json") as watching:
@@ -319,11 +433,17 @@ def test_a_closed_pipe_is_no_error(path: Path, latest: Latest[Snapshot]) -> None
     assert (watching.returncode, error) == (0, "")
 
 
-def run_on_terminal(path: Path, arguments: list[str], until: str, keys: bytes) -> tuple[int, str]:
-    """Run a command on a terminal, type keys once it shows a text; return status and output."""
+def run_on_terminal(
+    path: Path, arguments: list[str], until: str, keys: bytes | signal.Signals, columns: int = 80
+) -> tuple[int, str]:
+    """Run a command on a terminal; type keys, or send a signal, once it shows a text.
+
+    Return exit status and output.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
+        termios.tcsetwinsize(0, (24, columns))
         os.execve(sys.executable, [*COMMAND, *arguments], environment(path))  # noqa: S606
     shown, deadline = "", time.monotonic() + PATIENCE_S
     try:
@@ -332,7 +452,10 @@ def run_on_terminal(path: Path, arguments: list[str], until: str, keys: bytes) -
                 continue
             shown += os.read(terminal, 65536).decode()
             if keys and until in shown:
-                os.write(terminal, keys)
+                if isinstance(keys, bytes):
+                    os.write(terminal, keys)
+                else:
+                    os.kill(pid, keys)
                 keys = b""
     except OSError:
         pass  # Linux says EIO when the program at the other end has gone
@@ -350,6 +473,18 @@ def test_a_terminal_is_redrawn_and_restored(path: Path, latest: Latest[Snapshot]
     begin, end = shown.index("\x1b[?1049h"), shown.index("\x1b[?1049l")
     assert begin < shown.index("\x1b[H") < shown.index("NAMESPACE") < end
     assert "\x1b[?25h" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_terminal_is_restored_when_the_watch_is_ended(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """SIGTERM, too, gives the old screen and the cursor back; it is told as a shell does."""
+    with made.serving(path, latest):
+        status, shown = run_on_terminal(path, ["pods", "-w", "0.1"], "shown:", signal.SIGTERM)
+
+    assert status == 128 + signal.SIGTERM
+    assert shown.index("\x1b[?1049h") < shown.index("\x1b[?25h\x1b[?1049l")
     assert "Traceback" not in shown
 
 
