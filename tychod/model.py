@@ -64,6 +64,8 @@ class Identity:
     reason: str | None = None
     owner: str | None = None
     qos: str | None = None
+    tenant: str | None = None  # cgroup whose owner can make cgroups like this one; None: root's
+    requests: Mapping[str, int] = field(default_factory=dict)  # cpu_millicores, memory_bytes
 
 
 @dataclass(frozen=True, slots=True)

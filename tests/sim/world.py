@@ -47,11 +47,12 @@ class Load:
     born_ns: int = 0
     dies_ns: int = 1 << 62
     inode: int = 0
+    path: str | None = None  # None: the workload's own cgroup
 
     @property
     def ref(self) -> CgroupRef:
         """The cgroup directory."""
-        return CgroupRef(self.identity.cgroup or "/", self.inode or self.key + 1000)
+        return CgroupRef(self.path or self.identity.cgroup or "/", self.inode or self.key + 1000)
 
     def own_ns(self, t_ns: int) -> int:
         """CPU time used until ``t_ns``."""

@@ -1,5 +1,7 @@
 """Accounts of leaves: ending, eviction, incarnations; sums never fall."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -179,3 +181,14 @@ def test_no_history_loses_anything(windows: list[set[int]], most: int) -> None:
         assert sums(accounts) == (booked, 2 * booked, 3 * booked)
         assert len(ended) <= most
         assert {i for i in accounts if i.startswith("past:")} <= {f"past:{u}" for u in listed}
+
+
+def test_a_pod_once_known_stays_the_containers() -> None:
+    """Names that come from the kubelet alone are gone after a restart; the pod's sum is not."""
+    leaf = container(1, 7)
+    accounts = book(leaf)
+    for pod_uid in (None, "another"):
+        bare = replace(leaf, name="later", pod_uid=pod_uid, pod=None, namespace=None)
+        ledger.admit(accounts, [Seen(bare, 1, is_live=True)], 9)
+
+        assert accounts[leaf.id].identity == replace(leaf, name="later")

@@ -195,3 +195,117 @@ def test_only_what_can_be_a_container_name_is_taken_from_a_command_line(
 ) -> None:
     """Options, sentences and paths of a command line never become a name."""
     assert name_from_cmdline(argv) == name
+
+
+def whose(path: str) -> tuple[str, str, str | None, str | None]:
+    """Return kind, id, pod and tenant of a path that is named."""
+    identity = identify(path)
+    assert identity is not None
+    return identity.kind, identity.id, identity.pod_uid, identity.tenant
+
+
+@pytest.mark.parametrize(
+    ("below", "leaf_id"),
+    [
+        (f"/kubepods-burstable-pod{UID_}.slice/x", f"/kubepods-burstable-pod{UID_}.slice"),
+        ("/kubepods/pod99/x", ""),
+        ("/kubepods/besteffort", ""),
+        (f"/kubepods/pod99/{A}", ""),
+        (f"/kubepods/pod99/kata_{A}", ""),
+        (f"/kubepods/pod99/crio-conmon-{A}", ""),
+        (f"/app.slice/k3s-rootless.service/kubepods/pod99/{A}", "/app.slice/k3s-rootless.service"),
+    ],
+)
+def test_pods_are_not_believed_below_a_users_manager(below: str, leaf_id: str) -> None:
+    """A user without any right makes such cgroups: what runs there is his own units'."""
+    assert whose(USER + below) == (
+        "unit", f"user@1000.service{leaf_id}", None, USER if leaf_id else None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        f"/user.slice/libpod-{A}.scope/container",
+        f"/user.slice/user-libpod_pod_{B}.slice/libpod-{A}.scope",
+        f"/app.slice/docker.service/docker/{A}",
+        f"/user.slice/nerdctl-{A}.scope",
+        f"/kubepods-besteffort-pod{UID_}.slice/cri-containerd-{A}.scope",
+    ],
+)
+def test_rootless_container_is_its_users_and_never_a_pods(below: str) -> None:
+    """Its id is believed as far as nobody else has it; a pod's uid is not."""
+    assert whose(USER + below) == ("container", A, None, USER)
+
+
+@pytest.mark.parametrize(
+    ("outer", "pod"),
+    [(f"/system.slice/docker-{B}.scope", None), (f"{BURSTABLE}/crio-{B}.scope", UID)],
+)
+@pytest.mark.parametrize(
+    ("below", "inner"),
+    [
+        ("/kubepods/pod99/x", False),
+        ("/kubepods/besteffort/pod99", False),
+        (f"/kubepods/pod99/crio-conmon-{A}", False),
+        (f"/kubelet/kubepods/besteffort/pod99/{A}", True),
+        (f"/kubepods.slice/kubepods-pod99.slice/cri-containerd-{A}.scope/x", True),
+        (f"/docker/{A}", True),
+    ],
+)
+def test_pods_of_a_cluster_inside_a_container_are_not_the_hosts(
+    outer: str, pod: str | None, below: str, inner: bool
+) -> None:
+    """Its containers are leaves of the enclosing container's pod; all else is that container's."""
+    named = identify(outer + below)
+
+    assert named is not None
+    assert (named.id, named.parent) == ((A, B) if inner else (B, None))
+    assert (named.pod_uid, named.tenant) == (pod, outer if inner else None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["/system.slice/web.service", "/machine.slice/systemd-nspawn@a.service/payload",
+     "/lxc.payload.web01", "/lxc/web01", "/user.slice/user-1.slice/session-3.scope"],
+)  # fmt: skip
+def test_a_tree_given_away_has_no_pods_of_the_host(given: str) -> None:
+    """Services with a delegated tree and LXC containers name no pod and no past either."""
+    inner = identify(f"{given}/kubepods/pod99/{A}")
+    group = identify(f"{given}/kubepods/pod99/x")
+
+    assert inner is not None
+    assert (inner.kind, inner.pod_uid) == ("container", None)
+    assert inner.tenant is not None
+    assert given.startswith(inner.tenant)
+    assert group is None or (group.kind, group.pod_uid) == ("unit", None)
+
+
+def test_the_hosts_own_containers_have_no_tenant() -> None:
+    """Only root makes these, the runtime's own service included."""
+    for path in (f"{BURSTABLE}/crio-{A}.scope", f"/docker/{A}", f"{SHIM}:cri-containerd:{A}"):
+        assert whose(path)[::3] == ("container", None)
+    assert whose(f"{SHIM}:cri-containerd:{A}/docker/{B}")[2:] == (UID, f"{SHIM}:cri-containerd:{A}")
+
+
+_WORDS = [
+    *("kubepods", "burstable", "pod99", "docker", "x.slice", "a.service", "init.scope"),
+    *(f"kubepods-pod{STATIC}.slice", f"kubepods-pod99.slice:cri-containerd:{A}", "user@0.service"),
+    *(A, f"kata_{A}", f"crio-conmon-{A}", f"docker-{A}.scope", f"cri-containerd-{A}.scope"),
+    f"libpod-{A}",
+]
+
+
+@given(
+    st.sampled_from([USER, f"/docker/{B}", f"{BURSTABLE}/crio-{B}.scope", "/lxc.payload.a"]),
+    st.lists(st.sampled_from(_WORDS), max_size=7),
+)
+def test_no_name_inside_a_tenants_tree_reaches_beyond_it(top: str, below: list[str]) -> None:
+    """Whatever a tenant makes: the pod is its own, and no group of it is anybody's past."""
+    identity = identify("/".join([top, *below]))
+    own = identify(top)
+
+    assert (identity.pod_uid if identity else None) == (own.pod_uid if own else None)
+    assert identity is None or identity.kind in {"container", "unit"}
+    if identity is not None and identity.cgroup != top:
+        assert identity.tenant == top

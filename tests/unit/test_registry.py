@@ -9,7 +9,7 @@ import pytest
 from tychod import config
 from tychod.hostfs import Host
 from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
-from tychod.workloads.pods import Container, Pod, PodView
+from tychod.workloads.pods import Container, Pod, PodView, Requests
 from tychod.workloads.registry import Registry
 
 A, B, C, D = "a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32
@@ -36,8 +36,8 @@ class Answers:
 def pod(*containers: Container, uid: str = UID) -> Pod:
     """Return a pod of tenant shop as the kubelet lists it."""
     return Pod(
-        uid, "api-1", "shop", {"team": "x\x1b[31m"}, "Deployment/api", "Burstable", "Running",
-        containers, {},
+        uid, "api-1", "shop", {"team": "x\x1b[31m"}, "Deployment/api", "Burstable",
+        containers, {"server": Requests(200, 64 << 20)},
     )  # fmt: skip
 
 
@@ -376,6 +376,71 @@ def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
     found = registry.update({}, 200 * SECOND)
 
     assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY}
-    for held in (registry._workloads, registry._of_key, registry._of_pod, registry._nameless,
-                 registry._unknown, registry._pods):  # fmt: skip
+    for held in (
+        *(registry._workloads, registry._of_key, registry._of_pod, registry._nameless),
+        *(registry._unknown, registry._pods, registry._of_id, registry._contested),
+    ):
         assert not held
+
+
+TENANTS = (
+    "/user.slice/user-1000.slice/user@1000.service/app.slice/cri-containerd-{}.scope",
+    f"/docker/{D}/kubelet/kubepods/burstable/pod{UID}/{{}}",
+    "/lxc.payload.web/docker/{}",
+)
+
+
+@pytest.mark.parametrize("path", TENANTS)
+def test_a_tenants_container_gets_no_name_of_the_hosts(
+    registry: Registry, host: Host, kubelet: Answers, path: str
+) -> None:
+    """Bundle, log link and kubelet speak of the host's container of that id, not of a copy."""
+    write_bundle(host, A, "server")
+    write_link(host, A, "server")
+    kubelet.view = PodView(SECOND, (pod(server()),))
+    found = registry.update(tree(path.format(A)), SECOND)[1]
+    kubelet.view = PodView(5 * SECOND, (pod(server()),))
+    later = registry.update(tree(path.format(A)), 40 * SECOND)[1]
+
+    assert not registry.wants_kubelet
+    for told in (found, later):
+        assert (told.id, told.name, told.pod_uid, told.pod) == (A, A[:12], None, None)
+        assert (told.namespace, told.owner, told.labels, told.requests) == (None, None, {}, {})
+
+
+def test_two_claims_of_one_id_are_told_once(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line when a second cgroup claims an id, and no more than one a minute for others."""
+    paths = [f"{POD}/{A}", TENANTS[0].format(A), f"{POD}/{B}", TENANTS[0].format(B)]
+    registry.update(tree(*paths[:1]), 0)
+    assert caplog.messages == []
+    for second in range(1, 30):
+        registry.update(tree(*paths[:2]), second * SECOND)
+    assert len(caplog.messages) == 1
+    assert f"two cgroups claim container {A} (1 such" in caplog.messages[0]
+    assert repr(paths[1]) in caplog.messages[0]
+    registry.update(tree(*paths), 31 * SECOND)
+    assert len(caplog.messages) == 1
+    registry.update(tree(*paths), 61 * SECOND)
+    assert f"two cgroups claim container {B}" in caplog.messages[1]
+    registry.update(tree(*paths), 200 * SECOND)
+    assert len(caplog.messages) == 2
+
+
+def test_requests_of_a_container_come_from_the_kubelet(
+    registry: Registry, host: Host, kubelet: Answers
+) -> None:
+    """What it asked for is known by its name in the pod; a sandbox or another asked for nothing."""
+    write_bundle(host, A, "server")
+    write_bundle(host, B, None)
+    write_bundle(host, C, "other")
+    cgroups = tree(f"{POD}/{A}", f"{POD}/{B}", f"{POD}/{C}", POD)
+    before = registry.update(cgroups, 0)[1]
+    kubelet.view = PodView(SECOND, (pod(server()),))
+    found = registry.update(cgroups, SECOND)
+
+    assert before.requests == {}
+    assert [found[key].requests for key in (1, 2, 3, 4)] == [
+        {"cpu_millicores": 200, "memory_bytes": 64 << 20}, {}, {}, {},
+    ]  # fmt: skip

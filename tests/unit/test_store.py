@@ -27,6 +27,13 @@ from tychod.samples import CgroupRef
 
 BOOT = "8c1f0c1e-boot"
 ODD = "user.slice/\udcff\udc80.scope"  # a directory name that is not UTF-8, as Python gives it
+NAMED = replace(
+    container(1, 2),
+    labels={"app": "größe"},
+    stale=True,
+    requests={"cpu_millicores": 250},
+    tenant="/docker/x",
+)
 STATE = State(
     sequence=7,
     since_ns=10**18,
@@ -39,7 +46,7 @@ STATE = State(
     accounts={
         i.id: Account(i, 10**18 + 1, inode, 5, {"package": Energy(1, 2)}, ended)
         for i, inode, ended in (
-            (replace(container(1, 2), labels={"app": "größe"}, stale=True), 77, None),
+            (NAMED, 77, None),
             (unit(ODD), None, 4 * 10**9),
             (Identity("unattributed", "unattributed", "unattributed", reason="why"), None, None),
         )

@@ -64,9 +64,25 @@ def admit(accounts: Accounts, present: Iterable[Seen], now_wall_ns: int) -> None
 def _refreshed(known: Account, seen: Seen) -> Account:
     inode = known.inode if seen.inode is None else seen.inode
     ended_ns = None if seen.is_live else known.ended_ns
-    if (known.identity, known.inode, known.ended_ns) == (seen.identity, inode, ended_ns):
+    identity = _kept_pod(known.identity, seen.identity)
+    if (known.identity, known.inode, known.ended_ns) == (identity, inode, ended_ns):
         return known
-    return replace(known, identity=seen.identity, inode=inode, ended_ns=ended_ns)
+    return replace(known, identity=identity, inode=inode, ended_ns=ended_ns)
+
+
+def _kept_pod(known: Identity, now: Identity) -> Identity:
+    """A container never changes its pod: what a restart forgot, or a file denies, still holds."""
+    if known.pod_uid is None or known.pod_uid == now.pod_uid:
+        return now
+    return replace(
+        now,
+        pod_uid=known.pod_uid,
+        pod=known.pod,
+        namespace=known.namespace,
+        owner=known.owner,
+        qos=known.qos,
+        labels=known.labels,
+    )
 
 
 def _is_other(known: Account, seen: Seen) -> bool:
@@ -133,8 +149,12 @@ def evict(accounts: Accounts, leaf_id: str) -> None:
     ``evict_old`` folds the pasts of pods that are no longer listed, in the same window.
     """
     account = accounts.pop(leaf_id)
-    target = past_of(account.identity) if account.identity.pod_uid else FIXED[2]
-    merge_into(accounts, target, account)
+    merge_into(accounts, former(account.identity), account)
+
+
+def former(identity: Identity) -> Identity:
+    """Return the leaf that gets what an ended leaf had, or what its last cgroup still uses."""
+    return past_of(identity) if identity.pod_uid else FIXED[2]
 
 
 def past_of(identity: Identity) -> Identity:

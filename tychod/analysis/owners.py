@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tychod.analysis import ledger
+from tychod.analysis.claims import settle_claims
 from tychod.analysis.cpu import CpuWindow
 from tychod.analysis.state import Account, Observations
 from tychod.model import UNATTRIBUTED_ID, Identity
@@ -29,10 +30,11 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
     keys = cpu.keys.tolist()
     refs = observations.cpu.cgroups if observations.cpu else {}
     by_key = _identities(keys, observations.identities, accounts)
+    settle_claims(by_key, refs, cpu.live, accounts)
     inodes = _leaf_inodes(keys, by_key, refs, cpu.live)
     for key, identity in by_key.items():
         if _is_former(key, identity, refs, inodes):
-            by_key[key] = ledger.past_of(identity) if identity.pod_uid else ledger.FIXED[2]
+            by_key[key] = ledger.former(identity)
     used_by_key = cpu.used_ns.sum(axis=0).tolist()
     leaves = {by_key[key].id: by_key[key] for key in keys}
     order = sorted(leaves)

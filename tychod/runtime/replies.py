@@ -112,6 +112,7 @@ def leaf_entry(leaf: Leaf) -> Plain:
         "parent": who.parent,
         "sandbox": who.sandbox,
         "labels": dict(who.labels),
+        "requests": dict(who.requests),
         "names_from": who.names_from,
         "stale": who.stale,
         "state": leaf.state,

@@ -284,10 +284,11 @@ def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
 
 def _parse_identity(fields: dict[str, object]) -> Identity:
     labels = {name: _checked(text, str) for name, text in _table(fields.pop("labels"))}
+    requests = {name: _checked(n, int) for name, n in _table(fields.pop("requests", {}))}
     identity, problems = load(Identity, fields, "identity")
     if identity is None:
         raise ValueError("; ".join(map(str, problems)))
-    return replace(identity, labels=labels)
+    return replace(identity, labels=labels, requests=requests)
 
 
 def _parse_baseline(row: list[Any]) -> CpuBaseline:

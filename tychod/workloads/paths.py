@@ -3,6 +3,10 @@
 A cgroup belongs to the nearest of its ancestors, itself included, that a rule names.  Systemd units
 are named only where every cgroup above them is a slice (or a user's own manager): what runs under a
 systemd *inside* a container has the names of the host's units and belongs to the container.
+
+Below a user's manager, a container or a service anybody to whom that tree was given makes cgroups
+of any name.  So pods are believed only outside of them, and what is named inside carries whose
+tree it is in: its ``tenant``.
 """
 
 import re
@@ -33,6 +37,14 @@ _POD_UID: Final = re.compile(
     r"|/(?:[^/]*-)?kubepods(?:-(?P<sd_qos>burstable|besteffort))?"
     r"-pod(?P<sd_uid>[0-9A-Za-z][0-9A-Za-z_]{0,127})\.slice(?=[/:]|\Z)"
 )
+_MANAGER: Final = re.compile(rf"{_SLICES}/{_USER}\Z")
+# LXC's cgroups are not named yet, but they are containers: root in one makes any name below.
+_GIVEN: Final = re.compile(r"[^/]+\.(?:service|scope)|lxc(?:\.(?:payload|monitor).*)?", re.DOTALL)
+"""A component below which another than the host's root may make cgroups."""
+# A runtime under cgroupfs that is given a systemd path makes it below its own service.
+_BESIDE_RUNTIME: Final = re.compile(
+    rf"{_SLICES}/(?!{_USER})[^/]+\.service/[^/:]+:(?:cri-containerd|crio):{_ID}"
+)
 _QOS: Final[Mapping[str | None, str]] = {
     None: "Guaranteed",
     "burstable": "Burstable",
@@ -48,10 +60,11 @@ class Rule(NamedTuple):
     runtime: str | None
     pattern: re.Pattern[str]
     examples: tuple[tuple[str, str], ...]
+    of_pod: bool  # it names what is in a pod's cgroup
 
 
 def _rule(kind: LeafKind, runtime: str | None, pattern: str, *examples: tuple[str, str]) -> Rule:
-    return Rule(kind, runtime, re.compile(pattern + r"\Z"), examples)
+    return Rule(kind, runtime, re.compile(pattern + r"\Z"), examples, _POD in pattern)
 
 
 _A: Final = "a1" * 32
@@ -159,12 +172,20 @@ RULES: Final = (
 """First match wins at each level of a path; the deepest level that matches is the workload."""
 
 
+class _Place(NamedTuple):
+    """Whose part of the tree a level is in."""
+
+    tenant: str | None = None  # cgroup of the outermost one to whom the tree was given
+    is_user: bool = False  # below a user's own manager
+    pod_uid: str | None = None
+    qos: str | None = None
+
+
 class _Match(NamedTuple):
     rule: Rule
     id: str
     cgroup: str
-    pod_uid: str | None
-    qos: str | None
+    place: _Place
 
 
 def identify(path: str) -> Identity | None:
@@ -177,40 +198,62 @@ def identify(path: str) -> Identity | None:
         kind=found.rule.kind,
         id=found.id,
         name=found.id[:SHORT_ID] if found.rule.kind == "container" else found.id,
-        pod_uid=found.pod_uid,
+        pod_uid=found.place.pod_uid,
         runtime=found.rule.runtime,
         cgroup=found.cgroup,
         parent=_parent(chain[:-1]),
-        qos=found.qos,
+        qos=found.place.qos,
+        tenant=found.place.tenant,
     )
 
 
 def _named_levels(path: str) -> Iterator[_Match]:
     """Yield what each level of a path is named, outermost first."""
     whole = "/" + path.strip("/")
-    contained = False
+    place = _Place()
     prefix = ""
     for component in whole[1:].split("/")[:MAX_DEPTH]:
         prefix += "/" + component
-        match = _match(prefix)
-        if match is None:
-            continue
-        if match.id == PAST_ID and (contained or prefix != whole):
-            # What is alive below a grouping of pods is not past, and the past of a cluster
-            # inside a container is the container's.
-            continue
-        contained = contained or match.rule.kind == "container"
-        yield match
+        here = _place_of(prefix, place)
+        match = _match(prefix, here)
+        # What is alive below a grouping of pods is not past.
+        if match and (match.id != PAST_ID or prefix == whole):
+            yield match
+        place = _place_below(prefix, component, match, here)
 
 
-def _match(prefix: str) -> _Match | None:
+def _place_of(prefix: str, above: _Place) -> _Place:
+    """Return the place of one level: a pod is what its path says only in the host's own tree."""
+    if above.tenant is None or _BESIDE_RUNTIME.fullmatch(prefix):
+        return _Place(None, False, *_pod(prefix))
+    return above
+
+
+def _place_below(prefix: str, component: str, match: _Match | None, place: _Place) -> _Place:
+    """Return the place of what is below one level."""
+    is_container = match is not None and match.rule.kind == "container"
+    if place.tenant is None and (is_container or _GIVEN.fullmatch(component)):
+        return place._replace(tenant=prefix, is_user=_MANAGER.match(prefix) is not None)
+    return place
+
+
+def _match(prefix: str, place: _Place) -> _Match | None:
     for rule in RULES:
+        if not _is_believed(rule, place):
+            continue
         found = rule.pattern.search(prefix)
         if found:
-            uid, qos = _pod(prefix)
+            uid = place.pod_uid
             own_id = found.groupdict().get("id") or (f"{PAST_ID}:{uid}" if uid else PAST_ID)
-            return _Match(rule, own_id, prefix, uid, qos)
+            return _Match(rule, own_id, prefix, place)
     return None
+
+
+def _is_believed(rule: Rule, place: _Place) -> bool:
+    """Say whether a rule holds in a place: pods are the host's; a nested cluster's are leaves."""
+    if rule.kind == "container":
+        return not (rule.of_pod and place.is_user)
+    return place.tenant is None or not (rule.of_pod or rule.kind == "past")
 
 
 def _pod(prefix: str) -> tuple[str | None, str | None]:

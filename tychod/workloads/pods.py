@@ -73,7 +73,6 @@ class Pod:
     labels: Mapping[str, str]
     owner: str | None  # "Deployment/api"
     qos: str | None
-    phase: str | None
     containers: tuple[Container, ...]
     requests: Mapping[str, Requests]  # by container name
 
@@ -115,7 +114,6 @@ def _pod(item: object) -> Pod | None:
         labels=labels,
         owner=_owner(meta, labels),
         qos=qos if qos in QOS_CLASSES else None,
-        phase=_text(status, "phase"),
         containers=tuple(_containers(status)),
         requests=dict(_requests(spec)),
     )

@@ -4,6 +4,7 @@ Kind and id are fixed by the path at first sight; pod, namespace, container name
 from the host's files and the kubelet, and what was learned is never taken back by a later answer.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -16,6 +17,8 @@ from tychod.workloads.hostfiles import PAUSE, Bundles, CommandLines, LogLinks, N
 from tychod.workloads.paths import identify, name_from_cmdline, unattributed, unnamed_reason
 from tychod.workloads.pods import Container, Pod, PodView
 
+log = logging.getLogger(__name__)
+
 SECOND_NS: Final = 1_000_000_000
 ATTEMPTS_NS: Final = tuple(round(s * SECOND_NS) for s in (0, 0.1, 0.5, 1, 3))
 """When a container's host files are read, after its cgroup was first seen (log links come late)."""
@@ -24,6 +27,9 @@ QUESTIONS_NS: Final = tuple(round(s * SECOND_NS) for s in (0.05, 1, 3))
 """When the kubelet is asked about an unknown container; its list lags 0.03-2.6 s (measured)."""
 SETTLED_NS: Final = 3 * SECOND_NS
 """A child of a pod that the kubelet still does not list after this long is the pod's sandbox."""
+
+CLAIMS_PAUSE_NS: Final = 60 * SECOND_NS
+"""Anybody with a cgroup of his own can claim ids at any rate; the log hears of it this often."""
 
 _OUTSIDE_KUBERNETES: Final = ("docker", "podman")
 _ROOT: Final = "processes in the root cgroup"
@@ -75,6 +81,11 @@ class _Workload:
         return self.listed is None and self.sandbox_by_exclusion
 
     @property
+    def is_hosts(self) -> bool:
+        """Whether the host's own runtime made it: only then do host files and kubelet mean it."""
+        return self.base.tenant is None
+
+    @property
     def pod_uid(self) -> str | None:
         """The path's pod uid, which nothing overrides, else what was learned."""
         learned = self.names.pod_uid if self.names else None
@@ -92,6 +103,9 @@ class Registry:
         self._workloads: dict[str, _Workload] = {}  # by the workload's own cgroup path
         self._of_key: dict[int, _Workload | None] = {}  # None: nobody's
         self._of_pod: dict[str, set[_Workload]] = {}
+        self._of_id: dict[str, set[_Workload]] = {}  # containers; more than one: a false claim
+        self._contested: set[str] = set()  # ids of such, to be told in the log
+        self._told_ns: int | None = None
         self._nameless: set[_Workload] = set()  # whose host files are still to be read
         self._unknown: set[_Workload] = set()  # whom the kubelet has not told us about
         self._pods: dict[str, Pod] = {}
@@ -127,6 +141,7 @@ class Registry:
                 changed |= self._add(key, cgroups[key].path, now_ns)
         changed |= self._ask_host(now_ns)
         changed |= self._listen(now_ns)
+        self._tell_claims(now_ns)
         self._publish(changed)
         self.wants_kubelet = self._is_question_due(now_ns)
         return self._result
@@ -154,10 +169,33 @@ class Registry:
             self._of_pod.setdefault(base.pod_uid, set()).add(workload)
         if base.kind == "container":
             workload.attempt_ns = now_ns
-            workload.listed = self._listed.get(base.id)
             self._nameless.add(workload)
-            if base.pod_uid:
-                self._unknown.add(workload)
+            self._claim(workload)
+            if workload.is_hosts:
+                workload.listed = self._listed.get(base.id)
+                if base.pod_uid:
+                    self._unknown.add(workload)
+
+    def _claim(self, workload: _Workload) -> None:
+        claimants = self._of_id.setdefault(workload.base.id, set())
+        claimants.add(workload)
+        if len(claimants) > 1:
+            self._contested.add(workload.base.id)
+
+    def _tell_claims(self, now_ns: int) -> None:
+        """Say which container ids came to be claimed by several cgroups."""
+        is_early = self._told_ns is not None and now_ns - self._told_ns < CLAIMS_PAUSE_NS
+        if not self._contested or is_early:
+            return
+        example = min(self._contested)
+        log.warning(
+            "two cgroups claim container %s (%d such since the last line): the energy of one"
+            " stays with what encloses it; cgroups: %s",
+            example,
+            len(self._contested),
+            " and ".join(sorted(repr(w.base.cgroup) for w in self._of_id[example])),
+        )
+        self._contested, self._told_ns = set(), now_ns
 
     def _forget(self, keys: Iterable[int]) -> None:
         for key in keys:
@@ -173,13 +211,13 @@ class Registry:
     def _dismiss(self, workload: _Workload) -> None:
         self._nameless.discard(workload)
         self._unknown.discard(workload)
-        uid = workload.base.pod_uid
-        if uid is None:
-            return
-        members = self._of_pod[uid]
-        members.discard(workload)
-        if not members:
-            del self._of_pod[uid]
+        base = workload.base
+        if base.kind == "container":
+            _take_out(self._of_id, base.id, workload)
+            if len(self._of_id.get(base.id, ())) < 2:
+                self._contested.discard(base.id)
+        if base.pod_uid is not None:
+            _take_out(self._of_pod, base.pod_uid, workload)
 
     def _ask_host(self, now_ns: int) -> set[_Workload]:
         """Read the files of containers without a name whose time has come; return who gained."""
@@ -198,7 +236,7 @@ class Registry:
     def _read_names(self, workload: _Workload, now_ns: int) -> Names | None:
         base = workload.base
         names = None
-        if base.pod_uid or base.runtime not in _OUTSIDE_KUBERNETES:
+        if workload.is_hosts and (base.pod_uid or base.runtime not in _OUTSIDE_KUBERNETES):
             names = self._bundles.read(base.id) or self._links.read(base.id, now_ns)
         if names is None and base.pod_uid is None:
             argv = self._cmdlines.read(base.cgroup or "")
@@ -225,16 +263,15 @@ class Registry:
         kept = {uid: pod for uid, pod in self._pods.items() if uid in self._of_pod}
         self._pods = kept | {pod.uid: pod for pod in view.pods}
         self._listed = {c.id: (c, pod) for pod in view.pods for c in pod.containers}
-        for workload in self._workloads.values():
+        for workload in (w for w in self._workloads.values() if w.is_hosts):
             workload.listed = self._listed.get(workload.base.id, workload.listed)
         for pod in view.pods:
             self._find_sandbox(pod.uid, view.asked_ns)
 
     def _find_sandbox(self, uid: str, asked_ns: int) -> None:
         """Mark the one child of a pod that the kubelet does not list: it never lists sandboxes."""
-        members = [w for w in self._of_pod.get(uid, ()) if w.base.kind == "container"]
-        ids = {w.base.id for w in members}
-        children = [w for w in members if w.base.parent not in ids]
+        members = (w for w in self._of_pod.get(uid, ()) if w.base.kind == "container")
+        children = [w for w in members if w.is_hosts]
         unlisted = [w for w in children if not w.is_named]
         if len(unlisted) != 1 or any(w.is_sandbox for w in children):
             return
@@ -272,6 +309,7 @@ class Registry:
             stale=pod is not None and self._stale,
             owner=pod.owner if pod else None,
             qos=base.qos or (pod.qos if pod else None),
+            requests=_requests(workload, pod),
         )
 
     def _pod_names(self, workload: _Workload, pod: Pod | None) -> tuple[str | None, str | None]:
@@ -298,6 +336,24 @@ class Registry:
             if due and (asked_ns is None or asked_ns < due[-1]):
                 return True
         return False
+
+
+def _take_out(groups: dict[str, set[_Workload]], key: str, workload: _Workload) -> None:
+    members = groups[key]
+    members.discard(workload)
+    if not members:
+        del groups[key]
+
+
+def _requests(workload: _Workload, pod: Pod | None) -> dict[str, int]:
+    """Return what the kubelet says that a container asked for; empty where it says nothing."""
+    if pod is None or not workload.is_hosts or workload.is_sandbox:
+        return {}
+    asked = pod.requests.get(_own_name(workload)) if workload.base.kind == "container" else None
+    if asked is None:
+        return {}
+    named = {"cpu_millicores": asked.cpu_millicores, "memory_bytes": asked.memory_bytes}
+    return {name: amount for name, amount in named.items() if amount is not None}
 
 
 def _schedule(workload: _Workload, now_ns: int) -> None:
