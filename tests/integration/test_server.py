@@ -417,7 +417,7 @@ def test_a_fault_costs_one_connection_and_is_logged_once(
 ) -> None:
     """A mistake in answering is told as internal, leaves one traceback, and the daemon lives."""
     sound = made.make_answers(latest)
-    broken = Broken(made.FACTS, latest, made.StillClock(), sound._readers)
+    broken = Broken(latest, made.StillClock(), sound._readers)
     with caplog.at_level(logging.INFO), made.serving(path, latest, broken) as server:
         for _ in range(3):
             with Connection(str(path)) as client:

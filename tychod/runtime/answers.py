@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -26,6 +26,7 @@ class Told(NamedTuple):
 class Readers(NamedTuple):
     """How to learn what no snapshot holds; each is called from any thread and must be quick."""
 
+    facts: Callable[[], NodeFacts]  # accounting may begin late
     status: Callable[[], DaemonStatus]
     settings: Callable[[], Sequence[Setting]]  # those in force, as tychod.settings.plain lists them
     wait_s: Callable[[], float]  # seconds until the first window is expected
@@ -34,15 +35,17 @@ class Readers(NamedTuple):
 class Answers:
     """Turns what the daemon knows into msgpack, on demand; callable from any thread."""
 
-    def __init__(
-        self, facts: NodeFacts, latest: Latest[Snapshot], clock: Clock, readers: Readers
-    ) -> None:
-        self.facts: Final = facts
+    def __init__(self, latest: Latest[Snapshot], clock: Clock, readers: Readers) -> None:
         self._latest = latest
         self._clock = clock
         self._readers = readers
         self._told: dict[str, Told] = {}
         self._locks = {op: threading.Lock() for op in replies.SNAPSHOT_BODIES}
+
+    @property
+    def facts(self) -> NodeFacts:
+        """What the daemon knows about its node now."""
+        return self._readers.facts()
 
     def packed(self, op: str) -> bytes:
         """Return an operation's answer about the newest snapshot; raise when there is none yet."""

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ from tychod.hostfs import (
 from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus, Trouble
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
 from tychod.runtime.answers import Answers, Readers
+from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
 from tychod.runtime.sampler import Plan
 from tychod.runtime.server import ControlServer
@@ -44,6 +45,10 @@ LACKS_CAPABILITY: Final = Trouble(
 WAIT_STEP_S: Final = 0.1
 STOP_S: Final = 1.5
 """All threads together get this long; one that hangs in a driver is left behind."""
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says why and what to do."""
 
 
 class Stoppable(Protocol):
@@ -84,23 +89,27 @@ class Daemon:
         self._rejected: str | None = None
         self._begun_ns = self._clock.now_ns()
         self._begun_cpu_ns = own_cpu_ns()
-        self._listener = listener
-        self._path = path
-        self._server: ControlServer | None = None
         raise_open_file_limit()
         host = Host(settings.config.host)
-        self._boot_id = boot_id(host)
+        self._facts = node_facts(settings.config, boot_id(host))
+        self._boot_id = self._facts.boot_id
         self._cpus = online_cpus(host)
         self._latest: Latest[Snapshot] = Latest()
         self._params: Latest[Params] = Latest()
         self._params.publish(params_of(settings.config, self._cpus))
         saved = store.load(self._boot_id) or Saved(State(), None)
         self._since_ns = saved.state.since_ns
-        self._build(host, store, saved, crashed)
+        self._crash: Latest[str] = Latest()
+        self._crashed = crashed
+        self._build(host, store, saved)
+        readers = Readers(
+            self.facts, self.status, lambda: plain(self.settings), self._analyser.wait_s
+        )
+        answers = Answers(self._latest, self._clock, readers)
+        self._server = ControlServer(listener, answers, self._latest, path=path)
 
-    def _build(
-        self, host: Host, store: Store, saved: Saved, crashed: Callable[[str], None]
-    ) -> None:
+    def _build(self, host: Host, store: Store, saved: Saved) -> None:
+        crashed = self._note_crash
         config, clock, epoch_ns = self.settings.config, self._clock, self._begun_ns
         self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
         self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
@@ -125,6 +134,7 @@ class Daemon:
         """Start everything; return when the first pass is good and the socket answers.
 
         A source that has not answered after ``patience_s`` seconds does not hold the start.
+        Raise ``StartError`` when a thread has failed meanwhile.
         """
         self._cpu.sampler.start()
         for source in self._energy:
@@ -132,37 +142,50 @@ class Daemon:
         deadline_ns = self._clock.now_ns() + round(patience_s * 1e9)
         self._wait_tried(deadline_ns, stop_asked)
         self._metadata.start()
-        self._metadata.wait_scanned(max(deadline_ns - self._clock.now_ns(), 0) / 1e9)
+        self._wait_for(self._metadata.wait_scanned, deadline_ns, stop_asked)
         self._analyser.start()
-        readers = Readers(self.status, lambda: plain(self.settings), self._analyser.wait_s)
-        answers = Answers(self._facts(), self._latest, self._clock, readers)
-        self._server = ControlServer(self._listener, answers, self._latest, path=self._path)
         self._server.start()
+        self._check_crash()
 
     def _wait_tried(self, deadline_ns: int, stop_asked: Callable[[], bool]) -> None:
         energy: list[Tried] = [source.sampler for source in self._energy]
         everything: list[Tried] = [self._cpu.sampler, *energy]
         for sampler in everything:
-            while not sampler.wait_tried(WAIT_STEP_S):
-                if stop_asked():
-                    return
-                if self._clock.now_ns() > deadline_ns:
-                    log.warning(
-                        "%s has not answered yet; the start goes on without it", sampler.plan.name
-                    )
-                    break
+            if not self._wait_for(sampler.wait_tried, deadline_ns, stop_asked):
+                log.warning(
+                    "%s has not answered yet; the start goes on without it", sampler.plan.name
+                )
+
+    def _wait_for(
+        self,
+        wait: Callable[[float], bool],
+        deadline_ns: int,
+        stop_asked: Callable[[], bool],
+    ) -> bool:
+        """Wait step by step; False when it is too late.  A stop ends it, a crash is raised."""
+        while not wait(WAIT_STEP_S):
+            self._check_crash()
+            if stop_asked():
+                return True
+            if self._clock.now_ns() > deadline_ns:
+                return False
+        return True
+
+    def _note_crash(self, reason: str) -> None:
+        self._crash.publish(reason)
+        self._crashed(reason)
+
+    def _check_crash(self) -> None:
+        reason = self._crash.get()
+        if reason is not None:
+            raise StartError(f"{reason}: this is a fault of tychod, please report it")
 
     def stop(self) -> None:
         """Stop in reverse order; what hangs is left to end with the process."""
-        if self._server is not None:
-            self._server.close()
+        self._server.close()
         samplers: list[Stoppable] = [source.sampler for source in self._energy]
         parts: list[Stoppable] = [self._analyser, self._metadata, self._cpu.sampler, *samplers]
-        for part in parts:
-            part.ask_stop()
-        deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
-        for part in parts:
-            part.join(max(deadline_ns - self._clock.now_ns(), 0) / 1e9)
+        stop_all(parts, self._clock)
 
     def quiet_s(self) -> float:
         """Seconds since analysis last advanced."""
@@ -219,30 +242,60 @@ class Daemon:
         collector = self._cpu.collector()
         for problem in collector.problems if collector else ():
             yield Trouble("cpu", problem, None)
+        for source in self._energy:
+            for problem in source.problems():
+                yield Trouble(source.sampler.plan.name, problem, None)
         if not may_read_everything():
             yield LACKS_CAPABILITY
 
-    def _facts(self) -> NodeFacts:
-        build = read_build()
+    def facts(self) -> NodeFacts:
+        """Return what is known of the node; how time is accounted as it is now."""
         collector = self._cpu.collector()
-        reason = self._cpu.sampler.health().reason or "not known"
-        return NodeFacts(
-            node=self.settings.config.kubelet.node_name or node_name(),
-            boot_id=self._boot_id,
-            version=build.version,
-            commit=build.commit,
-            accounting_method=collector.method if collector else "none",
-            accounting_reason=collector.method_reason if collector else reason,
-            hierarchy=collector.hierarchy if collector else "none",
-            hierarchy_reason=collector.hierarchy_reason if collector else reason,
+        if collector is None:
+            reason = self._cpu.sampler.health().reason or "not known"
+            return dataclasses.replace(
+                self._facts, accounting_reason=reason, hierarchy_reason=reason
+            )
+        return dataclasses.replace(
+            self._facts,
+            accounting_method=collector.method,
+            accounting_reason=collector.method_reason,
+            hierarchy=collector.hierarchy,
+            hierarchy_reason=collector.hierarchy_reason,
         )
 
-    def _read_cgroups(self) -> Mapping[int, CgroupRef]:
+    def _read_cgroups(self) -> Cgroups:
         collector = self._cpu.collector()
-        return collector.cgroups if collector else {}
+        if collector is None:
+            return Cgroups(self.settings.config.host.cgroupfs, {})
+        return Cgroups(collector.root, collector.cgroups)
 
     def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Mapping[int, Identity]:
         return complete(self._metadata.identities(), cgroups)
+
+
+def node_facts(config: Config, boot: str) -> NodeFacts:
+    """Return what does not change while the daemon runs; accounting is not known yet."""
+    build = read_build()
+    return NodeFacts(
+        node=config.kubelet.node_name or node_name(),
+        boot_id=boot,
+        version=build.version,
+        commit=build.commit,
+        accounting_method="none",
+        accounting_reason="not known",
+        hierarchy="none",
+        hierarchy_reason="not known",
+    )
+
+
+def stop_all(parts: Sequence[Stoppable], clock: Clock) -> None:
+    """Stop all parts at once; together they get ``STOP_S``, and one that hangs is left behind."""
+    for part in parts:
+        part.ask_stop()
+    deadline_ns = clock.now_ns() + round(STOP_S * 1e9)
+    for part in parts:
+        part.join(max(deadline_ns - clock.now_ns(), 0) / 1e9)
 
 
 def params_of(config: Config, cpus: int) -> Params:

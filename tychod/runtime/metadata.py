@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from tychod.buffer import Latest
 from tychod.clock import Clock
@@ -18,18 +18,28 @@ LOOK_S: Final = 0.2
 """How soon a new cgroup is looked up: its runtime's files may be gone after it ends."""
 
 
+class Cgroups(NamedTuple):
+    """The cgroups that accounting sees, by key; their paths begin below ``root``."""
+
+    root: str
+    refs: Mapping[int, CgroupRef]
+
+
 class Metadata:
     """Owns the registry of workloads and the kubelet client."""
 
     def __init__(
         self,
-        registry: Registry,
+        registry_at: Callable[[str], Registry],
         kubelet: Kubelet | None,
-        cgroups: Callable[[], Mapping[int, CgroupRef]],
+        cgroups: Callable[[], Cgroups],
         clock: Clock,
         crashed: Callable[[str], None],
     ) -> None:
-        self._registry = registry
+        """``registry_at`` makes the registry of the hierarchy at a root; it may change once."""
+        self._registry_at = registry_at
+        self._registry: Registry | None = None
+        self._root: str | None = None
         self._kubelet = kubelet
         self._cgroups = cgroups
         self._clock = clock
@@ -79,16 +89,24 @@ class Metadata:
 
     def _look(self) -> None:
         now_ns = self._clock.now_ns()
-        found = self._registry.update(self._cgroups(), now_ns)
+        root, cgroups = self._cgroups()
+        registry = self._registry_of(root)
+        found = registry.update(cgroups, now_ns)
         if found is not self._identities.get():
             self._identities.publish(found)
         if self._kubelet is not None:
-            self._kubelet.poll(now_ns, soon=self._registry.wants_kubelet)
-        routes = dict(self._registry.routes)
+            self._kubelet.poll(now_ns, soon=registry.wants_kubelet)
+        routes = dict(registry.routes)
         before = self._routes.get()
         if routes != before:
             self._tell(before or {}, routes)
             self._routes.publish(routes)
+
+    def _registry_of(self, root: str) -> Registry:
+        """Return the registry; a new one where accounting came late, or chose another root."""
+        if self._registry is None or root != self._root:
+            self._registry, self._root = self._registry_at(root), root
+        return self._registry
 
     def _tell(self, before: Mapping[str, str], routes: Mapping[str, str]) -> None:
         for name, state in routes.items():

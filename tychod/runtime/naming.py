@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from tychod.clock import Clock
 from tychod.config import Config
 from tychod.hostfs import Host, node_name
-from tychod.kernel.hierarchy import Hierarchy, choose_hierarchy
 from tychod.model import Identity, SourceStatus
-from tychod.runtime.metadata import Metadata
+from tychod.runtime.metadata import Cgroups, Metadata
 from tychod.samples import CgroupRef
 from tychod.workloads.kubelet import Kubelet
 from tychod.workloads.paths import identify
@@ -17,7 +16,7 @@ from tychod.workloads.registry import Registry
 def build_metadata(
     host: Host,
     config: Config,
-    read_cgroups: Callable[[], Mapping[int, CgroupRef]],
+    read_cgroups: Callable[[], Cgroups],
     clock: Clock,
     crashed: Callable[[str], None],
 ) -> tuple[Metadata, Kubelet | None]:
@@ -25,10 +24,11 @@ def build_metadata(
     kubelet = (
         None if config.kubelet.enabled is False else Kubelet(config.kubelet, host, node_name())
     )
-    chosen = choose_hierarchy(host, config.host.hierarchy)
-    root = chosen.root if isinstance(chosen, Hierarchy) else config.host.cgroupfs
-    registry = Registry(host, root, kubelet)
-    return Metadata(registry, kubelet, read_cgroups, clock, crashed), kubelet
+
+    def registry_at(root: str) -> Registry:
+        return Registry(host, root, kubelet)
+
+    return Metadata(registry_at, kubelet, read_cgroups, clock, crashed), kubelet
 
 
 def complete(

@@ -52,6 +52,11 @@ class EnergySampler:
             zone_reasons=collector.zone_reasons,
         )
 
+    def problems(self) -> tuple[str, ...]:
+        """Return what is degraded at present and shows in no zone."""
+        opened = self.sampler.opened()
+        return opened.collector.problems if opened else ()
+
     def measures_cpu(self) -> bool:
         """Say whether this source is there and measures the CPU's energy."""
         opened = self.sampler.opened()

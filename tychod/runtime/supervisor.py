@@ -13,7 +13,7 @@ from typing import Final
 
 from tychod.collectors import ENERGY_COLLECTORS
 from tychod.config import Config
-from tychod.runtime.daemon import Daemon
+from tychod.runtime.daemon import Daemon, StartError
 from tychod.runtime.listener import ListenError, adopt_listener, bind_control_socket
 from tychod.runtime.logs import close_logging, set_level, setup_logging
 from tychod.runtime.notify import Notifier
@@ -40,10 +40,6 @@ QUIET_LIMIT_S: Final = 4.0
 DEFAULT_SOCKET: Final = "/run/tychod/tychod.sock"
 DEFAULT_STATE: Final = "/var/lib/tychod"
 ROOTS: Final = ("procfs", "sysfs", "cgroupfs", "run", "log")
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says why and what to do."""
 
 
 class Signals:
