@@ -20,6 +20,15 @@ def _text(title: str, key: str) -> Column:
     return Column(title, lambda e: render.name(e.get(key)), shrinks=True)
 
 
+def _pod(name_key: str, uid_key: str) -> Column:
+    def text(entry: Entry) -> str:
+        """Without a name the uid tells one pod from another, and finds it in the kubelet's log."""
+        uid = entry.get(uid_key)
+        return render.name(entry.get(name_key) or (f"uid {uid}" if uid else None))
+
+    return Column("POD", text, shrinks=True)
+
+
 def _names_from(entry: Entry) -> str:
     stale = " (stale)" if entry.get("stale") is True else ""
     return render.name(entry.get("names_from")) + stale
@@ -34,6 +43,7 @@ def _count(key: str) -> Column:
 
 
 NAMESPACE: Final = _text("NAMESPACE", "namespace")
+POD: Final = _pod("pod", "pod_uid")
 STATE: Final = Column("STATE", lambda e: render.name(e.get("state")))
 NUMBERS: Final = (
     Column("POWER", lambda e: render.power(e.get("total_power_w")), right=True),
@@ -48,16 +58,16 @@ ORIGIN: Final = (
     _text("CGROUP", "cgroup"),
 )
 COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
-    "pods": (NAMESPACE, _text("POD", "name"), *NUMBERS, _count("containers"), STATE),
+    "pods": (NAMESPACE, _pod("name", "uid"), *NUMBERS, _count("containers"), STATE),
     "workloads": (
         _text("KIND", "kind"),
         NAMESPACE,
-        _text("POD", "pod"),
+        POD,
         _text("NAME", "name"),
         *NUMBERS,
         STATE,
     ),
-    "containers": (NAMESPACE, _text("POD", "pod"), _text("CONTAINER", "name"), *NUMBERS, STATE),
+    "containers": (NAMESPACE, POD, _text("CONTAINER", "name"), *NUMBERS, STATE),
     "units": (_text("UNIT", "name"), *NUMBERS, STATE),
 }
 WIDE: Final[Mapping[str, tuple[Column, ...]]] = {

@@ -10,7 +10,7 @@ from typing import Final, NoReturn, TextIO
 from tychoctl.client import Failure
 from tychoctl.commands import Command
 from tychoctl.lists import Reply
-from tychoctl.render import escape
+from tychoctl.render import cut, escape, fit
 from tychoctl.view import View
 
 # ECMA-48 and xterm: the other screen without cursor and back; home, end of line, end of screen.
@@ -70,6 +70,8 @@ def render(command: Command, reply: Reply, output: str, view: View, *, first: bo
         return render_csv(command, reply, view, header=first)
     size = terminal_size()
     text = command.text(reply, view._replace(width=size.columns if size else None))
+    if size:
+        text = fit(text, size.columns)
     return text if first else f"\n{text}"
 
 
@@ -136,9 +138,12 @@ def end_by_signal(number: int, _: FrameType | None) -> NoReturn:
 
 
 def draw(text: str, size: os.terminal_size | None) -> str:
-    """Return what puts a text on the screen over the one before, cut to the screen's height."""
+    """Return what puts a text on the screen over the one before, cut to the screen's size."""
     lines = text.splitlines()
     if size is not None and len(lines) > size.lines - 1:
         left_out = len(lines) - size.lines + 2
         lines = [*lines[: size.lines - 2], f"... {left_out} more lines (--limit N shows fewer)"]
-    return HOME + "".join(f"{line}{END_LINE}\n" for line in lines) + END_SCREEN
+    if size is not None:
+        lines = [cut(line, size.columns) for line in lines]
+    # After a line as wide as the screen the cursor stands on its last character: clear before.
+    return HOME + "".join(f"{END_LINE}{line}\n" for line in lines) + END_SCREEN

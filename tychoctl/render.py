@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 UNKNOWN: Final = "n/a"
 GAP: Final = "  "
 ELLIPSIS: Final = "…"
+MORE: Final = f" {ELLIPSIS}"  # ends the rows of a table that leaves columns out
 LEAST_WIDTH: Final = 8  # of a column that gives way to a narrow terminal
 JOULES_PER_WH: Final = 3600.0
 
@@ -132,13 +133,35 @@ def cut(text: str, width: int) -> str:
 def table(
     columns: Sequence[Column], entries: Iterable[dict[str, object]], width: int | None
 ) -> list[str]:
-    """Return header and rows; ``width`` (of a terminal) makes names give way, None nothing."""
+    """Return header and rows; ``width``: of a terminal, None where nothing has to give way.
+
+    First names give way, then whole columns from the right.
+    """
     rows = [[column.title for column in columns]]
     rows += [[column.text(entry) for column in columns] for entry in entries]
     widths = [max(map(display_width, cells)) for cells in zip(*rows, strict=True)]
     if width is not None:
         widths = shrink(widths, [column.shrinks for column in columns], width)
+        kept = count_fitting(widths, width)
+        if kept < len(columns):
+            lines = [_line(row[:kept], widths[:kept], columns[:kept], pad=True) for row in rows]
+            return [
+                cut(line, width - 2) + MORE if width > 2 else cut(line, width) for line in lines
+            ]
     return [_line(row, widths, columns) for row in rows]
+
+
+def count_fitting(widths: Sequence[int], width: int) -> int:
+    """Return how many columns fit, at least one; where not all do there is room for a mark."""
+    if sum(widths) + len(GAP) * (len(widths) - 1) <= width:
+        return len(widths)
+    room, count = width - len(MORE), 0
+    for column_width in widths:
+        room -= column_width + (len(GAP) if count else 0)
+        if room < 0:
+            break
+        count += 1
+    return max(count, 1)
 
 
 def shrink(widths: Sequence[int], shrinks: Sequence[bool], width: int) -> list[int]:
@@ -154,7 +177,9 @@ def shrink(widths: Sequence[int], shrinks: Sequence[bool], width: int) -> list[i
     return fitted
 
 
-def _line(row: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
+def _line(
+    row: Sequence[str], widths: Sequence[int], columns: Sequence[Column], *, pad: bool = False
+) -> str:
     cells = []
     for text, width, column in zip(row, widths, columns, strict=True):
         space = width - display_width(text)
@@ -163,4 +188,42 @@ def _line(row: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) 
             shown = cut(text, width)
             space = width - display_width(shown)
         cells.append(" " * space + shown if column.right else shown + " " * space)
-    return GAP.join(cells).rstrip()
+    line = GAP.join(cells)
+    return line if pad else line.rstrip()
+
+
+def fit(text: str, width: int) -> str:
+    """Return a text whose lines are wrapped to a terminal's width."""
+    return "".join(f"{part}\n" for line in text.splitlines() for part in wrap(line, width))
+
+
+def wrap(line: str, width: int) -> list[str]:
+    """Return a line in parts of at most this many cells, broken at spaces where there are any.
+
+    What goes on stands further in than what began.
+    """
+    if display_width(line) <= width:
+        return [line]
+    rest = line.lstrip(" ")
+    indent = " " * (len(line) - len(rest))
+    parts = []
+    while rest:
+        if len(indent) > width // 2:
+            indent = ""
+        part = _first_part(rest, width - len(indent))
+        parts.append(indent + part.rstrip(" "))
+        if not parts[1:]:
+            indent += GAP
+        rest = rest[len(part) :].lstrip(" ")
+    return parts
+
+
+def _first_part(text: str, width: int) -> str:
+    """Return as much of a text as fits, up to a space if there is one; never nothing."""
+    if display_width(text) <= width:
+        return text
+    count = 1
+    while display_width(text[: count + 1]) <= width:
+        count += 1
+    space = text.rfind(" ", 0, count + 1)
+    return text[:space] if space > 0 else text[:count]

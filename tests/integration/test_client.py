@@ -476,6 +476,23 @@ def test_a_terminal_is_redrawn_and_restored(path: Path, latest: Latest[Snapshot]
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize("command", ["pods", "workloads", "status"])
+def test_a_narrow_terminal_does_not_scroll(
+    path: Path, latest: Latest[Snapshot], command: str
+) -> None:
+    """No line is wider than the terminal, so that the screen is as high as was counted."""
+    with made.serving(path, latest):
+        watch, once = [command, "-w", "0.1"], [command]
+        _, shown = run_on_terminal(path, watch, "\x1b[J", b"\x03", columns=40)
+        status, text = run_on_terminal(path, once, "", b"", columns=40)
+    screen = shown.split("\x1b[H")[1].split("\x1b[J")[0].replace("\x1b[K", "")
+
+    assert status == 0
+    assert len(screen.splitlines()) <= 23
+    assert max(map(len, screen.splitlines())) <= 40
+    assert max(map(len, text.splitlines())) <= 40
+
+
 def test_a_terminal_is_restored_when_the_watch_is_ended(
     path: Path, latest: Latest[Snapshot]
 ) -> None:

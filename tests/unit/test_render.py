@@ -1,6 +1,7 @@
 """Output of tychoctl: every command in every format, and how values are written."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -141,14 +142,73 @@ def test_a_namespace_without_rows_says_so() -> None:
     assert "web" in rendered("pods", "table", namespace="shop")
 
 
-@given(st.integers(40, 200))
+@pytest.mark.parametrize("op", ["pods", "workloads", "containers"])
+def test_a_pod_without_a_name_is_told_by_its_uid(op: str) -> None:
+    """Where nobody told a pod's name its uid stands for it, in every list."""
+    snapshot = made.make_snapshot()
+    leaves = tuple(
+        dataclasses.replace(
+            leaf, identity=dataclasses.replace(leaf.identity, pod=None, namespace=None)
+        )
+        for leaf in snapshot.leaves
+    )
+    text = COMMANDS[op].text(reply_for(op, made.make_snapshot(leaves)), View(everything=True))
+
+    assert f"uid {made.WEB_UID}" in text
+    assert f"uid {made.JOB_UID}" in text
+    assert "uid None" not in text
+
+
+@given(st.integers(70, 200))
 def test_a_table_fits_the_terminal_where_names_can_give_way(width: int) -> None:
     """Names are cut with a mark until the row fits; numbers never are."""
     chosen = View(width=width, everything=True)
     lines = COMMANDS["containers"].text(reply_for("containers"), chosen).split("\n\n")[0]
 
-    assert max(map(len, lines.splitlines())) <= max(width, 68)
+    assert max(map(len, lines.splitlines())) <= width
     assert "1.65 kJ" in lines
+    assert "STATE" in lines
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("command", COMMANDS)
+@given(width=st.integers(1, 200))
+def test_no_line_is_longer_than_the_terminal(command: str, wide: bool, width: int) -> None:
+    """Tables leave columns out, sentences are wrapped: what is drawn is as high as its lines."""
+    chosen = View(width=width, everything=True, wide=wide)
+    text = render.fit(COMMANDS[command].text(reply_for(command), chosen), width)
+
+    assert max(map(render.display_width, text.splitlines())) <= width
+
+
+def test_a_narrow_table_leaves_whole_columns_out() -> None:
+    """A number is shown whole or not at all; a mark in every row says that there is more."""
+    lines = COMMANDS["containers"].text(reply_for("containers"), View(width=40)).splitlines()
+
+    assert lines[0] == "NAMESPA…  POD  CONTAIN…   POWER …"
+    assert lines[1] == "shop      web  nginx     3.58 W …"
+
+
+def test_wrapped_sentences_keep_every_word() -> None:
+    """What is too long for a line goes on in the next, further in."""
+    text = "  kubelet: 401 Unauthorized from https://127.0.0.1:10250\n"
+
+    assert render.fit(text, 30).splitlines() == [
+        "  kubelet: 401 Unauthorized",
+        "    from",
+        "    https://127.0.0.1:10250",
+    ]
+    assert render.fit(text, 80) == text
+
+
+@given(st.text(), st.integers(1, 60))
+def test_wrapping_loses_nothing_but_spaces(text: str, width: int) -> None:
+    """Every character of a line is still there when it has been wrapped."""
+    plain = render.escape(text)
+    lines = render.wrap(plain, width)
+
+    assert "".join("".join(lines).split()) == "".join(plain.split())
+    assert all(render.display_width(line) <= max(width, 2) for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +295,13 @@ def test_a_redrawn_screen_is_never_higher_than_the_terminal() -> None:
 
     assert drawn.count("\n") == 23
     assert "78 more lines" in drawn
+
+
+def test_a_redrawn_line_is_cut_to_the_terminal_and_stays_whole() -> None:
+    """A line as wide as the terminal is not wiped by the sequence that clears the old one."""
+    drawn = output.draw("x" * 50 + "\n", os.terminal_size((40, 24)))
+
+    assert drawn == f"\x1b[H\x1b[K{'x' * 39}…\n\x1b[J"
 
 
 @given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), st.lists, max_leaves=8))
