@@ -27,6 +27,10 @@ V1 = {"cgroup/cpuacct/cpuacct.usage": "0\n", "cgroup/cpuacct/release_agent": "\n
 V1_JOINT = {"cgroup/cpu,cpuacct/cpuacct.usage": "0\n"}
 IN_V2 = {"proc/1/cgroup": "0::/\n", "proc/22/cgroup": "3:cpuacct:/x\n0::/system.slice/a.service\n"}
 IN_V1 = {"proc/1/cgroup": "0::/\n", "proc/22/cgroup": "3:cpuacct:/x\n0::/\n"}
+CONTAINER = "/docker/" + "a1" * 32
+IN_V1_ALONE = {"proc/33/cgroup": f"4:cpu,cpuacct:{CONTAINER}\n1:name=systemd:/x\n0::/\n"}
+IN_BOTH = {"proc/33/cgroup": f"4:cpu,cpuacct:{CONTAINER}\n0::{CONTAINER}\n"}
+IN_OTHERS = {"proc/33/cgroup": f"5:memory:{CONTAINER}\n4:cpuacct:/a1\n0::/\n"}
 OUTSIDE_NAMESPACE = {"proc/22/cgroup": "0::/../../other\n"}
 
 
@@ -36,6 +40,11 @@ OUTSIDE_NAMESPACE = {"proc/22/cgroup": "0::/../../other\n"}
         (V2_ROOT | IN_V2, "auto", "v2", "cgroup", "holds processes (/system.slice/a.service)"),
         (V2_UNIFIED | V1 | IN_V2, "auto", "v2", "cgroup/unified", "holds processes"),
         (V2_UNIFIED | V1 | IN_V1, "auto", "v1", "cgroup/cpuacct", "no process below its root"),
+        (V2_UNIFIED | V1 | IN_V2 | IN_V1_ALONE, "auto", "v1", "cgroup/cpuacct", CONTAINER),
+        (V2_UNIFIED | V1 | IN_V2 | IN_V1_ALONE, "v2", "v2", "cgroup/unified", "[host] hierarchy"),
+        (V2_UNIFIED | IN_V2 | IN_V1_ALONE, "auto", "v2", "cgroup/unified", "holds processes"),
+        (V2_UNIFIED | V1 | IN_V2 | IN_BOTH, "auto", "v2", "cgroup/unified", "holds processes"),
+        (V2_UNIFIED | V1 | IN_V2 | IN_OTHERS, "auto", "v2", "cgroup/unified", "holds processes"),
         (V2_UNIFIED | V1 | OUTSIDE_NAMESPACE, "auto", "v1", "cgroup/cpuacct", "no process below"),
         (V1 | IN_V1, "auto", "v1", "cgroup/cpuacct", "cgroup2 is not mounted"),
         (V1_JOINT, "auto", "v1", "cgroup/cpu,cpuacct", "cgroup2 is not mounted"),

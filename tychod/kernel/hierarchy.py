@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from tychod import config
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 Version = Literal["v2", "v1"]
 
 V1_NAMES: Final = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
+_CONTAINER: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+"""The full id that every runtime puts into its containers' paths."""
 DEFAULT_CGROUPFS: Final = config.Host().cgroupfs
 
 
@@ -45,23 +48,43 @@ class Mount(NamedTuple):
 
 
 def choose_hierarchy(host: Host, wanted: str) -> Hierarchy | NoHierarchy:
-    """Choose by ``[host] hierarchy``: auto takes cgroup2 where processes live in it, else v1."""
+    """Choose by ``[host] hierarchy``: auto takes cgroup2 where processes live in it, else v1.
+
+    Where a runtime puts its containers into cpuacct and leaves them in the root of cgroup2, v1
+    knows both them and the units; cgroup2 would show their energy as nobody's.
+    """
     v2_root, v1_root = find_roots(host)
     if wanted == "v2":
         return _forced(host, "v2", v2_root, "no cgroup2 file system")
     if wanted == "v1":
         return _forced(host, "v1", v1_root, "no cgroup v1 cpuacct hierarchy")
-    if v2_root and (name := named_v2_cgroup(host)):
-        return _hierarchy(host, "v2", v2_root, f"cgroup2 is mounted and holds processes ({name})")
+    if v2_root and v1_root:
+        return _hybrid(host, v2_root, v1_root)
     if v1_root:
-        why = "no process below its root" if v2_root else "cgroup2 is not mounted"
-        return _hierarchy(host, "v1", v1_root, f"cpuacct: {why}")
+        return _hierarchy(host, "v1", v1_root, "cpuacct: cgroup2 is not mounted")
     if v2_root:
-        return _hierarchy(host, "v2", v2_root, "cgroup2 is the only hierarchy")
+        return _hierarchy(host, "v2", v2_root, _alone(host))
     return NoHierarchy(
         f"no cgroup hierarchy below {host.cgroupfs}",
         "mount cgroup2 at /sys/fs/cgroup, or point [host] cgroupfs to where it is",
     )
+
+
+def _alone(host: Host) -> str:
+    name = named_v2_cgroup(host)
+    return _held(name) if name else "cgroup2 is the only hierarchy"
+
+
+def _held(name: str) -> str:
+    return f"cgroup2 is mounted and holds processes ({name})"
+
+
+def _hybrid(host: Host, v2_root: str, v1_root: str) -> Hierarchy:
+    container, name = container_in_v1_alone(host), named_v2_cgroup(host)
+    if name and not container:
+        return _hierarchy(host, "v2", v2_root, _held(name))
+    why = f"it alone names containers ({container})" if container else "no process below its root"
+    return _hierarchy(host, "v1", v1_root, f"cpuacct: {why}")
 
 
 def find_roots(host: Host) -> tuple[str | None, str | None]:
@@ -83,14 +106,30 @@ def find_roots(host: Host) -> tuple[str | None, str | None]:
 def named_v2_cgroup(host: Host) -> str | None:
     """Return the first v2 cgroup below the root that holds a process, None if there is none."""
     for pid in host.pids():
-        try:
-            data = host.process_file(pid, "cgroup")
-        except OSError:
-            continue  # hidepid: another user's process, which others may speak for
-        path = parse_v2_path(data or b"")
+        path = parse_v2_path(_read_cgroup_file(host, pid))
         # "/../x" lies outside our cgroup namespace.
         if path and path != "/" and not path.startswith("/.."):
             return path
+    return None
+
+
+def container_in_v1_alone(host: Host) -> str | None:
+    """Return a container's cpuacct path whose process is in the root of cgroup2, else None."""
+    for pid in host.pids():
+        data = _read_cgroup_file(host, pid)
+        path = parse_cpuacct_path(data)
+        if path and _CONTAINER.search(path) and parse_v2_path(data) == "/":
+            return path
+    return None
+
+
+def parse_cpuacct_path(data: bytes) -> str | None:
+    """Return the cpuacct path of a /proc/PID/cgroup file, None where it has none."""
+    for line in data.decode(errors="surrogateescape").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if "cpuacct" in controllers.split(","):
+            return path.removesuffix(" (deleted)")
     return None
 
 
@@ -112,6 +151,14 @@ def parse_mountinfo(text: str) -> list[Mount]:
             path = before[4].replace("\\040", " ")
             found.append(Mount(path, after[0], frozenset(after[2].split(","))))
     return found
+
+
+def _read_cgroup_file(host: Host, pid: int) -> bytes:
+    """Return /proc/PID/cgroup, empty where it is gone or hidden (hidepid): others speak for it."""
+    try:
+        return host.process_file(pid, "cgroup") or b""
+    except OSError:
+        return b""
 
 
 def _mounts(host: Host) -> list[Mount]:
