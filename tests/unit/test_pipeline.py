@@ -16,6 +16,7 @@ from tychod.analysis.pipeline import NO_ACTIVITY, analyse
 from tychod.analysis.state import Observations, Params, State
 from tychod.model import Energy, Identity, Leaf, Snapshot, Window
 from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
+from tychod.workloads.paths import identify
 
 S = 1_000 * MS
 FOREVER = 1 << 62
@@ -453,6 +454,80 @@ def test_container_in_a_new_cgroup_is_a_new_leaf(pod: int | None, again_s: int) 
     assert seen[-1][past].cpu_ns == 3500 * MS
     assert seen[-1][leaf_id].cpu_ns == (12 - again_s) * S // 2
     assert seen[-1][past].energy["package"].dynamic_uj > 0
+
+
+USER = "/user.slice/user-1000.slice/user@1000.service"
+ID, UID = "b2" * 32, "0f3a5b1c-1111-4222-8333-444455556666"
+VICTIM = f"/kubepods/burstable/pod{UID}/{ID}"
+CLAIM = f"{USER}/app.slice/docker-{ID}.scope"
+
+
+def named(key: int, path: str, share: float, born_s: int, dies_s: int = 1 << 30) -> Load:
+    """Return a cgroup that is who its path says."""
+    identity = identify(path)
+    assert identity is not None
+    return Load(key, identity, share, born_s * S, dies_s * S, path=path)
+
+
+@pytest.mark.parametrize(
+    ("claim", "others", "heir"),
+    [
+        (CLAIM, (), "unattributed"),
+        (CLAIM, (named(8, USER, 0.1, 0),), "user@1000.service"),
+        (
+            f"/docker/{'c3' * 32}/docker/{ID}",
+            (named(8, f"/docker/{'c3' * 32}", 0.1, 0),),
+            "c3" * 32,
+        ),
+    ],
+)
+@pytest.mark.parametrize("dies_s", [1 << 30, 15])
+def test_a_copied_container_id_takes_nothing(
+    claim: str, others: tuple[Load, ...], heir: str, dies_s: int
+) -> None:
+    """The container keeps its leaf and its pod, ended or not; the copy's time is its maker's."""
+    victim, copy = named(1, VICTIM, 0.25, 0, dies_s), named(9, claim, 0.5, 6)
+    shown = world(victim, copy, *others).run(every(3, 24), PARAMS)
+    alone = world(victim, *others).run(every(3, 24), PARAMS)
+    check(shown)
+    for attacked, quiet in zip(shown, alone, strict=True):
+        leaf, expected = leaves(attacked)[ID], leaves(quiet)[ID]
+
+        assert (leaf.identity, leaf.cpu_ns, leaf.state) == (
+            expected.identity, expected.cpu_ns, expected.state,
+        )  # fmt: skip
+        assert f"past:{UID}" not in leaves(attacked)
+    maker = leaves(shown[-1])[heir]
+
+    assert maker.cpu_ns == 9 * S + (heir != "unattributed") * 24 * S // 10
+    if heir == "unattributed":
+        assert maker.identity.reason == f"two cgroups claim container {ID}"
+
+
+def test_the_hosts_container_gets_its_leaf_back() -> None:
+    """A tenant that takes a stopped container's id has it only until that one starts again."""
+    copy, real = named(1, CLAIM, 0.5, 0), named(2, VICTIM, 0.25, 10)
+    shown = world(copy, real, named(8, USER, 0.0, 0)).run(every(3, 15), PARAMS)
+    check(shown)
+
+    assert leaves(shown[2])[ID].identity.cgroup == CLAIM
+    assert leaves(shown[4])[ID].identity == real.identity
+    assert leaves(shown[4])[ID].cpu_ns == 5 * S // 4
+    assert leaves(shown[4])["past"].cpu_ns == 9 * S // 2
+    assert leaves(shown[4])["user@1000.service"].cpu_ns == 6 * S // 2
+
+
+def test_a_container_that_starts_again_elsewhere_is_a_new_leaf() -> None:
+    """The host may start a container anew below another parent: what the old one had is past."""
+    old, new = named(1, f"/docker/{ID}", 0.5, 0, 7), named(2, f"/batch/{ID}", 0.5, 10)
+    shown = world(old, new).run(every(3, 18), PARAMS)
+    check(shown)
+
+    assert leaves(shown[1])[ID].state == "running"
+    assert leaves(shown[2])[ID].state == "terminated"
+    assert leaves(shown[-1])[ID].identity.cgroup == f"/batch/{ID}"
+    assert leaves(shown[-1])[ID].cpu_ns == 4 * S
+    assert leaves(shown[-1])["past"].cpu_ns == 3250 * MS
 
 
 def test_finished_pod_leaves_only_the_past() -> None:
