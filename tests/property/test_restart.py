@@ -116,7 +116,7 @@ def saved_and_loaded(state: State, process: Process, window: Window) -> tuple[St
         store = Store(Path(directory))
         try:
             store.save(BOOT, state, baseline_of(cpu.method, state.cpu_end, cpu.cgroups))
-            loaded = store.load(BOOT)
+            loaded = store.load(BOOT, UNTIL_NS)
         finally:
             store.close()
     assert loaded is not None

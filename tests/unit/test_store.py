@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from tests.sim.world import container, unit
 from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
 from tychod.runtime.store import CHECKSUM, MAGIC, Saved, StateInUseError, Store
 from tychod.samples import CgroupRef
 
 BOOT = "8c1f0c1e-boot"
+NOW_NS = 60 * 10**9
 ODD = "user.slice/\udcff\udc80.scope"  # a directory name that is not UTF-8, as Python gives it
 NAMED = replace(
     container(1, 2),
@@ -92,22 +94,51 @@ def test_what_is_saved_is_loaded(store: Store) -> None:
     for baseline in (BASELINE, None):
         store.save(BOOT, STATE, baseline)
 
-        assert store.load(BOOT) == Saved(replace(STATE, restarted=True), baseline)
+        assert store.load(BOOT, NOW_NS) == Saved(replace(STATE, restarted=True), baseline)
     assert store.problem is None
 
 
 def test_empty_state_is_no_restart(store: Store) -> None:
     """Nothing saved, or saved before the first window: counters begin."""
-    assert store.load(BOOT) is None
+    assert store.load(BOOT, NOW_NS) is None
     store.save(BOOT, State(), None)
-    assert store.load(BOOT) == Saved(State(), None)
+    assert store.load(BOOT, NOW_NS) == Saved(State(), None)
+
+
+def test_an_unknown_boot_equals_none(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Where procfs shows no boot id, what was saved may be of another boot: never gone on from."""
+    caplog.set_level("INFO")
+    store.save(UNKNOWN_BOOT, STATE, BASELINE)
+    assert store.load(UNKNOWN_BOOT, NOW_NS) is None
+    assert store.load(BOOT, NOW_NS) is None
+    store.save(BOOT, STATE, BASELINE)
+    assert store.load(UNKNOWN_BOOT, NOW_NS) is None
+
+    assert caplog.text.count("counters start anew") == 3
+    assert kept_aside(store) == []
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        Saved(replace(STATE, end_ns=NOW_NS + 1), BASELINE),
+        Saved(STATE, BASELINE._replace(t_ns=NOW_NS + 1)),
+    ],
+)
+def test_state_from_the_future_starts_anew(store: Store, saved: Saved) -> None:
+    """A boot that is as old as the saved one was, by its clock, cannot be the same."""
+    store.save(BOOT, *saved)
+
+    assert store.load(BOOT, NOW_NS) is None
+    assert store.load(BOOT, NOW_NS + 1) is not None
+    assert kept_aside(store) == []
 
 
 def test_another_boot_starts_anew(store: Store) -> None:
     """State of another boot is neither used nor an error."""
     store.save(BOOT, STATE, BASELINE)
 
-    assert store.load("another") is None
+    assert store.load("another", NOW_NS) is None
     assert kept_aside(store) == []
 
 
@@ -117,7 +148,7 @@ def test_every_truncation_is_noticed(store: Store) -> None:
     data = file_of(store).read_bytes()
     for length in range(len(data)):
         file_of(store).write_bytes(data[:length])
-        assert store.load(BOOT) is None, length
+        assert store.load(BOOT, NOW_NS) is None, length
         assert not file_of(store).exists()
     assert kept_aside(store)
 
@@ -130,7 +161,7 @@ def test_every_flipped_bit_is_noticed(store: Store) -> None:
         damaged = bytearray(data)
         damaged[index] ^= 1 << index % 8
         file_of(store).write_bytes(damaged)
-        assert store.load(BOOT) is None, index
+        assert store.load(BOOT, NOW_NS) is None, index
 
 
 def test_other_format_is_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +171,7 @@ def test_other_format_is_set_aside(store: Store, caplog: pytest.LogCaptureFixtur
     for version in (0, 2, "1", None):
         caplog.clear()
         write(store, plain | {"format": version})
-        assert store.load(BOOT) is None
+        assert store.load(BOOT, NOW_NS) is None
         assert len(caplog.records) == 1
         assert "format" in caplog.text
     assert kept_aside(store)
@@ -215,13 +246,13 @@ def test_wrong_types_are_set_aside(
         plain = read_plain(store)
         place = data.draw(st.sampled_from(list(paths(plain))))
         write(store, replaced(plain, place, data.draw(JUNK)))
-        loaded = store.load(BOOT)
+        loaded = store.load(BOOT, NOW_NS)
         if loaded is None:
             assert kept_aside(store) or place in ((), ("boot_id",))
         else:
             check_types(loaded.state)
             store.save(BOOT, loaded.state, loaded.baseline)
-            assert store.load(BOOT) == loaded
+            assert store.load(BOOT, NOW_NS) == loaded
     finally:
         store.close()
 
@@ -230,7 +261,7 @@ def test_what_is_no_file_is_set_aside(store: Store) -> None:
     """A directory in the file's place costs the counters, not the start."""
     file_of(store).mkdir()
 
-    assert store.load(BOOT) is None
+    assert store.load(BOOT, NOW_NS) is None
     assert kept_aside(store)
     store.save(BOOT, STATE, None)
     assert store.problem is None
@@ -242,7 +273,7 @@ def test_missing_parts_are_set_aside(store: Store) -> None:
     plain = read_plain(store)
     for name in plain:
         write(store, {k: v for k, v in plain.items() if k != name})
-        assert store.load(BOOT) is None, name
+        assert store.load(BOOT, NOW_NS) is None, name
     assert kept_aside(store)
 
 
@@ -338,9 +369,9 @@ def test_full_disk_costs_only_this_save(store: Store, caplog: pytest.LogCaptureF
         problem = store.problem
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    kept = store.load(BOOT)
+    kept = store.load(BOOT, NOW_NS)
     store.save(BOOT, replace(STATE, sequence=9), BASELINE)
-    after = store.load(BOOT)
+    after = store.load(BOOT, NOW_NS)
 
     assert problem
     assert str(store.directory) in problem

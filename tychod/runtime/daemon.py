@@ -97,7 +97,7 @@ class Daemon:
         self._latest: Latest[Snapshot] = Latest()
         self._params: Latest[Params] = Latest()
         self._params.publish(params_of(settings.config, self._cpus))
-        saved = store.load(self._boot_id) or Saved(State(), None)
+        saved = store.load(self._boot_id, self._begun_ns) or Saved(State(), None)
         self._since_ns = saved.state.since_ns
         self._crash: Latest[str] = Latest()
         self._crashed = crashed

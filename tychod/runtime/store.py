@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 import msgpack
 
 from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
 from tychod.samples import CgroupRef
@@ -73,8 +74,11 @@ class Store:
         """Why the last save failed, or None."""
         return self._problem
 
-    def load(self, boot_id: str) -> Saved | None:
-        """Return the state of this boot; None on another boot or with a file that is unusable."""
+    def load(self, boot_id: str, now_ns: int) -> Saved | None:
+        """Return the state of this boot; None on another boot or with a file that is unusable.
+
+        ``now_ns`` is the monotonic time: what ends after it was saved on another clock.
+        """
         path = self.directory / FILE_NAME
         try:
             data = path.read_bytes()
@@ -85,13 +89,17 @@ class Store:
             return None
         try:
             plain = _unpack(data)
-            if plain["boot_id"] != boot_id:
-                log.info("the saved state is of another boot: counters start anew")
-                return None
-            return _parse(plain)
+            why = _is_foreign(plain["boot_id"], boot_id)
+            saved = None if why else _parse(plain)
+            if saved and _latest_ns(saved) > now_ns:
+                why = "ends in the future of this boot's clock, so it is of another boot"
         except (ValueError, TypeError, LookupError, msgpack.UnpackException) as exc:
             self._set_aside(path, f"is damaged: {exc!r}")
             return None
+        if why:
+            log.info("the saved state %s: counters start anew", why)
+            return None
+        return saved
 
     def _set_aside(self, path: Path, why: str) -> None:
         kept = path.with_suffix(f".damaged-{time.strftime('%Y%m%dT%H%M%S')}")
@@ -153,6 +161,18 @@ class Store:
         except OSError as exc:
             log.debug("state not synced at the end: %s", exc)
         os.close(self._lock_fd)
+
+
+def _is_foreign(saved_boot: object, boot_id: str) -> str | None:
+    """Return why state of one boot must not go on in another; an unknown boot equals none."""
+    if UNKNOWN_BOOT in (saved_boot, boot_id):
+        return "cannot be told from that of another boot (procfs shows no boot_id)"
+    return None if saved_boot == boot_id else "is of another boot"
+
+
+def _latest_ns(saved: Saved) -> int:
+    """Return the latest monotonic time that the state speaks of."""
+    return max(saved.state.end_ns or 0, saved.baseline.t_ns if saved.baseline else 0)
 
 
 def _restrict(directory: Path) -> None:
