@@ -56,6 +56,7 @@ class Welcome(NamedTuple):
 
     daemon: str
     commit: str
+    built: str = "unknown"
 
 
 class Connection:
@@ -118,7 +119,9 @@ class Connection:
             frames.check_version(reply.get("version"), "tychod", "tychoctl")
         except ProtocolError as exc:
             raise Failure(exc.code, exc.message) from exc
-        return Welcome(str(reply.get("daemon")), str(reply.get("commit")))
+        return Welcome(
+            str(reply.get("daemon")), str(reply.get("commit")), str(reply.get("built", "unknown"))
+        )
 
     def _ask(self, op: str, args: Mapping[str, object] | None) -> None:
         self._id += 1

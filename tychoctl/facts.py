@@ -268,16 +268,17 @@ def rows_of_status(reply: Reply, _: View) -> Rows:
 
 
 def render_versions(reply: Reply, _: View) -> str:
-    """Return a line for tychoctl and one for tychod."""
-    own, daemon = section(reply, "tychoctl"), section(reply, "tychod")
-    built = render.name(own.get("built"))
-    first = f"tychoctl {_version_words(own)}, built {built})"
-    second = f"tychod {_version_words(daemon)})" if daemon else "tychod is not running"
-    return f"{first}\n{second}\n"
+    """Return a line for tychoctl and one for tychod, as each prints its own."""
+    lines = [_version_line(name, section(reply, name)) for name in ("tychoctl", "tychod")]
+    return "\n".join(lines) + "\n"
 
 
-def _version_words(build: Entry) -> str:
-    return f"{render.name(build.get('version'))} (commit {render.name(build.get('commit'))}"
+def _version_line(program: str, told: Entry) -> str:
+    from tychod.version import Build, render_version
+
+    if not told:
+        return f"{program} is not running"
+    return render_version(program, Build(*(render.name(told.get(key)) for key in Build._fields)))
 
 
 def rows_of_versions(reply: Reply, _: View) -> Rows:

@@ -159,8 +159,9 @@ def read_versions(path: str) -> Reply:
     daemon: Reply | None = None
     try:
         with Connection(path) as connection:
-            version = connection.welcome.daemon.removeprefix("tychod ")
-            daemon = {"version": version, "commit": connection.welcome.commit}
+            told = connection.welcome
+            version = told.daemon.removeprefix("tychod ")
+            daemon = {"version": version, "commit": told.commit, "built": told.built}
     except Failure as failure:
         if failure.code != "not-running":
             raise

@@ -21,7 +21,7 @@ RESERVED_FOR_ROOT: Final = 2
 MAX_REQUESTS_PER_S: Final = 100
 """Of one connection; the rest wait, so that nobody's flood takes the daemon's time."""
 MAX_NEW_PER_S: Final = 100
-"""New connections of one user: each costs a thread's start, which a loop of them would make dear."""
+"""New connections of one user: each costs the start of a thread."""
 MAX_REFUSALS_PER_S: Final = 100
 """Refusals that one user is told of; what he tries beyond is closed without a word."""
 MAX_ARGS: Final = 32

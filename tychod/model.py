@@ -174,6 +174,7 @@ class NodeFacts:
     accounting_reason: str
     hierarchy: str
     hierarchy_reason: str
+    built: str = "unknown"  # when; RFC 3339
 
 
 class Trouble(NamedTuple):

@@ -1,5 +1,6 @@
 """tychoctl as people and scripts run it: exit codes, streams, and what it costs to start."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -27,6 +28,8 @@ from tychoctl.options import parse_options
 from tychod import frames
 from tychod.buffer import Latest
 from tychod.model import Snapshot
+from tychod.runtime.answers import Answers
+from tychod.version import Build, read_build, render_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
@@ -157,6 +160,20 @@ def test_version_works_without_a_daemon(path: Path) -> None:
 
     assert done.returncode == 0
     assert "tychod is not running" in done.stdout
+
+
+def test_both_programs_write_versions_alike(path: Path, latest: Latest[Snapshot]) -> None:
+    """`tychoctl version` shows the daemon's line as `tychod --version` would print it."""
+    facts = dataclasses.replace(made.FACTS, built="2025-06-02T00:00:00Z")
+    sound = made.make_answers(latest)
+    readers = sound._readers._replace(facts=lambda: facts)
+    answers = Answers(latest, made.StillClock(), readers)
+    with made.serving(path, latest, answers):
+        own, daemon = tychoctl(path, "version").stdout.splitlines()
+
+    assert own == render_version("tychoctl", read_build())
+    build = Build(facts.version, facts.commit, facts.built)
+    assert daemon == render_version("tychod", build)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 UPDATE = "TYCHOD_UPDATE_GOLDEN"  # set it to write the files anew, then read the difference
 VERSIONS = {
     "tychoctl": {"version": "0.1.0", "commit": "abcdef123456", "built": "2025-06-01T00:00:00Z"},
-    "tychod": {"version": "0.1.0", "commit": "123456abcdef"},
+    "tychod": {"version": "0.1.0", "commit": "123456abcdef", "built": "2025-06-02T00:00:00Z"},
 }
 
 

@@ -98,6 +98,7 @@ class Answers:
                 "schema": replies.SCHEMA,
                 "daemon": f"tychod {facts.version}",
                 "commit": facts.commit,
+                "built": facts.built,
             }
         )
 

@@ -282,6 +282,7 @@ def node_facts(config: Config, boot: str) -> NodeFacts:
         boot_id=boot,
         version=build.version,
         commit=build.commit,
+        built=build.built,
         accounting_method="none",
         accounting_reason="not known",
         hierarchy="none",
