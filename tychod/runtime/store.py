@@ -89,7 +89,7 @@ class Store:
             return None
         try:
             plain = _unpack(data)
-            why = _is_foreign(plain["boot_id"], boot_id)
+            why = _why_foreign(plain["boot_id"], boot_id)
             saved = None if why else _parse(plain)
             if saved and _latest_ns(saved) > now_ns:
                 why = "ends in the future of this boot's clock, so it is of another boot"
@@ -163,7 +163,7 @@ class Store:
         os.close(self._lock_fd)
 
 
-def _is_foreign(saved_boot: object, boot_id: str) -> str | None:
+def _why_foreign(saved_boot: object, boot_id: str) -> str | None:
     """Return why state of one boot must not go on in another; an unknown boot equals none."""
     if UNKNOWN_BOOT in (saved_boot, boot_id):
         return "cannot be told from that of another boot (procfs shows no boot_id)"
