@@ -164,7 +164,7 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What stays true while the daemon runs: the head of every answer."""
+    """Who answers and how CPU time is accounted: the head of every answer."""
 
     node: str
     boot_id: str

@@ -153,7 +153,14 @@ def measure_cpu() -> list[Figure]:
             percent = 100.0 * (daemon.cpu_s() - used) / (time.monotonic() - began)
         finally:
             daemon.kill()
-    return [Figure("daemon CPU, 250 containers (simulated files), RAPL at 50 ms", percent, "% of a core", 2.0)]
+    return [
+        Figure(
+            "daemon CPU, 250 containers (simulated files), RAPL at 50 ms",
+            percent,
+            "% of a core",
+            2.0,
+        )
+    ]
 
 
 def measure_memory() -> list[Figure]:

@@ -43,7 +43,7 @@ LACKS_CAPABILITY: Final = Trouble(
     "give it the capability back (remove the drop-in that took it), or accept the loss",
 )
 WAIT_STEP_S: Final = 0.1
-STOP_S: Final = 1.5
+STOP_S: Final = 1.0
 """All threads together get this long; one that hangs in a driver is left behind."""
 
 

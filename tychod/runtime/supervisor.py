@@ -131,8 +131,9 @@ def _serve(
         log.info("%s", render_start(settings, store, path), extra={"event": "start"})
         undo.callback(daemon.stop)
         daemon.start(FIRST_PASS_S, signals.stop_asked.is_set)
-        notifier.ready(daemon.summary())
-        log.info("ready: %s", daemon.summary(), extra={"event": "ready"})
+        if not signals.stop_asked.is_set():
+            notifier.ready(daemon.summary())
+            log.info("ready: %s", daemon.summary(), extra={"event": "ready"})
         code = _watch(args, environ, daemon, notifier, signals)
         notifier.stopping("saving state")
         log.info("stops", extra={"event": "stop"})
