@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 
 from tests.sim.world import RESERVED, unit, zone
-from tychod.analysis.state import Params, State
+from tychod.analysis.pipeline import analyse
+from tychod.analysis.state import Observations, Params, State
 from tychod.buffer import Latest
 from tychod.model import Identity, Snapshot, Window
-from tychod.runtime.analyser import MAX_LAG_S, Analyser, Axis, Inputs, Outputs
+from tychod.runtime.analyser import (
+    MAX_LAG_S,
+    Analyser,
+    Axis,
+    Inputs,
+    Outputs,
+    zone_reasons,
+)
 from tychod.runtime.store import Store
 from tychod.samples import CgroupRef, CpuSample, CpuSeries, EnergySample, EnergySeries
 
@@ -332,3 +340,18 @@ def test_stop_before_start_and_twice(bench: Bench) -> None:
     analyser.ask_stop()
     assert analyser.join(0.0)
     assert analyser.wait_s() == WINDOW_NS / 1e9
+
+
+def test_each_zone_s_trouble_is_told_by_its_own_name() -> None:
+    """Zones of one name are told together; one without a socket has none in its name."""
+    bad = [zone("package-0"), zone("dram"), zone("dram")._replace(key="rapl:other")]
+    reasons = {"rapl:package-0": "gone", "rapl:dram": "first", "rapl:other": "second"}
+    bad[0] = bad[0]._replace(socket=None)
+    series = EnergySeries("rapl", "measured", tuple(bad), (), reasons)
+    seen = Observations((series,), None, {}, 0)
+    snapshot, _ = analyse(seen, Window(0, 3 * 10**9), State(), Params(cpus=1))
+
+    assert zone_reasons(snapshot) == {
+        "rapl package-0": "gone",
+        "rapl dram (socket 0)": "first; second",
+    }

@@ -1,8 +1,10 @@
 """The kubelet's list of pods: what is taken from it, whatever else it holds."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -230,3 +232,11 @@ def test_all_captured_answers_parse(kubelet_captures_dir: Path) -> None:
 
     assert max(counts.values()) >= 17
     assert {path.parent.name[:2] for path, n in counts.items() if n > 0} >= {"03", "07", "14"}
+
+
+@pytest.mark.parametrize("text", ["9223372036854775807", "9999E"])
+def test_a_request_beyond_all_measure_still_fits_the_wire(text: str) -> None:
+    """What an API server let through must not end the daemon when its state is packed."""
+    requested = parse_quantity(text, Decimal(1000))
+
+    assert msgpack.unpackb(msgpack.packb(requested)) == requested

@@ -309,3 +309,14 @@ def test_no_name_inside_a_tenants_tree_reaches_beyond_it(top: str, below: list[s
     assert identity is None or identity.kind in {"container", "unit"}
     if identity is not None and identity.cgroup != top:
         assert identity.tenant == top
+
+
+def test_only_a_runtime_s_service_is_believed_beside_itself() -> None:
+    """Another service may have been given its subtree: what it names there is no pod."""
+    evil = SHIM.replace("containerd.service", "evil.service")
+
+    found = identify(f"{evil}:cri-containerd:{A}")
+
+    assert found is not None
+    assert found.pod_uid is None
+    assert found.tenant is not None

@@ -36,7 +36,7 @@ def step(zone: EnergyZone, previous_uj: int, current_uj: int, elapsed_ns: int) -
 
     Nothing is booked, and the reason told, when the counter went back by more than a wrap at the
     hardware's utmost power explains (it was reset), or may have wrapped more than once.
-    A rise is always believed: what a meter counted is never dropped on a guess about its limits.
+    Any other rise is believed: no guess about the hardware's limits drops what a meter counted.
     """
     energy_uj = unwrap(previous_uj, current_uj, zone.max_range_uj)
     if energy_uj is None:

@@ -71,8 +71,8 @@ def _refreshed(known: Account, seen: Seen) -> Account:
 
 
 def _kept_pod(known: Identity, now: Identity) -> Identity:
-    """A container never changes its pod: what a restart forgot, or a file denies, still holds."""
-    if known.pod_uid is None or known.pod_uid == now.pod_uid:
+    """A cgroup never changes its pod: what a restart forgot, or a file denies, still holds."""
+    if known.pod_uid in (None, now.pod_uid) or known.cgroup != now.cgroup:
         return now
     return replace(
         now,

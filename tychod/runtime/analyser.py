@@ -224,20 +224,22 @@ class Analyser:
         """One line when a zone's trouble begins or changes, and one when it is over."""
         before, self._zone_reasons = self._zone_reasons, zone_reasons(snapshot)
         for name, reason in self._zone_reasons.items():
-            if before.get(name) != reason:
+            if reason and before.get(name) != reason:
                 log.warning("%s: %s", name, reason, extra={"event": "zone-trouble"})
-        for name in before.keys() - self._zone_reasons.keys():
-            log.info("%s: is read again", name, extra={"event": "zone-ok"})
+            elif before.get(name) and not reason:
+                log.info("%s: is read again", name, extra={"event": "zone-ok"})
 
 
 def zone_reasons(snapshot: Snapshot) -> dict[str, str]:
-    """Return what is wrong with each zone: its source, name and socket -> reason."""
-    return {
-        f"{domain.source} {zone.name} (socket {zone.socket})": zone.reason
-        for domain in snapshot.domains.values()
-        for zone in domain.zones
-        if zone.reason
-    }
+    """Return each present zone, by source, name and socket -> what is wrong with it, or nothing."""
+    found: dict[str, str] = {}
+    for domain in snapshot.domains.values():
+        for zone in domain.zones:
+            socket = "" if zone.socket is None else f" (socket {zone.socket})"
+            label = f"{domain.source} {zone.name}{socket}"
+            reasons = [reason for reason in (found.get(label), zone.reason) if reason]
+            found[label] = "; ".join(reasons)
+    return found
 
 
 def _baseline(state: State, cpu: CpuSeries | None) -> CpuBaseline | None:

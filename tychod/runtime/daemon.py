@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, SystemClock
+from tychod.collectors.base import UNREADABLE_REMEDY
 from tychod.config import Config
 from tychod.hostfs import (
     Host,
@@ -244,7 +245,7 @@ class Daemon:
             yield Trouble("cpu", problem, None)
         for source in self._energy:
             for problem in source.problems():
-                yield Trouble(source.sampler.plan.name, problem, None)
+                yield Trouble(source.sampler.plan.name, problem, UNREADABLE_REMEDY)
         if not may_read_everything():
             yield LACKS_CAPABILITY
 

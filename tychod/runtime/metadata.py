@@ -36,7 +36,7 @@ class Metadata:
         clock: Clock,
         crashed: Callable[[str], None],
     ) -> None:
-        """``registry_at`` makes the registry of the hierarchy at a root; it may change once."""
+        """``registry_at`` makes the registry of the hierarchy at a root, anew when that changes."""
         self._registry_at = registry_at
         self._registry: Registry | None = None
         self._root: str | None = None

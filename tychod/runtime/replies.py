@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from tychod.collectors.base import UNREADABLE_REMEDY
 from tychod.model import (
     PAST_ID,
     DaemonStatus,
@@ -347,7 +348,14 @@ def _domain_problems(name: str, domain: Domain, remedy: str | None) -> list[Prob
     zones = [zone for zone in domain.zones if zone.reason and zone.quality != "modelled"]
     if not zones and domain.quality in LOSSES:
         return [_problem(f"{domain.source} {name}", domain.reason or domain.quality, remedy)]
-    return [_problem(f"{domain.source} {zone.name}", zone.reason, remedy) for zone in zones]
+    return [
+        _problem(
+            f"{domain.source} {zone.name}",
+            zone.reason,
+            remedy or (UNREADABLE_REMEDY if zone.quality == "unavailable" else None),
+        )
+        for zone in zones
+    ]
 
 
 def _problem(source: str, reason: str | None, remedy: str | None) -> Problem:

@@ -41,9 +41,14 @@ _MANAGER: Final = re.compile(rf"{_SLICES}/{_USER}\Z")
 # LXC's cgroups are not named yet, but they are containers: root in one makes any name below.
 _GIVEN: Final = re.compile(r"[^/]+\.(?:service|scope)|lxc(?:\.(?:payload|monitor).*)?", re.DOTALL)
 """A component below which another than the host's root may make cgroups."""
-# A runtime under cgroupfs that is given a systemd path makes it below its own service.
+# A runtime under cgroupfs that is given a systemd path makes it below its own service. Only theirs:
+# any other service may have been given its subtree and make what names it likes.
+_RUNTIMES: Final = (
+    r"(?:containerd|crio|cri-o|docker|kubelet|k3s(?:-agent)?|rke2-(?:server|agent)"
+    r"|snap\.microk8s\.daemon-(?:containerd|kubelite))"
+)
 _BESIDE_RUNTIME: Final = re.compile(
-    rf"{_SLICES}/(?!{_USER})[^/]+\.service/[^/:]+:(?:cri-containerd|crio):{_ID}"
+    rf"{_SLICES}/{_RUNTIMES}\.service/[^/:]+:(?:cri-containerd|crio):{_ID}"
 )
 _QOS: Final[Mapping[str | None, str]] = {
     None: "Guaranteed",

@@ -187,6 +187,10 @@ def _requests(spec: Mapping[str, object]) -> Iterator[tuple[str, Requests]]:
                 )
 
 
+MOST: Final = 2**63 - 1
+"""What fits the wire and the state file; a request beyond it is nonsense that was let through."""
+
+
 def parse_quantity(text: str | None, scale: Decimal = Decimal(1)) -> int | None:
     """Return a Kubernetes quantity ("200m", "64Mi") times ``scale``, rounded up as the API does."""
     found = _QUANTITY.fullmatch(text or "")
@@ -196,7 +200,7 @@ def parse_quantity(text: str | None, scale: Decimal = Decimal(1)) -> int | None:
         value = Decimal(found["number"]) * _SUFFIXES[found["suffix"]] * scale
     except InvalidOperation:
         return None
-    return max(0, int(value.to_integral_value(rounding="ROUND_CEILING")))
+    return min(max(0, int(value.to_integral_value(rounding="ROUND_CEILING"))), MOST)
 
 
 def _map(value: object, key: str) -> Mapping[str, object]:
