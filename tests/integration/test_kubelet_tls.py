@@ -139,7 +139,7 @@ FAULTS = [
     ("slow", "timed out after 1 s"),
     ("half", ""),
     ("half-chunked", "broke off"),
-    ("huge", "the answer is longer than 64 MiB"),
+    ("huge", "the answer is longer than 8 MiB"),
 ]
 
 

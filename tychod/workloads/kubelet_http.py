@@ -21,7 +21,7 @@ from tychod.workloads.pods import Pod, PodsError, parse_pods
 
 SELF_SIGNED: Final = "/var/lib/kubelet/pki/kubelet.crt"
 """Where a kubelet without configured certificates keeps its own; world-readable, with its CA."""
-BODY_LIMIT: Final = 64 << 20  # 3.4 kB a pod were measured: room for thousands
+BODY_LIMIT: Final = 8 << 20  # 3.4 kB a pod were measured: room for two thousand
 TOKEN_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
 _HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
