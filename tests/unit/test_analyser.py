@@ -291,22 +291,6 @@ def test_restart_goes_on_from_the_saved_end(bench: Bench, caplog: pytest.LogCapt
     assert caplog.text.count("counters go on") == 1
 
 
-def test_no_window_runs_backwards(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """A state that ends in the future is refused in one line, and counters start anew."""
-    end_ns = bench.clock.now_ns() + 10**12
-    bench.build(State(sequence=10**6, since_ns=5, end_ns=end_ns, restarted=True)).start()
-    windows = bench.wait_windows(2)
-    snapshot = bench.latest.get()
-
-    assert all(w.start_ns < w.end_ns for w in windows)
-    assert windows[0].end_ns - windows[0].start_ns == WINDOW_NS
-    assert snapshot is not None
-    assert snapshot.sequence < 10**6
-    assert snapshot.since_ns != 5
-    assert not snapshot.gap
-    assert caplog.text.count("counters start anew") == 1
-
-
 def test_a_fault_of_ours_ends_the_daemon(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Analysis that fails is logged and reported; it does not go on with half a window."""
 

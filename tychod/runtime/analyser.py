@@ -108,20 +108,8 @@ class Analyser:
             self._start_ns, first_end_ns = begin_ns, begin_ns + self._axis.window_ns
         else:
             self._start_ns, first_end_ns = self._state.end_ns, begin_ns
-        if self._start_ns >= first_end_ns:
-            self._start_anew(begin_ns)
-            first_end_ns = begin_ns + self._axis.window_ns
         self._next_end.publish(first_end_ns)
         self._thread.start()
-
-    def _start_anew(self, begin_ns: int) -> None:
-        """Drop a state that ends after now: there is no window from there, so it is not ours."""
-        log.error(
-            "the saved state ends %.1f s in the future: counters start anew",
-            (self._start_ns - begin_ns) / 1e9,
-            extra={"event": "state-refused"},
-        )
-        self._state, self._start_ns = State(), begin_ns
 
     def ask_stop(self) -> None:
         """Tell the thread to end after the window in progress."""
