@@ -96,7 +96,7 @@ def _is_other(known: Account, seen: Seen) -> bool:
 
 def add(account: Account, gains: Mapping[str, Energy], cpu_ns: int = 0) -> Account:
     """Return the account with more energy, by domain, and more CPU time."""
-    energy = added(account.energy, gains)
+    energy = _added(account.energy, gains)
     return Account(
         account.identity,
         account.first_seen_ns,
@@ -107,7 +107,7 @@ def add(account: Account, gains: Mapping[str, Energy], cpu_ns: int = 0) -> Accou
     )
 
 
-def added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[str, Energy]:
+def _added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[str, Energy]:
     """Add two splits domain by domain."""
     found = dict(energy)
     for domain, more in gains.items():
@@ -177,9 +177,7 @@ def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
     """Add an account's counters to another leaf's, which is opened when missing."""
     into = accounts.get(target.id) or Account(target, account.first_seen_ns)
     accounts[target.id] = replace(
-        into,
-        energy=added(into.energy, account.energy),
-        cpu_ns=into.cpu_ns + account.cpu_ns,
+        add(into, account.energy, account.cpu_ns),
         first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
     )
 

@@ -193,13 +193,12 @@ def _book(
 
 
 def _gains(booked: Mapping[str, Booked]) -> dict[str, dict[str, Energy]]:
-    """Return what each leaf gains in this window, by domain; idle energy goes to ``system``."""
+    """Return what each leaf gains in this window, by domain: ``system`` the idle energy alone."""
     gains: dict[str, dict[str, Energy]] = {}
     for domain, part in booked.items():
         gains.setdefault(SYSTEM_ID, {})[domain] = Energy(part.idle_uj)
         for leaf_id, dynamic_uj in part.by_leaf.items():
-            idle_uj = part.idle_uj if leaf_id == SYSTEM_ID else 0
-            gains.setdefault(leaf_id, {})[domain] = Energy(idle_uj, dynamic_uj)
+            gains.setdefault(leaf_id, {})[domain] = Energy(0, dynamic_uj)
     return gains
 
 

@@ -7,6 +7,7 @@ from tychod.config import Config
 from tychod.hostfs import Host, node_name
 from tychod.model import Identity, SourceStatus
 from tychod.runtime.metadata import Cgroups, Metadata
+from tychod.runtime.sources import switched_off
 from tychod.samples import CgroupRef
 from tychod.workloads.kubelet import Kubelet
 from tychod.workloads.paths import identify
@@ -49,19 +50,7 @@ def kubelet_status(kubelet: Kubelet | None, config: Config, *, pods_seen: bool) 
     """
     settings = config.kubelet
     if kubelet is None:
-        return SourceStatus(
-            "kubelet",
-            False,
-            "off",
-            "unavailable",
-            "switched off by the settings",
-            None,
-            settings.interval,
-            0.0,
-            0,
-            0,
-            None,
-        )
+        return switched_off("kubelet", settings.interval)
     status = kubelet.status()
     problem = status.problem
     good = problem is None and status.answers > 0

@@ -163,6 +163,12 @@ class Sampler(Generic[R, S]):
         """Return the collector opened last, closed or not, and its samples."""
         return self._newest
 
+    def last_ns(self) -> int | None:
+        """Monotonic time of the newest sample of the collector that is open."""
+        opened = self.opened()
+        last = opened.buffer.last() if opened else None
+        return last.t_ns if last else None
+
     def health(self) -> Health:
         """Return how the source is; ``stalled`` when it has not answered for too long."""
         health = self._health.get() or Health("unavailable", "not probed yet")

@@ -34,9 +34,7 @@ class EnergySampler:
 
     def newest_ns(self) -> int | None:
         """Monotonic time of the newest sample."""
-        opened = self.sampler.opened()
-        last = opened.buffer.last() if opened else None
-        return last.t_ns if last else None
+        return self.sampler.last_ns()
 
     def series(self, window: Window) -> EnergySeries | None:
         """Return the samples of a window; None while the source is not there."""
@@ -73,9 +71,7 @@ class CpuSampler:
 
     def newest_ns(self) -> int | None:
         """Monotonic time of the newest sample."""
-        opened = self.sampler.opened()
-        last = opened.buffer.last() if opened else None
-        return last.t_ns if last else None
+        return self.sampler.last_ns()
 
     def collector(self) -> CpuCollector | None:
         """Return the collector while it is there."""
@@ -181,21 +177,26 @@ def cpu_sampler(
 
 
 def off_status(config: Config) -> tuple[SourceStatus, ...]:
-    """Return the rows of sources that the settings switch off."""
+    """Return the rows of energy sources that the settings switch off."""
     return tuple(
-        SourceStatus(
-            spec.name,
-            False,
-            "off",
-            "unavailable",
-            "switched off by the settings",
-            None,
-            spec.interval_s(config),
-            0.0,
-            0,
-            0,
-            None,
-        )
+        switched_off(spec.name, spec.interval_s(config))
         for spec in ENERGY_COLLECTORS
         if spec.enabled(config) is False
+    )
+
+
+def switched_off(name: str, interval_s: float) -> SourceStatus:
+    """Return the row of a source that the settings switch off."""
+    return SourceStatus(
+        name=name,
+        enabled=False,
+        state="off",
+        quality="unavailable",
+        reason="switched off by the settings",
+        remedy=None,
+        interval_s=interval_s,
+        delay_s=0.0,
+        samples=0,
+        errors=0,
+        last_sample_ns=None,
     )
