@@ -62,8 +62,35 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """CPU time of every cgroup."""
+    """CPU time of every cgroup: counted in the kernel (eBPF), else read from cgroup files."""
 
+    loader: Annotated[
+        Literal["auto", "core", "bcc", "off"],
+        Restart(),
+        Doc('What loads the kernel programs; "auto": the best that works; "off": cgroup files.'),
+    ] = "auto"
+    interval: Annotated[
+        float, Range(0.2, 2.0), Restart(), Doc("Seconds between two readings of the kernel's maps.")
+    ] = 1.0
+    slots: Annotated[
+        int,
+        Range(64, 65536),
+        Restart(),
+        Doc("Cgroups that the kernel programs can tell apart at one time."),
+    ] = 4096
+    processes: Annotated[
+        bool, Restart(), Doc("Account processes too, for `tychoctl processes`.")
+    ] = False
+    counters: Annotated[
+        tuple[Literal["cycles", "instructions", "llc_misses"], ...],
+        Restart(),
+        Doc("Hardware counters to read at each task switch; empty: none."),
+    ] = ()
+    bcc_headers: Annotated[
+        Literal["match", "any"],
+        Restart(),
+        Doc('Kernel headers that bcc may compile with: those of this kernel alone, or "any".'),
+    ] = "match"
     cgroup_interval: Annotated[
         float, Range(0.1, 2.0), Restart(), Doc("Seconds between two readings of the cgroup files.")
     ] = 0.5

@@ -18,6 +18,8 @@ OUTSIDE_KEY: Final = -2
 """CPU time that no visible cgroup explains."""
 ROOT_KEY: Final = -3
 """User processes that sit in the root cgroup itself."""
+LOST_KEY: Final = -4
+"""CPU time while nothing accounted it: between two lives of the kernel's maps."""
 
 
 class EnergyZone(NamedTuple):
@@ -67,8 +69,9 @@ class CpuSample(NamedTuple):
     t_ns: int
     keys: Int64s
     own_ns: Int64s
-    total_ns: Int64s  # native: with children, since the cgroup was made; kept for restarts
+    total_ns: Int64s  # native counters, as the method has them; kept for restarts
     idle_ns: int
+    busy_ns: int = 0  # task and irq time of the node by /proc/stat: bridges a change of method
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +82,23 @@ class CpuSeries:
     samples: tuple[CpuSample, ...]
     cgroups: Mapping[int, CgroupRef]
     run: int = 0  # another number: opened anew, and keys and own times began again
+
+
+class ProcessUse(NamedTuple):
+    """What one process has used in one cgroup; one that moved has a row for each."""
+
+    pid: int
+    start_ns: int  # since boot, suspended time included; with the pid it names a process for ever
+    comm: str
+    key: int  # of its cgroup, as in CpuSample
+    cpu_ns: int  # cumulative
+    exited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSeries:
+    """The processes at one moment; lossy by design, so no total is ever made of it."""
+
+    t_ns: int
+    method: str  # "bpf" | "procfs"
+    uses: tuple[ProcessUse, ...]
