@@ -57,7 +57,10 @@ def collector(version: str) -> Iterator[CpuCollector]:
 
 def probe(version: str) -> CpuCollector:
     """Probe the real machine."""
-    settings = Config(host=config.Host(hierarchy=version))  # type: ignore[arg-type]
+    settings = Config(
+        host=config.Host(hierarchy=version),  # type: ignore[arg-type]
+        accounting=config.Accounting(loader="off"),
+    )
     found = cpu.probe(Host(settings.host), settings, SystemClock())
     assert isinstance(found, Ready), found
     return found.collector
@@ -65,8 +68,7 @@ def probe(version: str) -> CpuCollector:
 
 def read(collector: CpuCollector) -> CpuSample:
     """Read once."""
-    sample = collector.read()
-    assert sample is not None
+    (sample,) = collector.read()
     return sample
 
 

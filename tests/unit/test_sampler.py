@@ -18,8 +18,8 @@ from tychod.config import Accounting, Config
 from tychod.hostfs import Host
 from tychod.model import SourceState, Window
 from tychod.runtime import sampler as module
-from tychod.runtime.sampler import Closed, Plan, Sampler
-from tychod.runtime.sources import EnergySampler, cpu_sampler
+from tychod.runtime.sampler import Access, Closed, Plan, Sampler
+from tychod.runtime.sources import EnergySampler, cpu_sampler, read_energy
 from tychod.samples import EnergySample, EnergyZone
 
 INTERVAL_S = 0.01
@@ -85,11 +85,9 @@ class Bench:
         plan = Plan("rapl", "auto", "measured", INTERVAL_S, 10.0, epoch_ns)
         self.sampler: Sampler[EnergyCollector, EnergySample] = Sampler(
             plan,
-            self.probe,
+            Access(self.probe, read_energy, lambda: self.closed_by, attrgetter("outdated")),
             self.clock,
             self.crashes.append,
-            lambda: self.closed_by,
-            attrgetter("outdated"),
         )
 
     def probe(self) -> Ready[EnergyCollector] | Unavailable:
@@ -150,7 +148,7 @@ def test_reads_on_a_grid_and_counts_what_it_missed(bench: Bench) -> None:
     assert bench.sampler.join(PATIENCE_S)
     plan, health = bench.sampler.plan, bench.sampler.health()
     begun = [t - ns for t, ns in zip(bench.meters[0].times_ns, (0, 0, 55e6, 0, 31e6), strict=False)]
-    ticks = [int(t - plan.epoch_ns) // plan.interval_ns for t in begun]
+    ticks = [int(t - plan.epoch_ns) // round(plan.interval_s * 1e9) for t in begun]
 
     assert ticks == sorted(set(ticks))
     assert health.late >= 5 + 2

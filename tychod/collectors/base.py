@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from tychod.clock import Clock
 from tychod.config import Config, Enabled
@@ -13,6 +13,24 @@ from tychod.hostfs import Host, render_error
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
     from tychod.samples import CgroupRef, CpuSample, EnergySample, EnergyZone
+
+
+class Pace(NamedTuple):
+    """How often a source is to be read, and how many samples a reading gives."""
+
+    interval_s: float
+    history_s: float  # how long its samples are kept in memory
+    phase_s: float = 0.0  # readings come this much after the deadlines that all sources share
+    samples: int = 1  # in each reading
+
+
+class Figures(NamedTuple):
+    """What an accounting tells of its own quality, cumulative since it was opened."""
+
+    late_ns: int = 0  # CPU time that is in the totals and whose bin is not known
+    dropped: int = 0  # cgroups and records that found no room
+    exhausted: int = 0  # readings that never found all CPUs at rest
+    stalls: int = 0  # readings so late that their bins were lost
 
 
 class EnergyCollector(Protocol):
@@ -69,8 +87,20 @@ class CpuCollector(Protocol):
         """Seconds by which a value is older than its reading."""
 
     @property
+    def pace(self) -> Pace:
+        """How often it is to be read."""
+
+    @property
+    def outdated(self) -> bool:
+        """True after a reading that noticed a better method, or that this one is gone."""
+
+    @property
+    def figures(self) -> Figures:
+        """The quality of the accounting so far."""
+
+    @property
     def method(self) -> str:
-        """How it is counted: ``cgroup-v2`` or ``cgroup-v1``."""
+        """How it is counted: ``bpf-core``, ``bpf-bcc``, ``cgroup-v2`` or ``cgroup-v1``."""
 
     @property
     def method_reason(self) -> str:
@@ -103,8 +133,8 @@ class CpuCollector(Protocol):
     def resume(self, baseline: CpuBaseline) -> bool:
         """Continue from saved totals of this boot; call before the first read.  False: cannot."""
 
-    def read(self) -> CpuSample | None:
-        """Read all cgroups once; None when not even the root could be read."""
+    def read(self) -> tuple[CpuSample, ...]:
+        """Read all cgroups once: the samples since the last reading; none when that failed."""
 
     def close(self) -> None:
         """Give back what the probe opened."""

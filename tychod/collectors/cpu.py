@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tychod.collectors.base import CollectorSpec, CpuCollector, Ready, Unavailable
+from tychod.collectors.base import (
+    CollectorSpec,
+    CpuCollector,
+    Figures,
+    Pace,
+    Ready,
+    Unavailable,
+)
 from tychod.kernel.cgroups import CgroupReader, CpuBaseline
 from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
 
@@ -23,10 +30,13 @@ class CgroupFiles:
     name: Final = "cpu"
     delay_s: Final = 0.0
 
-    def __init__(self, reader: CgroupReader, interval_s: float) -> None:
+    def __init__(self, reader: CgroupReader, pace: Pace) -> None:
         self._reader = reader
+        self.pace: Final = pace
+        self.figures: Final = Figures()
+        self.outdated: Final = False
         self.method: Final = reader.hierarchy.method
-        self.method_reason: Final = f"cgroup files, read every {interval_s:g} s"
+        self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s"
         self.hierarchy: Final = f"{reader.hierarchy.version} at {reader.hierarchy.root}"
         self.hierarchy_reason: Final = reader.hierarchy.reason
         self.root: Final = reader.hierarchy.root
@@ -50,9 +60,10 @@ class CgroupFiles:
         """Continue from saved totals of this boot; call before the first read.  False: cannot."""
         return self._reader.resume(baseline)
 
-    def read(self) -> CpuSample | None:
-        """Read all cgroups once; None when the root or /proc/stat could not be read."""
-        return self._reader.read()
+    def read(self) -> tuple[CpuSample, ...]:
+        """Read all cgroups once; nothing when the root or /proc/stat could not be read."""
+        sample = self._reader.read()
+        return (sample,) if sample else ()
 
     def close(self) -> None:
         """Close every file."""
@@ -65,7 +76,7 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     if isinstance(hierarchy, NoHierarchy):
         return Unavailable(hierarchy.reason, hierarchy.remedy)
     reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
-    collector = CgroupFiles(reader, config.accounting.cgroup_interval)
+    collector = CgroupFiles(reader, Pace(config.accounting.cgroup_interval, config.window.history))
     return Ready(collector, collector.problems)
 
 

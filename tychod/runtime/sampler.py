@@ -5,13 +5,13 @@ A source that hangs hangs here, shows as ``stalled`` and holds up nobody else.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tychod.buffer import Buffer, Latest, Timed
 from tychod.clock import Clock, next_deadline_ns
-from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import CpuCollector, EnergyCollector, Pace, Ready, Unavailable
 from tychod.hostfs import render_error
 from tychod.model import Quality, SourceState, SourceStatus
 
@@ -44,14 +44,9 @@ class Plan:
     epoch_ns: int  # all deadlines of all sources are whole intervals after this
 
     @property
-    def interval_ns(self) -> int:
-        """The interval in nanoseconds."""
-        return round(self.interval_s * 1e9)
-
-    @property
-    def capacity(self) -> int:
-        """How many samples the history holds."""
-        return int(self.history_s / self.interval_s) + 2
+    def pace(self) -> Pace:
+        """How it is read as long as its collector does not say otherwise."""
+        return Pace(self.interval_s, self.history_s)
 
 
 class Health(NamedTuple):
@@ -86,6 +81,18 @@ class Opened(NamedTuple, Generic[R, S]):
     collector: R
     buffer: Buffer[S]
     run: int  # how many were opened before this one
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Access(Generic[R, S]):
+    """What a sampler does with its source."""
+
+    probe: Callable[[], Ready[R] | Unavailable]
+    read: Callable[[R], Sequence[S]]  # oldest first; none when the reading failed
+    gate: Callable[[], Closed | None] = lambda: None  # the reason to stay off, or None
+    outdated: Callable[[R], bool] = lambda _: False  # after a reading: it has to be probed anew
+    pace: Callable[[R], Pace | None] = lambda _: None  # where the plan's does not fit
 
 
 class Sampler(Generic[R, S]):
@@ -94,22 +101,15 @@ class Sampler(Generic[R, S]):
     def __init__(
         self,
         plan: Plan,
-        probe: Callable[[], Ready[R] | Unavailable],
+        access: Access[R, S],
         clock: Clock,
         crashed: Callable[[str], None],
-        gate: Callable[[], Closed | None] = lambda: None,
-        outdated: Callable[[R], bool] = lambda _: False,
     ) -> None:
-        """``gate`` gives the reason to stay off, or None; ``crashed`` ends the daemon.
-
-        ``outdated`` says after a reading whether the source has to be probed anew.
-        """
+        """``crashed`` ends the daemon."""
         self.plan: Final = plan
-        self._probe = probe
+        self._access = access
         self._clock = clock
         self._crashed = crashed
-        self._gate = gate
-        self._outdated = outdated
         self._followers: tuple[Callable[[], None], ...] = ()
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -175,7 +175,7 @@ class Sampler(Generic[R, S]):
         if health.state != "ok" or health.last_ns is None:
             return health
         quiet_s = (self._clock.now_ns() - health.last_ns) / 1e9
-        if quiet_s <= max(STALLED_AFTER_S, 3 * self.plan.interval_s):
+        if quiet_s <= max(STALLED_AFTER_S, 3 * self._pace().interval_s):
             return health
         reason = health.reason or f"no answer for {quiet_s:.0f} s; it is asked again all the time"
         return health._replace(
@@ -195,7 +195,7 @@ class Sampler(Generic[R, S]):
             quality="stale" if health.state == "stalled" else quality,
             reason=health.reason,
             remedy=health.remedy,
-            interval_s=self.plan.interval_s,
+            interval_s=self._pace().interval_s,
             delay_s=opened.collector.delay_s if opened else 0.0,
             samples=health.samples,
             errors=health.errors,
@@ -213,12 +213,12 @@ class Sampler(Generic[R, S]):
 
     def _live(self) -> None:
         while not self._stop.is_set():
-            closed = self._gate()
+            closed = self._access.gate()
             if closed is not None:
                 self._turn_off(closed)
                 self._pause(GATE_S)
                 continue
-            outcome = self._probe()
+            outcome = self._access.probe()
             if isinstance(outcome, Unavailable):
                 self._change(unavailable(outcome))
                 self._pause(REPROBE_S)
@@ -245,7 +245,13 @@ class Sampler(Generic[R, S]):
         for note in ready.notes:
             log.info("%s: %s", self.plan.name, note, extra={"source": self.plan.name})
         run = self._newest.run + 1 if self._newest else 0
-        return Opened(ready.collector, Buffer(self.plan.capacity), run)
+        pace = self._access.pace(ready.collector) or self.plan.pace
+        capacity = (int(pace.history_s / pace.interval_s) + 2) * pace.samples
+        return Opened(ready.collector, Buffer(capacity), run, pace)
+
+    def _pace(self) -> Pace:
+        opened = self.opened()
+        return opened.pace if opened else self.plan.pace
 
     def _publish(self, opened: Opened[R, S]) -> None:
         self._newest = opened
@@ -263,7 +269,7 @@ class Sampler(Generic[R, S]):
         The new one is published with a sample of its own, so that to analysis the source was
         never away: a zone's energy goes on from the last window's end, whatever opens it.
         """
-        outcome = self._probe()
+        outcome = self._access.probe()
         if isinstance(outcome, Unavailable):
             return old
         fresh = self._open(outcome)
@@ -276,39 +282,42 @@ class Sampler(Generic[R, S]):
         return fresh
 
     def _read_until_lost(self, opened: Opened[R, S]) -> None:
-        deadline_ns = self.plan.epoch_ns
+        deadline_ns = self._first_deadline_ns(opened.pace)
         last_good_ns = self._clock.now_ns()
         while not self._stop.is_set():
             if self._read_once(opened):
                 last_good_ns = self._clock.now_ns()
             elif self._clock.now_ns() - last_good_ns > GIVE_UP_AFTER_S * 1e9:
                 return
-            if self._gate() is not None:
+            if self._access.gate() is not None:
                 return
-            if self._outdated(opened.collector):
+            if self._access.outdated(opened.collector):
                 opened = self._renewed(opened)
-            now_ns = self._clock.now_ns()
-            following_ns = next_deadline_ns(deadline_ns, self.plan.interval_ns, now_ns)
-            self._count_late(following_ns - deadline_ns, deadline_ns)
+                deadline_ns = self._first_deadline_ns(opened.pace)
+            now_ns, interval_ns = self._clock.now_ns(), round(opened.pace.interval_s * 1e9)
+            following_ns = next_deadline_ns(deadline_ns, interval_ns, now_ns)
+            if deadline_ns != self._first_deadline_ns(opened.pace):
+                self._count_late((following_ns - deadline_ns) // interval_ns - 1)
             deadline_ns = following_ns
             self._stop.wait((deadline_ns - now_ns) / 1e9)
+
+    def _first_deadline_ns(self, pace: Pace) -> int:
+        return self.plan.epoch_ns + round(pace.phase_s * 1e9)
 
     def _read_once(self, opened: Opened[R, S]) -> bool:
         health = self._now()
         try:
-            sample = opened.collector.read()
+            samples = self._access.read(opened.collector)
         except OSError as exc:
             self._failed(health, render_error(exc))
             return False
-        if sample is None:
+        if not samples:
             self._failed(health, opened.collector.failure or "nothing could be read")
             return False
-        opened.buffer.append(sample)  # type: ignore[arg-type]  # R reads S by construction
-        self._change(
-            Health(
-                "ok", None, None, health.samples + 1, health.errors, health.late, sample.t_ns, True
-            )
-        )
+        for sample in samples:
+            opened.buffer.append(sample)
+        count, last_ns = health.samples + len(samples), samples[-1].t_ns
+        self._change(Health("ok", None, None, count, health.errors, health.late, last_ns, True))
         return True
 
     def _failed(self, health: Health, reason: str) -> None:
@@ -319,9 +328,8 @@ class Sampler(Generic[R, S]):
             self._told_ns, self._owes_recovery = now_ns, True
         self._set(health._replace(reason=reason, errors=health.errors + 1, tried=True))
 
-    def _count_late(self, skipped_ns: int, deadline_ns: int) -> None:
-        missed = skipped_ns // self.plan.interval_ns - 1
-        if missed > 0 and deadline_ns != self.plan.epoch_ns:
+    def _count_late(self, missed: int) -> None:
+        if missed > 0:
             health = self._now()
             self._set(health._replace(late=health.late + missed))
 
@@ -346,7 +354,7 @@ class Sampler(Generic[R, S]):
         self._owes_recovery = False
         event = {"event": f"source-{health.state}", "source": self.plan.name}
         if health.state == "ok":
-            log.info("%s: reading every %g s", self.plan.name, self.plan.interval_s, extra=event)
+            log.info("%s: reading every %g s", self.plan.name, self._pace().interval_s, extra=event)
         elif health.state == "off":
             log.info("%s: off: %s", self.plan.name, health.reason, extra=event)
         else:

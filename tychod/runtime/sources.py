@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Final
 
 from tychod.clock import Clock
@@ -12,7 +12,7 @@ from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
-from tychod.runtime.sampler import Closed, Plan, Sampler
+from tychod.runtime.sampler import Access, Closed, Plan, Sampler
 from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
 
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
@@ -119,13 +119,18 @@ def energy_samplers(
         probe = partial(spec.find, host, config, clock)
         better = tuple(made) if spec.quality == "modelled" else ()
         gate = _yield_to(better)
-        sampler: Sampler[EnergyCollector, EnergySample] = Sampler(
-            plan, probe, clock, crashed, gate, attrgetter("outdated")
-        )
+        access = Access(probe, read_energy, gate, attrgetter("outdated"))
+        sampler = Sampler(plan, access, clock, crashed)
         for source in better:
             source.sampler.follow(sampler.wake)
         made.append(EnergySampler(sampler))
     return tuple(made)
+
+
+def read_energy(collector: EnergyCollector) -> tuple[EnergySample, ...]:
+    """Return the sample of one reading, or none."""
+    sample = collector.read()
+    return (sample,) if sample else ()
 
 
 def _yield_to(measured: tuple[EnergySampler, ...]) -> Callable[[], Closed | None]:
@@ -172,7 +177,13 @@ def cpu_sampler(
         history_s=config.window.history,
         epoch_ns=epoch_ns,
     )
-    found = CpuSampler(Sampler(plan, probe, clock, crashed))
+    access: Access[CpuCollector, CpuSample] = Access(
+        probe,
+        methodcaller("read"),
+        outdated=attrgetter("outdated"),
+        pace=attrgetter("pace"),
+    )
+    found = CpuSampler(Sampler(plan, access, clock, crashed))
     return found
 
 
