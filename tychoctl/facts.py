@@ -186,6 +186,7 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
     accounting, own = section(reply, "accounting"), section(reply, "self")
     facts = [
         ("accounting", _with_reason(accounting.get("method"), accounting.get("reason"))),
+        *_render_quality(accounting),
         ("hierarchy", _with_reason(reply.get("hierarchy"), reply.get("hierarchy_reason"))),
         ("workloads", _render_counts(reply)),
         ("last window", _render_last_window(reply)),
@@ -198,6 +199,25 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
         facts += [("connections", _render_map(section(reply, "connections")))]
     qualities = render_qualities(section(reply, "domains"))
     return facts + [("energy", line) for line in qualities]
+
+
+QUALITY: Final = {
+    "late_s": "s of CPU time without a bin",
+    "dropped": "records or cgroups without room",
+    "exhausted": "readings of CPUs that never rested",
+    "stalls": "readings too late for bins",
+}
+"""What an accounting that is not perfect has to tell; none of it loses a total."""
+
+
+def _render_quality(accounting: Entry) -> list[tuple[str, str]]:
+    """Return one line where there is anything to tell."""
+    told = [
+        f"{value:.6f} {words}" if isinstance(value, float) else f"{value} {words}"
+        for name, words in QUALITY.items()
+        if isinstance(value := accounting.get(name), int | float) and value
+    ]
+    return [("", ", ".join(told))] if told else []
 
 
 def _with_reason(value: object, reason: object) -> str:

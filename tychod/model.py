@@ -162,6 +162,15 @@ class SourceStatus:
     absent: bool = False  # this host has no such thing: no fault, so not among the problems
 
 
+class AccountingFigures(NamedTuple):
+    """What the accounting tells of its own quality, cumulative since it was opened."""
+
+    late_ns: int = 0  # CPU time that is in the totals and whose bin is not known
+    dropped: int = 0  # cgroups and records that found no room
+    exhausted: int = 0  # readings that never found all CPUs at rest
+    stalls: int = 0  # readings so late that their bins were lost
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """Who answers and how CPU time is accounted: the head of every answer."""
@@ -175,6 +184,7 @@ class NodeFacts:
     hierarchy: str
     hierarchy_reason: str
     built: str = "unknown"  # when; RFC 3339
+    accounting: AccountingFigures = AccountingFigures()
 
 
 class Trouble(NamedTuple):

@@ -12,6 +12,7 @@ from tychod.hostfs import Host, render_error
 
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
+    from tychod.model import AccountingFigures
     from tychod.samples import CgroupRef, CpuSample, EnergySample, EnergyZone
 
 
@@ -22,15 +23,6 @@ class Pace(NamedTuple):
     history_s: float  # how long its samples are kept in memory
     phase_s: float = 0.0  # readings come this much after the deadlines that all sources share
     samples: int = 1  # in each reading
-
-
-class Figures(NamedTuple):
-    """What an accounting tells of its own quality, cumulative since it was opened."""
-
-    late_ns: int = 0  # CPU time that is in the totals and whose bin is not known
-    dropped: int = 0  # cgroups and records that found no room
-    exhausted: int = 0  # readings that never found all CPUs at rest
-    stalls: int = 0  # readings so late that their bins were lost
 
 
 class EnergyCollector(Protocol):
@@ -95,7 +87,7 @@ class CpuCollector(Protocol):
         """True after a reading that noticed a better method, or that this one is gone."""
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> AccountingFigures:
         """The quality of the accounting so far."""
 
     @property

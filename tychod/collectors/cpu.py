@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from tychod.collectors.base import (
     CollectorSpec,
     CpuCollector,
-    Figures,
     Pace,
     Ready,
     Unavailable,
 )
 from tychod.kernel.cgroups import CgroupReader, CpuBaseline
 from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
+from tychod.model import AccountingFigures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ class CgroupFiles:
     def __init__(self, reader: CgroupReader, pace: Pace) -> None:
         self._reader = reader
         self.pace: Final = pace
-        self.figures: Final = Figures()
+        self.figures: Final = AccountingFigures()
         self.outdated: Final = False
         self.method: Final = reader.hierarchy.method
         self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s"
@@ -80,14 +81,23 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     return Ready(collector, collector.problems)
 
 
-def _interval_s(config: Config) -> float:
-    return config.accounting.cgroup_interval
+def grid_s(config: Config) -> float:
+    """Return the seconds between readings that a window's end must coincide with."""
+    if config.accounting.loader == "off":
+        return config.accounting.cgroup_interval
+    return drain_interval_s(config)
+
+
+def drain_interval_s(config: Config) -> float:
+    """Return the interval of the kernel's maps: as set, or a little less so that windows fit."""
+    length_s = config.window.length
+    return length_s / math.ceil(length_s / config.accounting.interval)
 
 
 SPEC: Final[CollectorSpec[CpuCollector]] = CollectorSpec(
     name="cpu",
     quality="measured",
     enabled=lambda _config: True,
-    interval_s=_interval_s,
+    interval_s=grid_s,
     probe=probe,
 )

@@ -11,6 +11,7 @@ from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, SystemClock
 from tychod.collectors.base import UNREADABLE_REMEDY
+from tychod.collectors.cpu import grid_s
 from tychod.config import Config
 from tychod.hostfs import (
     Host,
@@ -22,6 +23,7 @@ from tychod.hostfs import (
     own_rss_bytes,
     raise_open_file_limit,
 )
+from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus, Trouble
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
 from tychod.runtime.answers import Answers, Readers
@@ -111,7 +113,8 @@ class Daemon:
 
     def _build(self, host: Host, store: Store, saved: Saved) -> None:
         crashed = self._note_crash
-        config, clock, epoch_ns = self.settings.config, self._clock, self._begun_ns
+        config, clock = self.settings.config, self._clock
+        epoch_ns = self._begun_ns // BUCKET_NS * BUCKET_NS  # so that windows end with bins
         self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
         self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
         self._metadata, self._kubelet = build_metadata(
@@ -121,7 +124,7 @@ class Daemon:
             Axis(
                 epoch_ns,
                 round(config.window.length * 1e9),
-                round(config.accounting.cgroup_interval * 1e9),
+                round(grid_s(config) * 1e9),
             ),
             Inputs(self._energy, self._cpu, self._identify),
             saved.state,
@@ -263,6 +266,7 @@ class Daemon:
             accounting_reason=collector.method_reason,
             hierarchy=collector.hierarchy,
             hierarchy_reason=collector.hierarchy_reason,
+            accounting=collector.figures,
         )
 
     def _read_cgroups(self) -> Cgroups:

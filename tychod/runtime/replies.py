@@ -266,7 +266,7 @@ def status_body(
         "commit": facts.commit,
         "uptime_s": status.uptime_s,
         "state": state_of(status, snapshot),
-        "accounting": {"method": facts.accounting_method, "reason": facts.accounting_reason},
+        "accounting": _accounting(facts),
         "hierarchy": facts.hierarchy,
         "hierarchy_reason": facts.hierarchy_reason,
         "workloads": _counts(snapshot),
@@ -278,6 +278,18 @@ def status_body(
         "identity": dict(status.identity_routes),
         **sources_body(status.sources, offset_ns),
         **(_meters(snapshot) if snapshot else {"domains": {}}),
+    }
+
+
+def _accounting(facts: NodeFacts) -> Plain:
+    figures = facts.accounting
+    return {
+        "method": facts.accounting_method,
+        "reason": facts.accounting_reason,
+        "late_s": figures.late_ns / SECOND_NS,
+        "dropped": figures.dropped,
+        "exhausted": figures.exhausted,
+        "stalls": figures.stalls,
     }
 
 
