@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from tychod.hostfs import Host
 from tychod.model import KERNEL_ID, Identity
-from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
+from tychod.samples import KERNEL_KEY, LOST_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 from tychod.workloads.hostfiles import PAUSE, Bundles, CommandLines, LogLinks, Names
 from tychod.workloads.paths import identify, name_from_cmdline, unattributed, unnamed_reason
 from tychod.workloads.pods import Container, Pod, PodView
@@ -116,6 +116,7 @@ class Registry:
             KERNEL_KEY: Identity("kernel", KERNEL_ID, KERNEL_ID),
             OUTSIDE_KEY: unattributed("outside the visible cgroup tree"),
             ROOT_KEY: unattributed(_ROOT),
+            LOST_KEY: unattributed("CPU time while accounting was detached"),
         }
         self.wants_kubelet = False
 
