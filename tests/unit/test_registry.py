@@ -8,7 +8,7 @@ import pytest
 
 from tychod import config
 from tychod.hostfs import Host
-from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
+from tychod.samples import KERNEL_KEY, LOST_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 from tychod.workloads.pods import Container, Pod, PodView, Requests
 from tychod.workloads.registry import Registry
 
@@ -375,7 +375,7 @@ def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
         registry.update(cgroups, generation * SECOND)
     found = registry.update({}, 200 * SECOND)
 
-    assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY}
+    assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, LOST_KEY}
     for held in (
         *(registry._workloads, registry._of_key, registry._of_pod, registry._nameless),
         *(registry._unknown, registry._pods, registry._of_id, registry._contested),
