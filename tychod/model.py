@@ -88,17 +88,45 @@ class Leaf:
     @property
     def total_power_w(self) -> float | None:
         """Mean power of the last window over the same domains; None when none is known."""
-        known = [
-            power
-            for name, power in self.power_w.items()
-            if power is not None and name in total_domains(self.power_w)
-        ]
-        return sum(known) if known else None
+        return total_power_w(self.power_w)
 
 
 def total_domains(names: Mapping[str, object]) -> tuple[str, ...]:
     """Return the domains that add up to a total: psys stands in where package is absent."""
     return TOTAL_DOMAINS if "package" in names or "psys" not in names else ("psys",)
+
+
+def total_power_w(power_w: Mapping[str, float | None]) -> float | None:
+    """Return the power over the domains that add up to a total; None when none is known."""
+    known = [
+        power
+        for name, power in power_w.items()
+        if power is not None and name in total_domains(power_w)
+    ]
+    return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process in one workload, cumulative since it was first seen there."""
+
+    pid: int
+    start_ns: int  # wall clock
+    comm: str
+    workload: str  # id of its leaf
+    state: Literal["running", "terminated"]
+    cpu_ns: int
+    energy: Mapping[str, Energy]  # dynamic alone: idle energy is given to no process
+    total_power_w: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of one window; a part of each leaf's energy may be with none of them."""
+
+    method: str | None  # "bpf" | "procfs"; None: not read yet
+    reason: str | None  # which processes are not listed and why
+    entries: tuple[Process, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +169,7 @@ class Snapshot:
     domains: Mapping[str, Domain]
     leaves: tuple[Leaf, ...]
     conservation_violations: int = 0
+    processes: Processes | None = None  # None: not accounted
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Owners(NamedTuple):
     live: frozenset[str]  # leaf ids with a cgroup that is still there
     used_ns: Int64s  # shape (bins, leaves)
     unattributed_reasons: Mapping[str, int]  # reason -> CPU nanoseconds
+    leaf_of: Mapping[int, str]  # key -> leaf id
 
 
 def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Account]) -> Owners:
@@ -49,7 +50,8 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
         if spent and identity.id == UNATTRIBUTED_ID and identity.reason:
             reasons[identity.reason] = reasons.get(identity.reason, 0) + spent
     live = frozenset(by_key[key].id for key in keys if key in cpu.live)
-    return Owners(tuple(leaves[i] for i in order), inodes, live, used, reasons)
+    leaf_of = {key: identity.id for key, identity in by_key.items()}
+    return Owners(tuple(leaves[i] for i in order), inodes, live, used, reasons, leaf_of)
 
 
 def _identities(

@@ -20,6 +20,7 @@ from tychod.analysis.energy import (
 )
 from tychod.analysis.idle import floor_w, observe
 from tychod.analysis.owners import Owners, owners
+from tychod.analysis.processes import LeafWindow, book_processes
 from tychod.analysis.publish import Booked, Seen, snapshot
 from tychod.analysis.state import (
     Account,
@@ -61,6 +62,8 @@ def analyse(
     reason = _unattributed_reason(domains, owned, booked)
     accounts = _book(state, window, observations, params, owned, booked, reason)
     totals = _domain_totals(state, domains, booked)
+    used = _leaf_windows(owned, booked)
+    processed = book_processes(observations, window, state, params, accounts, used, owned.leaf_of)
     after = State(
         sequence=state.sequence + 1,
         since_ns=state.since_ns or window.start_ns + observations.wall_offset_ns,
@@ -73,8 +76,18 @@ def analyse(
         cpu_run=cpu.run,
         cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
         violations=state.violations + _violations(accounts, totals),
+        processes=processed.state,
     )
-    seen = Seen(window, observations.wall_offset_ns, zones, unread, booked, state.restarted)
+    seen = Seen(
+        window,
+        observations.wall_offset_ns,
+        zones,
+        unread,
+        booked,
+        state.restarted,
+        processed,
+        observations.processes,
+    )
     return snapshot(after, seen, params), after
 
 
@@ -141,7 +154,7 @@ def _attribute(domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int
     lost = rest + domain.late_uj
     if lost:
         by_leaf[UNATTRIBUTED_ID] = by_leaf.get(UNATTRIBUTED_ID, 0) + lost
-    return Booked(idle_uj, dynamic_uj + domain.late_uj, by_leaf, rest)
+    return Booked(idle_uj, dynamic_uj + domain.late_uj, by_leaf, rest, lost)
 
 
 def _unattributed_reason(
@@ -200,6 +213,21 @@ def _gains(booked: Mapping[str, Booked]) -> dict[str, dict[str, Energy]]:
         for leaf_id, dynamic_uj in part.by_leaf.items():
             gains.setdefault(leaf_id, {})[domain] = Energy(0, dynamic_uj)
     return gains
+
+
+def _leaf_windows(owned: Owners, booked: Mapping[str, Booked]) -> dict[str, LeafWindow]:
+    """Return what each leaf used in this window, to be divided among its processes."""
+    cpu_ns = owned.used_ns.sum(axis=0).tolist()
+    gains: dict[str, dict[str, int]] = {leaf.id: {} for leaf in owned.leaves}
+    for domain, part in booked.items():
+        for leaf_id, dynamic_uj in part.by_leaf.items():
+            if leaf_id in gains:
+                lost_uj = part.lost_uj if leaf_id == UNATTRIBUTED_ID else 0
+                gains[leaf_id][domain] = dynamic_uj - lost_uj
+    return {
+        leaf.id: LeafWindow(ns, gains[leaf.id])
+        for leaf, ns in zip(owned.leaves, cpu_ns, strict=True)
+    }
 
 
 def state_reason(state: State) -> str | None:

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from tychod.analysis.energy import UnreadZone, ZoneWindow
-from tychod.analysis.state import Account, DomainAccount, Params, State
+from tychod.analysis.processes import NOTHING, Processed, list_processes
+from tychod.analysis.state import Account, DomainAccount, Params, ProcessesSeen, State
 from tychod.model import (
     SYSTEM_ID,
     Domain,
     Energy,
     Leaf,
+    Processes,
     Quality,
     Snapshot,
     Window,
@@ -26,6 +28,7 @@ class Booked(NamedTuple):
     dynamic_uj: int
     by_leaf: Mapping[str, int]  # dynamic; adds up to ``dynamic_uj``
     unused_uj: int  # part of it that no CPU time explains
+    lost_uj: int = 0  # part of it that was given to `unattributed` without regard to CPU time
 
 
 class Seen(NamedTuple):
@@ -37,6 +40,8 @@ class Seen(NamedTuple):
     unread: Sequence[UnreadZone]
     booked: Mapping[str, Booked]
     gap: bool  # it spans a restart
+    processed: Processed = NOTHING
+    processes: ProcessesSeen | None = None  # None: not accounted
 
 
 def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
@@ -51,7 +56,19 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         domains={name: _domain(name, state, seen, params) for name in names},
         leaves=_leaves(state, seen.window, seen.booked),
         conservation_violations=state.violations,
+        processes=_processes(state, seen),
     )
+
+
+def _processes(state: State, seen: Seen) -> Processes | None:
+    if seen.processes is None:
+        return None
+    names, booked = _attributed(state), list(seen.booked)
+    return list_processes(seen.processes, seen.processed, names, booked, seen.window)
+
+
+def _attributed(state: State) -> list[str]:
+    return [name for name, total in state.domains.items() if total.attributed]
 
 
 def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
@@ -104,7 +121,7 @@ def _quality_of(zones: Sequence[Quality]) -> Quality:
 
 
 def _leaves(state: State, window: Window, booked: Mapping[str, Booked]) -> tuple[Leaf, ...]:
-    names = [name for name, total in state.domains.items() if total.attributed]
+    names = _attributed(state)
     return tuple(
         _leaf(leaf_id, account, names, window, booked)
         for leaf_id, account in sorted(state.accounts.items())

@@ -5,11 +5,19 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tychod.model import Energy, Identity
-from tychod.samples import CpuSample, CpuSeries, EnergySeries
+from tychod.samples import CpuSample, CpuSeries, EnergySeries, ProcessSeries
 
 LATE_NS: Final = 500_000_000
 STALE_NS: Final = 1_500_000_000
 """Enough for sources that are read every 0.3 s or more often."""
+
+
+class ProcessesSeen(NamedTuple):
+    """What was seen of the processes in a window; there is none where they are not accounted."""
+
+    series: ProcessSeries | None  # None: not read in this window
+    reason: str | None  # which processes are not listed and why, or why none is
+    boot_offset_ns: int  # wall clock minus time since boot, suspended time included
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,7 @@ class Observations:
     cpu: CpuSeries | None
     identities: Mapping[int, Identity]
     wall_offset_ns: int
+    processes: ProcessesSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,8 @@ class Params:
     stale_ns: int = STALE_NS  # a zone whose last reading is older than this is stale
     terminated_age_ns: int = 600_000_000_000
     terminated_max: int = 500
+    process_ended_age_ns: int = 60_000_000_000
+    processes_max: int = 2_000
 
 
 class ZonePoint(NamedTuple):
@@ -63,6 +74,44 @@ class Account:
     ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
 
 
+class ProcessId(NamedTuple):
+    """One process in one leaf: a process that moves to another leaf has two."""
+
+    pid: int
+    start_ticks: int  # 10 ms since boot, as every method knows it
+    leaf_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessAccount:
+    """Running totals of one process in one leaf."""
+
+    comm: str
+    start_wall_ns: int
+    leaf_since_ns: int  # when the leaf's own account was opened: another one is another leaf
+    cpu_ns: int = 0
+    dynamic_uj: Mapping[str, int] = field(default_factory=dict)  # by domain
+    ended_ns: int | None = None  # monotonic end of the window in which its end was seen
+
+
+class ReadingId(NamedTuple):
+    """One cumulative counter of a process, as its method has it."""
+
+    pid: int
+    start_ticks: int
+    cgroup: int  # inode or reserved key; 0 where the counter is of all cgroups together
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """Memory about processes; of ``read_ns`` only what is of a kept account survives a restart."""
+
+    accounts: Mapping[ProcessId, ProcessAccount] = field(default_factory=dict)
+    read_ns: Mapping[ReadingId, int] = field(default_factory=dict)  # counters as last read
+    method: str | None = None  # of the last reading
+    t_ns: int | None = None  # monotonic time of the last reading
+
+
 class IdlePoint(NamedTuple):
     """Running moments of (busy share, power) with forgetting, and what follows from them."""
 
@@ -92,3 +141,4 @@ class State:
     cpu_run: int = 0  # the series that those keys are of
     cpu_end: CpuSample | None = None  # CPU totals at ``end_ns``, for a restart to go on from
     violations: int = 0
+    processes: ProcessState = field(default_factory=ProcessState)
