@@ -1,0 +1,50 @@
+"""The machine's CPUs by number, and which package (socket) each is in."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tychod.hostfs import Host
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Return the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
+    found: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return tuple(found)
+
+
+def online(host: Host) -> tuple[int, ...]:
+    """Return the CPUs that are online; where that cannot be read, those that we may use."""
+    return _listed(host, "online") or tuple(sorted(os.sched_getaffinity(0)))
+
+
+def package_rows(host: Host) -> tuple[int, ...]:
+    """Return the row of the package of each possible CPU, rows counted from 0 without holes.
+
+    An offline CPU has no topology and is counted to the first package until the next load.
+    """
+    possible = _listed(host, "possible") or online(host)
+    ids = [_package(host, cpu) for cpu in range(max(possible) + 1)]
+    rows = {package: row for row, package in enumerate(sorted({i for i in ids if i is not None}))}
+    return tuple(0 if package is None else rows[package] for package in ids)
+
+
+def _listed(host: Host, name: str) -> tuple[int, ...]:
+    try:
+        return parse_cpus(host.read_text(f"{host.sysfs}/devices/system/cpu/{name}") or "")
+    except (OSError, ValueError):
+        return ()
+
+
+def _package(host: Host, cpu: int) -> int | None:
+    path = f"{host.sysfs}/devices/system/cpu/cpu{cpu}/topology/physical_package_id"
+    try:
+        number = int(host.read_text(path) or "")
+    except (OSError, ValueError):
+        return None
+    return max(number, 0)  # -1: the firmware does not say

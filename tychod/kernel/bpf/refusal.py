@@ -1,0 +1,96 @@
+"""Why the kernel refused the programs, and what a person can do about it."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from tychod.kernel.bpf.plan import LoadError
+
+if TYPE_CHECKING:
+    from tychod.hostfs import Host
+
+CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
+CAP_SYS_ADMIN: Final = 21
+LOG_LINES: Final = 6
+
+
+def explain(host: Host, exc: OSError, printed: str) -> LoadError:
+    """Return what a failed load means; ``printed`` is what libbpf said meanwhile."""
+    return (
+        _without_btf(host)
+        or _locked_down(host)
+        or _not_allowed(host, exc)
+        or _no_memory(exc)
+        or _refused(exc, printed)
+    )
+
+
+def _without_btf(host: Host) -> LoadError | None:
+    path = f"{host.sysfs}/kernel/btf/vmlinux"
+    if host.exists(path):
+        return None
+    return LoadError(
+        f"this kernel does not describe its types (no {path})",
+        "use a kernel built with CONFIG_DEBUG_INFO_BTF=y (distributions since 2021), "
+        'or [accounting] loader = "bcc" with kernel headers and python3-bpfcc',
+    )
+
+
+def _locked_down(host: Host) -> LoadError | None:
+    try:
+        text = host.read_text(f"{host.sysfs}/kernel/security/lockdown") or ""
+    except OSError:
+        return None
+    if "[confidentiality]" not in text:
+        return None
+    return LoadError(
+        "the kernel is locked down (confidentiality): programs may not read kernel memory",
+        "boot without lockdown=confidentiality (lockdown=integrity is enough for Secure Boot)",
+    )
+
+
+def _not_allowed(host: Host, exc: OSError) -> LoadError | None:
+    if exc.errno not in (errno.EPERM, errno.EACCES):
+        return None
+    missing = missing_capabilities(host)
+    if not missing:
+        return None
+    return LoadError(
+        f"not permitted: missing {' and '.join(missing)}",
+        "let systemd load them (systemctl start tychod-bpf), or run tychod-load as root",
+    )
+
+
+def missing_capabilities(host: Host) -> tuple[str, ...]:
+    """Return which of the capabilities that loading takes this process does not have."""
+    held = parse_capabilities(host.read_text(f"{host.procfs}/self/status") or "")
+    if held >> CAP_SYS_ADMIN & 1:
+        return ()
+    return tuple(name for name, bit in sorted(CAPABILITIES.items()) if not held >> bit & 1)
+
+
+def parse_capabilities(status: str) -> int:
+    """Return the effective capabilities in a /proc/PID/status file as bits."""
+    for line in status.splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _no_memory(exc: OSError) -> LoadError | None:
+    if exc.errno not in (errno.ENOMEM, errno.E2BIG):
+        return None
+    return LoadError(
+        f"the kernel has no memory for the maps: {exc.strerror}",
+        "lower [accounting] slots, or raise the memory limit of tychod-bpf.service (MemoryMax)",
+    )
+
+
+def _refused(exc: OSError, printed: str) -> LoadError:
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    log = "; ".join(lines[-LOG_LINES:]) or "libbpf says nothing more"
+    return LoadError(
+        f"the kernel refused the programs: {exc.strerror or exc} ({log})",
+        "report this with the kernel's version; the accounting by cgroup files goes on meanwhile",
+    )
