@@ -51,8 +51,11 @@ def _locked_down(host: Host) -> LoadError | None:
 
 
 def _not_allowed(host: Host, exc: OSError) -> LoadError | None:
-    if exc.errno not in (errno.EPERM, errno.EACCES):
-        return None
+    return not_permitted(host) if exc.errno in (errno.EPERM, errno.EACCES) else None
+
+
+def not_permitted(host: Host) -> LoadError | None:
+    """Return which rights this process lacks to load programs, as an error; None: it has them."""
     missing = missing_capabilities(host)
     if not missing:
         return None
