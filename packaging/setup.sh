@@ -15,8 +15,11 @@ PYTHON=${PYTHON:-/usr/bin/python3}
 
 BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev ca-certificates)
 CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
-BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm)
-LIBRARIES=(python3-numpy python3-msgpack python3-requests python3-sdnotify python3-pystemd python3-tomli-w python3-urllib3)
+BUILD_BPF=(clang llvm libbpf-dev)  # without: no kernel accounting in the checkout, `make bpf` says so
+RUN_BPF=(libbpf1 python3-bpfcc "linux-headers-$(dpkg --print-architecture 2>/dev/null || true)")
+BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm "${BUILD_BPF[@]}")
+LIBRARIES=(python3-numpy python3-msgpack python3-pyroute2 python3-requests python3-sdnotify python3-pystemd
+    python3-tomli-w python3-urllib3 libbpf1)
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
 fail() {
@@ -53,7 +56,9 @@ install_packages() {
     mapfile -t needed < <(missing_packages "${NEEDED[@]}")
     mapfile -t wished < <(missing_packages "${WISHED[@]}")
     if ((EUID == 0)); then
-        apt_install "${needed[@]}" "${wished[@]}"
+        apt_install "${needed[@]}"
+        # On its own, and in a subshell: a name that this distribution lacks stops nothing.
+        (apt_install "${wished[@]}") || echo "setup: some checks are skipped without: ${wished[*]}" >&2
     elif ((${#needed[@]})); then
         fail "packages are missing; run: sudo apt-get install ${needed[*]} ${wished[*]}"
     elif ((${#wished[@]})); then
@@ -108,7 +113,7 @@ install_project() {
 main() {
     local mode=${1:-}
     NEEDED=("${BUILD_VENV[@]}")
-    WISHED=("${CHECK_TOOLS[@]}")
+    WISHED=("${CHECK_TOOLS[@]}" "${BUILD_BPF[@]}" "${RUN_BPF[@]}")
     case $mode in
         "") ;;
         --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;

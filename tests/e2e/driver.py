@@ -26,7 +26,7 @@ IMAGE: Final = "tychod-e2e"
 # What the packages depend on, what the tests need, and rpm: a machine then needs no network.
 PACKAGES: Final = (
     "python3-msgpack", "python3-numpy", "python3-pystemd", "python3-requests", "python3-sdnotify",
-    "python3-tomli-w", "python3-pytest", "python3-hypothesis", "rpm",
+    "python3-tomli-w", "python3-pyroute2", "libbpf1", "python3-pytest", "python3-hypothesis", "rpm",
 )  # fmt: skip
 
 
