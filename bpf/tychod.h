@@ -61,7 +61,8 @@ struct ty_ctl {
 	/* written by the one reader */
 	__u64 closed;    /* buckets up to this number are the reader's: charge them no more */
 	__u64 epoch;     /* raised: cached slots must be looked up again */
-	__u64 unused_b[6];
+	__u64 retired;   /* softirq and irq time of slots that were given back: it stays in the sum */
+	__u64 unused_b[5];
 	/* written by the programs */
 	__u64 next_slot; /* the first slot never used */
 	__u64 changes;   /* slots taken, cgroups removed */

@@ -180,11 +180,16 @@ def online_cpus(host: Host) -> int:
 
 def parse_cpu_list(text: str) -> int:
     """Count the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
-    count = 0
+    return len(parse_cpu_numbers(text))
+
+
+def parse_cpu_numbers(text: str) -> tuple[int, ...]:
+    """Return the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
+    numbers: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
-    return count
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
 
 
 def node_name() -> str:
@@ -247,12 +252,23 @@ CAP_DAC_READ_SEARCH: Final = 2
 
 def may_read_everything() -> bool:
     """Say whether this process may read every file: effective CAP_DAC_READ_SEARCH (or root's)."""
+    return bool(own_capabilities() >> CAP_DAC_READ_SEARCH & 1)
+
+
+def may_load_programs() -> bool:
+    """Say whether this process may load kernel programs: CAP_BPF and CAP_PERFMON, or root's all."""
+    held = own_capabilities()
+    return bool(held >> CAP_SYS_ADMIN & 1 or (held >> CAP_BPF & 1 and held >> CAP_PERFMON & 1))
+
+
+def own_capabilities() -> int:
+    """Return the effective capabilities of this process as bits; none where procfs tells none."""
     try:
         status = _read_own("status")
     except OSError:
-        return False
+        return 0
     found = next((x for x in status.splitlines() if x.startswith("CapEff:")), "CapEff: 0")
-    return bool(int(found.split()[1], 16) >> CAP_DAC_READ_SEARCH & 1)
+    return int(found.split()[1], 16)
 
 
 def _read_own(name: str) -> str:

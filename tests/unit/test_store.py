@@ -57,7 +57,9 @@ STATE = State(
     idle={"package": IdlePoint(1.0, 0.5)},
     violations=1,
 )
-BASELINE = CpuBaseline("cgroup-v2", 5, 6, 7, 8, 9, {CgroupRef("/a", 1): 2, CgroupRef(ODD, 3): 4})
+BASELINE = CpuBaseline(
+    "bpf-core", 5, 6, 7, 8, 9, {CgroupRef("/a", 1): 2, CgroupRef(ODD, 3): 4}, 2**64 - 1, 11
+)
 
 
 @pytest.fixture
@@ -266,6 +268,20 @@ def test_what_is_no_file_is_set_aside(store: Store) -> None:
     assert kept_aside(store)
     store.save(BOOT, STATE, None)
     assert store.problem is None
+
+
+def test_a_baseline_of_an_older_version_has_no_stamp(store: Store) -> None:
+    """State that was saved before the kernel accounting came goes on after an upgrade."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    write(store, plain | {"cpu": plain["cpu"][:-2]})
+
+    loaded = store.load(BOOT, NOW_NS)
+
+    assert loaded is not None
+    assert loaded.baseline == BASELINE._replace(stamp=0, busy_ns=0)
+    write(store, plain | {"cpu": plain["cpu"][:-1]})
+    assert store.load(BOOT, NOW_NS) is None
 
 
 def test_missing_parts_are_set_aside(store: Store) -> None:

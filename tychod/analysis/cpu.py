@@ -123,8 +123,11 @@ def _at_end(samples: Sequence[CpuSample], keys: Int64s, end_ns: int) -> CpuSampl
         _between(np.maximum(_spread(before.keys, earlier, keys)[here], 0), later, part)
         for earlier, later in ((before.own_ns, after.own_ns), (before.total_ns, after.total_ns))
     )
-    idle_ns = before.idle_ns + int((after.idle_ns - before.idle_ns) * part)
-    return CpuSample(end_ns, after.keys, own, total, idle_ns)
+    idle_ns, busy_ns = (
+        earlier + int((later - earlier) * part)
+        for earlier, later in ((before.idle_ns, after.idle_ns), (before.busy_ns, after.busy_ns))
+    )
+    return CpuSample(end_ns, after.keys, own, total, idle_ns, busy_ns)
 
 
 def _between(earlier: Int64s, later: Int64s, part: float) -> Int64s:

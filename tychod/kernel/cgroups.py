@@ -24,7 +24,7 @@ from tychod.kernel.procstat import (
     tick_hz,
 )
 from tychod.kernel.tree import CgroupTree, Node, Origin
-from tychod.samples import CgroupRef, CpuSample
+from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef, CpuSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,18 +58,26 @@ class CpuBaseline(NamedTuple):
     outside_ns: int
     root_ns: int
     totals: Mapping[CgroupRef, int]
+    stamp: int = 0  # of the kernel's maps; 0: the method has none
+    busy_ns: int = 0  # of the node by /proc/stat; 0: not known
 
 
-def baseline_of(method: str, sample: CpuSample, cgroups: Mapping[int, CgroupRef]) -> CpuBaseline:
+def baseline_of(
+    method: str, sample: CpuSample, cgroups: Mapping[int, CgroupRef], stamp: int = 0
+) -> CpuBaseline:
     """Return what must be saved so that another reader continues after this sample."""
-    root_ns, outside_ns, kernel_ns, *totals_ns = sample.total_ns.tolist()
-    keys = sample.keys[FIRST_CGROUP:].tolist()
-    totals = {
-        cgroups[key]: total_ns
-        for key, total_ns in zip(keys, totals_ns, strict=True)
-        if key in cgroups
-    }
-    return CpuBaseline(method, sample.t_ns, sample.idle_ns, kernel_ns, outside_ns, root_ns, totals)
+    totals = dict(zip(sample.keys.tolist(), sample.total_ns.tolist(), strict=True))
+    return CpuBaseline(
+        method,
+        sample.t_ns,
+        sample.idle_ns,
+        totals.get(KERNEL_KEY, 0),
+        totals.get(OUTSIDE_KEY, 0),
+        totals.get(ROOT_KEY, 0),
+        {cgroups[key]: total_ns for key, total_ns in totals.items() if key in cgroups},
+        stamp,
+        sample.busy_ns,
+    )
 
 
 def parse_usage_v2_ns(data: bytes) -> int:
@@ -180,7 +188,8 @@ class CgroupReader:
         self._idle_ns = max(self._idle_ns, times.idle_ns)
         own = self._own
         own.last_ns.setflags(write=False)
-        return CpuSample(t_ns, own.keys, own.own_ns, own.last_ns, self._idle_ns)
+        busy_ns = times.tasks_ns + times.irq_ns
+        return CpuSample(t_ns, own.keys, own.own_ns, own.last_ns, self._idle_ns, busy_ns)
 
     def _resume_from(self, saved: CpuBaseline) -> CpuSample:
         """Return the state at the baseline, so that the next sample holds the time in between."""
@@ -191,7 +200,7 @@ class CgroupReader:
         arrays = (self._own.keys[rows], self._own.own_ns[rows], self._own.last_ns[rows])
         for array in arrays:
             array.setflags(write=False)
-        return CpuSample(saved.t_ns, *arrays, saved.idle_ns)
+        return CpuSample(saved.t_ns, *arrays, saved.idle_ns, saved.busy_ns)
 
     def _reshape(self, now_ns: int) -> None:
         """Take the tree's present cgroups into the arrays and the table of names."""

@@ -41,18 +41,21 @@ class Node:
     inode: int
     origin: Origin
     parent: Node | None
-    file: KeptFile | None  # its usage counter; the root's is not kept here
+    file: KeptFile | None  # its usage counter, if wanted; the root's is not kept here
     watch: int = -1
     children: dict[str, Node] = field(default_factory=dict)
 
 
 class CgroupTree:
-    """All cgroups below a directory, each with its usage file open."""
+    """All cgroups below a directory, each with its usage file open if one is wanted."""
 
     def __init__(
-        self, host: Host, root: str, usage_file: str, *, may_rename: bool, first_key: int = 0
+        self, host: Host, root: str, usage_file: str | None, *, may_rename: bool, first_key: int = 0
     ) -> None:
-        """``first_key``: the smallest key given; one never given before, keys are for ever."""
+        """``first_key``: the smallest key given; one never given before, keys are for ever.
+
+        ``usage_file``: None opens nothing, so no limit of open files applies.
+        """
         self._host = host
         self._root_dir = root
         self._usage_file = usage_file
@@ -155,7 +158,11 @@ class CgroupTree:
         """Open and watch one cgroup; None when that fails: its time stays in its parent."""
         path = f"{parent.path}/{name}"
         try:
-            file = self._open(f"{self._root_dir}{path}/{self._usage_file}")
+            file = (
+                self._open(f"{self._root_dir}{path}/{self._usage_file}")
+                if self._usage_file
+                else None
+            )
         except OSError as exc:
             if exc.errno not in GONE:
                 self._refused[path] = exc.strerror or str(exc)

@@ -21,7 +21,17 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 
-from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.analysis.state import (
+    Account,
+    DomainAccount,
+    IdlePoint,
+    ProcessAccount,
+    ProcessId,
+    ProcessState,
+    ReadingId,
+    State,
+    ZonePoint,
+)
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
@@ -243,6 +253,7 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
         "identity_fields": IDENTITY_FIELDS,
         "accounts": [_plain_account(account) for account in state.accounts.values()],
         "cpu": _plain_baseline(baseline) if baseline else None,
+        "processes": _plain_processes(state.processes),
     }
 
 
@@ -258,7 +269,19 @@ def _plain_account(account: Account) -> list[object]:
 
 
 def _plain_baseline(baseline: CpuBaseline) -> list[object]:
-    return [*baseline[:-1], list(baseline.totals.items())]
+    *times, totals, stamp, busy_ns = baseline
+    return [*times, list(totals.items()), stamp, busy_ns]
+
+
+def _plain_processes(processes: ProcessState) -> dict[str, object]:
+    """Return the processes listed; readings of others are not kept, to bound the file."""
+    kept = {who[:2] for who in processes.accounts}
+    rows = [
+        [who, a.comm, a.start_wall_ns, a.leaf_since_ns, a.cpu_ns, dict(a.dynamic_uj), a.ended_ns]
+        for who, a in processes.accounts.items()
+    ]
+    read = [[who, ns] for who, ns in processes.read_ns.items() if who[:2] in kept]
+    return {"accounts": rows, "read": read, "method": processes.method, "t_ns": processes.t_ns}
 
 
 def _parse(plain: Mapping[str, Any]) -> Saved:
@@ -273,6 +296,7 @@ def _parse(plain: Mapping[str, Any]) -> Saved:
         domains={name: _parse_domain(*row) for name, row in _table(plain["domains"])},
         idle={name: _row(IdlePoint, row) for name, row in _table(plain["idle"])},
         accounts={a.identity.id: a for a in _parse_accounts(plain)},
+        processes=_parse_processes(plain.get("processes")),
     )
     cpu = plain["cpu"]
     return Saved(state, None if cpu is None else _parse_baseline(cpu))
@@ -311,14 +335,38 @@ def _parse_identity(fields: dict[str, object]) -> Identity:
     return replace(identity, labels=labels, requests=requests)
 
 
+def _parse_processes(plain: dict[str, Any] | None) -> ProcessState:
+    """Versions before the kernel accounting saved none."""
+    if plain is None:
+        return ProcessState()
+    return ProcessState(
+        {_row(ProcessId, who): _parse_process(*row) for who, *row in plain["accounts"]},
+        {_row(ReadingId, who): _checked(ns, int) for who, ns in plain["read"]},
+        _checked(plain["method"], str | None),
+        _checked(plain["t_ns"], OPTIONAL_INT),
+    )
+
+
+def _parse_process(comm: object, *row: Any) -> ProcessAccount:
+    *times, dynamic_uj, ended_ns = row
+    start_wall_ns, leaf_since_ns, cpu_ns = (_checked(t, int) for t in times)
+    energy = {name: _checked(uj, int) for name, uj in _table(dynamic_uj)}
+    ended_ns = _checked(ended_ns, OPTIONAL_INT)
+    return ProcessAccount(
+        _checked(comm, str), start_wall_ns, leaf_since_ns, cpu_ns, energy, ended_ns
+    )
+
+
 def _parse_baseline(row: list[Any]) -> CpuBaseline:
-    method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, rows = row
+    method, t_ns, idle_ns, kernel_ns, outside_ns, root_ns, rows, *later = row
+    later = later or [0, 0]  # versions before the kernel accounting saved no stamp
     times = [_checked(t, int) for t in (t_ns, idle_ns, kernel_ns, outside_ns, root_ns)]
     totals = {
         CgroupRef(_checked(path, str), _checked(inode, int)): _checked(total, int)
         for (path, inode), total in rows
     }
-    return CpuBaseline._make([_checked(method, str), *times, totals])
+    stamp, busy_ns = (_checked(value, int) for value in later)
+    return CpuBaseline._make([_checked(method, str), *times, totals, stamp, busy_ns])
 
 
 def _table(value: object) -> Iterable[tuple[str, Any]]:

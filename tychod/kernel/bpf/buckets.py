@@ -1,0 +1,170 @@
+"""From a snapshot to cumulative time at the edges of bins: pure arithmetic on its arrays.
+
+The totals decide how much, the buckets only when.  So a bucket that lacks time or has too much
+moves time between neighbouring bins, and nothing can be lost or counted twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from tychod.kernel.bpf import abi
+from tychod.kernel.bpf.snapshot import IDLE, Charge, charges_in_flight, ring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from tychod.kernel.bpf.snapshot import Snapshot
+    from tychod.samples import Int64s
+
+ANY_BUCKET: Final = 1 << 62
+
+
+class Rows(NamedTuple):
+    """Closed buckets: time in each of them, the first is number ``first``."""
+
+    first: int
+    task: Int64s  # shape (buckets, used + 1); the last column stays 0: for cgroups without a slot
+    irq: Int64s  # shape (buckets,)
+
+
+class Reached(NamedTuple):
+    """Cumulative time at one moment; packages are summed here and nowhere earlier."""
+
+    task: Int64s  # shape (used + 1,); the last is 0
+    irq_ns: int  # softirq and irq time, whoever was interrupted
+    idle_ns: int
+
+
+def copy_rows(views: abi.Views, first: int, last: int, used: int) -> Rows:
+    """Copy closed buckets; call after the snapshot, when nobody writes to them any more."""
+    count = max(last - first + 1, 0)
+    task, irq = np.zeros((count, used + 1), np.int64), np.zeros(count, np.int64)
+    if count:
+        bucket, per_cpu = views.bucket.view(np.int64), views.irq_bucket.view(np.int64)
+        for to, rows in ring(first, count):
+            # For energy by package: keep this axis, here and in reached().
+            np.sum(bucket[rows, :, :used], axis=1, out=task[to, :used])
+            np.sum(per_cpu[:, rows], axis=0, out=irq[to])
+    return Rows(first, task, irq)
+
+
+def clear_rows(views: abi.Views, first: int, last: int, used: int) -> None:
+    """Empty buckets for their next turn in the ring."""
+    for _, rows in ring(first, last - first + 1):
+        views.bucket[rows, :, :used] = 0
+        views.irq_bucket[:, rows] = 0
+
+
+def clear_all(views: abi.Views, used: int) -> None:
+    """Empty the ring."""
+    clear_rows(views, 0, abi.BUCKETS - 1, used)
+
+
+def reached_now(snapshot: Snapshot, online: NDArray[np.bool_]) -> Reached:
+    """Return the cumulative times at the snapshot itself."""
+    floor = snapshot.t_ns // abi.BUCKET_NS + 1
+    charges = charges_in_flight(snapshot, online, snapshot.t_ns, floor, ANY_BUCKET)
+    return _reached(snapshot, tuple(charges), snapshot.t_ns, has_buckets=False)
+
+
+def reached_at(snapshot: Snapshot, online: NDArray[np.bool_], closed: int, rows: Rows) -> Reached:
+    """Return the times at the end of the bucket ``closed``, and complete the closed rows."""
+    edge_ns = (closed + 1) * abi.BUCKET_NS
+    charges = tuple(charges_in_flight(snapshot, online, edge_ns, rows.first, closed))
+    for slot, _pkg, kind, bucket, ns in charges:
+        if bucket < rows.first:
+            continue
+        if kind != abi.TASK:
+            rows.irq[bucket - rows.first] += ns
+        elif 0 <= slot < rows.task.shape[1] - 1:
+            rows.task[bucket - rows.first, slot] += ns
+    return _reached(snapshot, charges, edge_ns, has_buckets=True)
+
+
+def _reached(
+    snapshot: Snapshot, charges: Iterable[Charge], edge_ns: int, *, has_buckets: bool
+) -> Reached:
+    used = snapshot.total.shape[1]
+    task = np.zeros(used + 1, np.int64)
+    np.sum(snapshot.total[:, :, abi.TASK] - snapshot.open_task, axis=0, out=task[:used])
+    cpu = snapshot.cpu
+    irq_ns = int(snapshot.total[:, :, abi.SOFTIRQ : abi.KINDS].sum()) - snapshot.open_irq_ns
+    irq_ns += int(cpu["idle"][:, abi.SOFTIRQ :].sum())
+    idle_ns = int(cpu["idle"][:, abi.TASK].sum())
+    for slot, _pkg, kind, _bucket, ns in charges:
+        if kind != abi.TASK:
+            irq_ns += ns
+        elif slot == IDLE:
+            idle_ns += ns
+        elif slot < used:  # else (bcc) nobody knows whose it is until it is charged
+            task[slot] += ns
+    if has_buckets:
+        open_ns = int(snapshot.open_task.sum()) + snapshot.open_irq_ns
+        idle_ns -= _idle_after_ns(cpu, edge_ns, open_ns)
+    return Reached(task, irq_ns, idle_ns)
+
+
+def _idle_after_ns(cpu: NDArray[np.void], edge_ns: int, open_ns: int) -> int:
+    """Return the idle time after ``edge_ns`` that is counted in ``idle`` already.
+
+    Idle time has no buckets: it is what the CPUs have accounted for after the edge, less the rest.
+    """
+    ahead = cpu[(cpu["ts"] >= np.uint64(edge_ns)) & (cpu["ts"] != 0)]
+    ts, t0 = ahead["ts"].astype(np.int64), ahead["t0"].astype(np.int64)
+    accounted_ns = int((ts - np.maximum(t0, edge_ns)).sum())
+    waiting_ns = int(ahead["acc"].sum())  # of any kind, idle too: in no total, neither in idle
+    return accounted_ns - open_ns - waiting_ns
+
+
+def cumulate(
+    before: Int64s, steps: Int64s, after: Int64s, *, is_first_open: bool
+) -> tuple[Int64s, int]:
+    """Return cumulative values at the end of each step, and how much the steps were wrong.
+
+    Values never fall and the last are ``after`` (or ``before``, where that is less).  What the
+    steps lack came in the first if that had no bucket (``is_first_open``), else in the last.
+    """
+    after = np.maximum(before, after)
+    values: Int64s = np.cumsum(steps, axis=0)
+    missing = after - before - values[-1]
+    values += before
+    if is_first_open:
+        values += np.maximum(missing, 0)
+        np.minimum(missing, 0, out=missing)
+    np.minimum(values, after, out=values)
+    np.maximum(values, before, out=values)
+    values[-1] = after
+    return values, int(np.abs(missing).sum())
+
+
+def roll_up(paths: list[str], own: Int64s) -> Int64s:
+    """Return totals with children of cgroups by path; ``own``: shape (..., len(paths)).
+
+    One addition for each level of the deepest path, whatever the number of cgroups.
+    """
+    total = own.copy()
+    for children, parents in levels(paths):
+        np.add.at(total.T, parents, total.T[children])
+    return total
+
+
+def levels(paths: list[str]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return rows of children and of their nearest listed ancestors, deepest first."""
+    row_of = {path: row for row, path in enumerate(paths)}
+    by_depth: dict[int, list[tuple[int, int]]] = {}
+    for path, row in row_of.items():
+        parent = path.rpartition("/")[0]
+        while parent and parent not in row_of:
+            parent = parent.rpartition("/")[0]
+        parent = parent or "/"
+        if parent in row_of and parent != path:
+            by_depth.setdefault(path.count("/"), []).append((row, row_of[parent]))
+    return [
+        (np.array([c for c, _ in pairs], np.intp), np.array([p for _, p in pairs], np.intp))
+        for _, pairs in sorted(by_depth.items(), reverse=True)
+    ]
