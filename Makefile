@@ -14,29 +14,39 @@ STATE := $(CURDIR)/.state
 # numpy's BLAS threads and malloc's arenas cost memory and bring nothing here; the unit sets the same.
 LEAN := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2
 
+# The kernel programs. No path of this machine may get into them: the same source gives the same bytes.
+CLANG ?= clang
+LLVM_STRIP ?= llvm-strip
+BPF_OBJECT := tychod/kernel/bpf/tychod.bpf.o
+BPF_SOURCES := bpf/tychod.bpf.c bpf/tychod.h bpf/vmlinux.h
+BPF_FLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Werror -fdebug-compilation-dir=/tychod
+BPF_TOOLS := clang llvm libbpf-dev
+
 TYPED := tychod tychoctl $(wildcard tests/sim tests/bench)
 
 # Prints the files whose first line names a shell.
 FIND_SHELL_SCRIPTS := find . \( -name .git -o -name .venv -o -name .state -o -name build -o -name dist \) -prune \
 	-o -type f -exec awk 'FNR == 1 && /^\#!.*[\/ ](ba|da)?sh( |$$)/ { print FILENAME } { nextfile }' {} +
 
-.PHONY: help setup run test check e2e bench deb rpm
+# .venv first: making it may install the compiler.
+.NOTPARALLEL:
+.PHONY: help setup run test check bpf e2e bench deb rpm
 
 help: ## Print the targets and what they do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(STAMP) ## Make .venv with tychod, tychoctl and the test tools (as root: installs system packages)
+setup: $(STAMP) $(BPF_OBJECT) ## Make .venv with tychod, tychoctl and the test tools (as root: installs system packages)
 
 $(STAMP): pyproject.toml setup.py constraints.txt packaging/setup.sh
 	@packaging/setup.sh
 	@touch $@
 
-run: $(STAMP) ## Run the daemon in the foreground on this machine, state and socket under .state/
+run: $(STAMP) $(BPF_OBJECT) ## Run the daemon in the foreground on this machine, state and socket under .state/
 	@mkdir -p $(STATE)/state
 	@echo 'export TYCHOD_SOCKET=$(STATE)/tychod.sock'
 	@$(LEAN) STATE_DIRECTORY=$(STATE)/state RUNTIME_DIRECTORY=$(STATE) exec .venv/bin/tychod
 
-test: $(STAMP) ## Run every test that this machine can run; skips say why
+test: $(STAMP) $(BPF_OBJECT) ## Run every test that this machine can run; skips say why
 	@$(LEAN) .venv/bin/python -m pytest
 
 check: $(STAMP) ## Check format, lint, types and shell scripts
@@ -46,10 +56,23 @@ check: $(STAMP) ## Check format, lint, types and shell scripts
 	@if command -v shellcheck >/dev/null; then $(FIND_SHELL_SCRIPTS) | xargs -r shellcheck -x; \
 	else echo 'check: shellcheck is not installed, shell scripts SKIPPED'; fi
 
+bpf: $(BPF_OBJECT) ## Compile the kernel programs (clang, llvm, libbpf-dev)
+
+# What needs the programs makes them where that can be done, and says what is missing where not.
+$(BPF_OBJECT): $(BPF_SOURCES)
+	@if ! command -v $(CLANG) >/dev/null || ! command -v $(LLVM_STRIP) >/dev/null; then \
+		echo 'bpf: $(CLANG) or $(LLVM_STRIP) is missing, so CPU time cannot be counted in the kernel; install: $(BPF_TOOLS)' >&2; \
+		exit $(if $(filter bpf,$(MAKECMDGOALS)),1,0); \
+	fi; \
+	echo 'bpf: compiling $<'; \
+	$(CLANG) $(BPF_FLAGS) -c $< -o $@.tmp; \
+	$(LLVM_STRIP) -g $@.tmp; \
+	mv $@.tmp $@
+
 e2e: ## Install the package on a machine with systemd and check it there (TYCHOD_E2E_EXEC or TYCHOD_NODEBOX)
 	@tests/e2e/run.sh
 
-bench: $(STAMP) ## Measure the daemon's cost: name, figure, target, ok or MISS, machine, load
+bench: $(STAMP) $(BPF_OBJECT) ## Measure the daemon's cost: name, figure, target, ok or MISS, machine, load
 	@packaging/setup.sh --libraries
 	@$(LEAN) .venv/bin/python -m tests.bench
 

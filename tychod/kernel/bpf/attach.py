@@ -9,6 +9,8 @@ from tychod.kernel.bpf.plan import Loaded, LoadError, LoadPlan
 from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tychod.config import Config
     from tychod.hostfs import Host
     from tychod.kernel.hierarchy import Hierarchy
@@ -35,10 +37,18 @@ def make_plan(host: Host, config: Config) -> LoadPlan:
     )
 
 
-def load(host: Host, config: Config) -> Loaded:
-    """Load by the backend that ``[accounting] loader`` names, in a child; LoadError with reasons.
+def load_core_in_child(plan: LoadPlan) -> Loaded:
+    """Load the compiled programs in a child."""
+    return child.load_in_child(plan, child.core_backend())
 
-    ``auto`` takes core, else bcc, and keeps both reasons when neither works.
+
+def load(
+    host: Host, config: Config, core: Callable[[LoadPlan], Loaded] = load_core_in_child
+) -> Loaded:
+    """Load by the backend that ``[accounting] loader`` names; LoadError with all reasons.
+
+    ``auto`` takes core, else bcc, and keeps both reasons when neither works.  bcc runs in a child
+    always, core where ``core`` does it.
     """
     loader = config.accounting.loader
     if loader == "off":
@@ -47,14 +57,14 @@ def load(host: Host, config: Config) -> Loaded:
     if loader == "bcc":
         return _load_bcc(plan, host, config)
     try:
-        return child.load_in_child(plan, child.core_backend())
-    except LoadError as core:
+        return core(plan)
+    except LoadError as refused:
         if loader == "core":
             raise
         try:
             return _load_bcc(plan, host, config)
         except LoadError as bcc:
-            raise LoadError(f"{core.reason}; bcc: {bcc.reason}", core.remedy) from core
+            raise LoadError(f"{refused.reason}; bcc: {bcc.reason}", refused.remedy) from refused
 
 
 def _load_bcc(plan: LoadPlan, host: Host, config: Config) -> Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from tychod.kernel.bpf.plan import LoadPlan
 
 OBJECT_NAME: Final = "tychod.bpf.o"
-VMLINUX_LIMIT_BYTES: Final = 256 << 20
 ORDERED: Final = ("x86_64", "i686")
 """Machines that never show another CPU's stores out of order."""
 
-_SECTION: Final = "tp_btf/"
+IRQ: Final = "irq_handler"
+VECTORS: Final = (
+    *("local_timer", "reschedule", "irq_work", "call_function", "call_function_single"),
+)
+"""Tracepoints, in pairs, of interrupts that x86 keeps apart; elsewhere they are ordinary ones."""
+
+_BEGIN, _END = "ty_irq_in", "ty_irq_out"
 
 
 class Opened(NamedTuple):
@@ -74,17 +80,14 @@ def load_core(plan: LoadPlan, object_path: Path | None = None, host: Host | None
 def _load(opened: Opened, notes: tuple[str, ...]) -> Loaded:
     _set_constants(opened)
     _set_sizes(opened)
-    vectors = _want_vectors(opened)
     opened.file.load()
     maps: dict[str, int] = {}
     links: dict[str, int] = {}
     try:
         maps |= {name: opened.file.map_fd(name) for name in abi.MAPS}
-        _begin(opened, maps, vectors)
+        _begin(opened, maps)
         perf.connect(opened.counters, cpus.online(opened.host), opened.file.map_fd)
-        more = _attach(opened, links, vectors)
-        if not set(vectors) <= set(links):
-            _set_flags(opened, maps, ())
+        more = _attach(opened, maps, links)
         start_clocks(maps, opened.host)
     except OSError:
         close_all((*links.values(), *maps.values()))
@@ -175,26 +178,10 @@ def process_slots(plan: LoadPlan) -> int:
     return plan.process_slots if plan.processes else 1
 
 
-def _want_vectors(opened: Opened) -> tuple[str, ...]:
-    """Ask for the optional programs whose tracepoint this kernel has, and return their names."""
-    optional = [p for p in opened.file.programs() if not p.wanted]
-    path = f"{opened.host.sysfs}/kernel/btf/vmlinux"
-    known = opened.host.read_bytes(path, VMLINUX_LIMIT_BYTES) or b""
-    there = [p for p in optional if _tracepoint(p.section) in known]
-    for program in there:
-        program.want()
-    return tuple(program.name for program in there)
-
-
-def _tracepoint(section: str) -> bytes:
-    """Return the name of a tracepoint's type in the kernel's BTF, as its bytes hold it."""
-    return b"\0btf_trace_" + section.removeprefix(_SECTION).encode() + b"\0"
-
-
 # ---- between loading and attaching ----
 
 
-def _begin(opened: Opened, maps: Mapping[str, int], vectors: tuple[str, ...]) -> None:
+def _begin(opened: Opened, maps: Mapping[str, int]) -> None:
     plan = opened.plan
     ctl = np.zeros(1, abi.CTL)
     ctl["abi"], ctl["loader"] = abi.ABI, abi.LOADER_CORE
@@ -204,45 +191,35 @@ def _begin(opened: Opened, maps: Mapping[str, int], vectors: tuple[str, ...]) ->
     ctl["created"] = time.monotonic_ns()
     ctl["root_cgid"] = plan.root_cgid
     ctl["next_slot"] = abi.SLOT_FIRST
-    ctl["flags"] = _flags(opened, vectors)
+    ctl["flags"] = abi.FLAG_PROCESSES if plan.processes else 0
+    for counter in opened.counters:
+        ctl["flags"] |= abi.FLAG_COUNTERS[counter.place]
     syscall.update(maps["ty_ctl"], bytes(4), ctl.tobytes())
     abi.view_maps(maps).cpu["pkg"] = plan.packages
-
-
-def _flags(opened: Opened, vectors: tuple[str, ...]) -> int:
-    flags = abi.FLAG_PROCESSES if opened.plan.processes else 0
-    flags |= abi.FLAG_VECTORS if vectors else 0
-    for counter in opened.counters:
-        flags |= abi.FLAG_COUNTERS[counter.place]
-    return flags
-
-
-def _set_flags(opened: Opened, maps: Mapping[str, int], vectors: tuple[str, ...]) -> None:
-    abi.view_maps(maps).ctl["flags"] = _flags(opened, vectors)
 
 
 # ---- attaching ----
 
 
-def _attach(opened: Opened, links: dict[str, int], optional: tuple[str, ...]) -> tuple[str, ...]:
-    """Attach all that was loaded, ends before beginnings: an end without one is ignored."""
+def _attach(opened: Opened, maps: Mapping[str, int], links: dict[str, int]) -> tuple[str, ...]:
+    """Attach all programs; return a note for each system vector that is refused."""
+    programs = {program.name: program for program in opened.file.programs()}
+    begin, end = programs.pop(_BEGIN), programs.pop(_END)
+    links[_END] = end.attach(f"{IRQ}_exit")  # an end without a beginning is ignored
+    links[_BEGIN] = begin.attach(f"{IRQ}_entry")
+    for program in programs.values():
+        links[program.name] = program.attach()
     notes = []
-    programs = [program for program in opened.file.programs() if program.wanted]
-    for program in sorted(programs, key=lambda p: not p.name.endswith("_out")):
-        if program.name in optional and not _has_end(program.name, links):
-            continue
+    for vector in VECTORS:
         try:
-            links[program.name] = program.attach()
+            links[f"ty_{vector}_out"] = end.attach(f"{vector}_exit")
+            links[f"ty_{vector}_in"] = begin.attach(f"{vector}_entry")
         except OSError as exc:
-            if program.name not in optional:
-                raise
-            notes.append(f"{program.section} is not told from task time: {exc.strerror}")
+            if exc.errno != errno.ENOENT:  # not of this kind of machine
+                notes.append(f"{vector} interrupts count as task time: {exc.strerror}")
+        else:
+            abi.view_maps(maps).ctl["flags"] |= abi.FLAG_VECTORS
     return tuple(notes)
-
-
-def _has_end(name: str, links: Mapping[str, int]) -> bool:
-    """Say whether the end of what a program begins is attached: a beginning alone never ends."""
-    return not name.endswith("_in") or f"{name.removesuffix('_in')}_out" in links
 
 
 def start_clocks(maps: Mapping[str, int], host: Host) -> None:

@@ -37,9 +37,8 @@ _SIGNATURES: Final = (
     ("bpf_object__find_map_by_name", _POINTER, (_POINTER, _TEXT)),
     ("bpf_program__name", _TEXT, (_POINTER,)),
     ("bpf_program__section_name", _TEXT, (_POINTER,)),
-    ("bpf_program__autoload", ctypes.c_bool, (_POINTER,)),
-    ("bpf_program__set_autoload", _INT, (_POINTER, ctypes.c_bool)),
     ("bpf_program__attach", _POINTER, (_POINTER,)),
+    ("bpf_program__attach_raw_tracepoint", _POINTER, (_POINTER, _TEXT)),
     ("bpf_link__fd", _INT, (_POINTER,)),
     ("bpf_link__destroy", _INT, (_POINTER,)),
     ("bpf_map__fd", _INT, (_POINTER,)),
@@ -58,21 +57,17 @@ class Program:
         self._lib = lib
         self._pointer = pointer
         self.name: Final[str] = lib.bpf_program__name(pointer).decode()
-        self.section: Final[str] = lib.bpf_program__section_name(pointer).decode().lstrip("?")
 
-    @property
-    def wanted(self) -> bool:
-        """Whether it is loaded with the others; an optional one is not, unless asked for."""
-        return bool(self._lib.bpf_program__autoload(self._pointer))
+    def attach(self, tracepoint: str | None = None) -> int:
+        """Attach it and return a descriptor of the link; OSError where the kernel refuses.
 
-    def want(self) -> None:
-        """Load this optional program too."""
-        _checked(self._lib.bpf_program__set_autoload(self._pointer, True))
-
-    def attach(self) -> int:
-        """Attach it and return a descriptor of the link; OSError where the kernel refuses."""
+        Without a tracepoint it goes where the object file says.
+        """
         ctypes.set_errno(0)
-        link = self._lib.bpf_program__attach(self._pointer)
+        if tracepoint is None:
+            link = self._lib.bpf_program__attach(self._pointer)
+        else:
+            link = self._lib.bpf_program__attach_raw_tracepoint(self._pointer, tracepoint.encode())
         if not link:
             raise _last_error()
         try:
