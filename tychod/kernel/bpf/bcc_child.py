@@ -56,17 +56,16 @@ class RefusedError(Exception):
 def main(number: str) -> int:
     """Do what standard input asks for, and answer on the socket of that descriptor number."""
     request = json.load(sys.stdin)
-    with socket.socket(fileno=int(number)) as channel:
-        try:
-            with private_directory():
-                maps, links, notes = load(request)
-        except RefusedError as refused:
-            error = {"reason": refused.reason, "remedy": refused.remedy}
-            channel.send(json.dumps({"error": error}).encode())
-            return 1
-        answer = {"maps": list(maps), "links": list(links), "notes": notes}
-        fds = [*maps.values(), *links.values()]
-        socket.send_fds(channel, [json.dumps(answer).encode()], fds)
+    channel = socket.socket(fileno=int(number))  # closed by our end: then all we said is there
+    try:
+        with private_directory():
+            maps, links, notes = load(request)
+    except RefusedError as refused:
+        error = {"reason": refused.reason, "remedy": refused.remedy}
+        channel.send(json.dumps({"error": error}).encode())
+        return 1
+    answer = {"maps": list(maps), "links": list(links), "notes": notes}
+    socket.send_fds(channel, [json.dumps(answer).encode()], [*maps.values(), *links.values()])
     return 0
 
 
