@@ -62,6 +62,11 @@ _ALL: Final = (
     _list("pods", "pods, each the sum of its containers", "tychoctl pods -n shop -w 5"),
     _list("containers", "containers", "tychoctl containers -o wide"),
     _list("units", "systemd units", "tychoctl units -o csv", has_namespaces=False),
+    _list(
+        "processes",
+        "processes, each with its workload; needs [accounting] processes = true",
+        "tychoctl processes --sort cpu --limit 20",
+    ),
     Command(
         "config",
         "settings in force with their origin, or the commented default file",

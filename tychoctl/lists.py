@@ -34,6 +34,12 @@ def _names_from(entry: Entry) -> str:
     return render.name(entry.get("names_from")) + stale
 
 
+def _workload(entry: Entry) -> str:
+    """Return a workload's name as people know it; its id where it is not listed any more."""
+    parts = (entry.get("pod"), entry.get("name"))
+    return render.name("/".join(str(part) for part in parts if part) or entry.get("workload"))
+
+
 def _count(key: str) -> Column:
     def text(entry: Entry) -> str:
         found = entry.get(key)
@@ -69,12 +75,27 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "containers": (NAMESPACE, POD, _text("CONTAINER", "name"), *NUMBERS, STATE),
     "units": (_text("UNIT", "name"), *NUMBERS, STATE),
+    "processes": (
+        Column("PID", lambda e: render.name(e.get("pid")), right=True),
+        _text("COMM", "comm"),
+        Column("WORKLOAD", _workload, shrinks=True),
+        Column("CPU TIME", lambda e: render.duration(e.get("cpu_seconds")), right=True),
+        *NUMBERS[:2],
+        STATE,
+    ),
 }
 WIDE: Final[Mapping[str, tuple[Column, ...]]] = {
     "pods": (*PARTS, _text("QOS", "qos"), _text("OWNER", "owner"), _text("UID", "uid")),
     "workloads": (*PARTS, *ORIGIN),
     "containers": (*PARTS, *ORIGIN),
     "units": (*PARTS, _text("PARENT", "parent"), _text("CGROUP", "cgroup")),
+    "processes": (
+        Column("STARTED", lambda e: render.moment(e.get("start_time"))),
+        NAMESPACE,
+        _text("POD", "pod"),
+        _text("KIND", "kind"),
+        _text("WORKLOAD ID", "workload"),
+    ),
 }
 CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "pods": ("namespace", "name", "uid", "owner", "qos", "state"),
@@ -82,12 +103,16 @@ CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("kind", "namespace", "pod", "pod_uid", "name", "id", "runtime", "cgroup", "parent"),
         *("sandbox", "names_from", "stale", "state", "first_seen", "reason"),
     ),
+    "processes": (
+        *("pid", "start_time", "comm", "state", "workload"),
+        *("kind", "namespace", "pod", "name"),
+    ),
 }
 
 
 def rows_of(op: str, reply: Reply) -> list[Entry]:
     """Return the rows of an answer: those of one kind come as the workloads that they are."""
-    return entries(reply, "pods" if op == "pods" else "workloads")
+    return entries(reply, op if op in ("pods", "processes") else "workloads")
 
 
 def render_list(op: str, reply: Reply, view: View) -> str:
@@ -108,12 +133,13 @@ def render_footer(reply: Reply, chosen: Chosen) -> list[str]:
         lines.append(f"{chosen.empty} that used no energy not shown (--all shows them)")
     if chosen.cut_off:
         lines.append(f"{chosen.cut_off} more not shown (--limit)")
-    return lines + _render_reasons(chosen) + render_qualities(_totalled(reply))
+    return lines + _render_reasons(reply, chosen) + render_qualities(_totalled(reply))
 
 
-def _render_reasons(chosen: Chosen) -> list[str]:
-    """Return a line for each row whose energy has no known user: why that is so."""
-    return [
+def _render_reasons(reply: Reply, chosen: Chosen) -> list[str]:
+    """Return a line for each row whose energy has no known user, and one for what no row has."""
+    missing = [f"incomplete: {render.escape(reply['reason'])}"] if reply.get("reason") else []
+    return missing + [
         f"{render.name(entry.get('name'))}: {render.escape(entry['reason'])}"
         for entry in chosen.rows
         if entry.get("reason")

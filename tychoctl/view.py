@@ -8,6 +8,7 @@ from tychoctl.render import number
 Entry = dict[str, object]
 SORTS: Final = ("power", "energy", "cpu", "name")
 DEFAULT_SORT: Final = "power"
+NAMES: Final = ("namespace", "pod", "name", "kind", "comm")
 
 
 class View(NamedTuple):
@@ -63,7 +64,7 @@ def choose(found: Iterable[Entry], view: View) -> Chosen:
 
 
 def _names(entry: Entry) -> tuple[str, ...]:
-    return tuple(str(entry.get(key) or "") for key in ("namespace", "pod", "name", "kind"))
+    return tuple(str(entry.get(key) or "") for key in NAMES)
 
 
 def _falling(read: Callable[[Entry], float | None]) -> Callable[[Entry], tuple[object, ...]]:

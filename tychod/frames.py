@@ -34,6 +34,7 @@ ErrorCode = Literal[
     "forbidden",  # 3
     "not-found",  # 4
     "not-ready",  # 1: before the first window
+    "unavailable",  # 1: what is asked for is switched off; the message says how to have it
     "busy",  # 1: too many connections
     "version",  # 1: client and daemon do not speak the same version
     "internal",  # 1: a fault of the daemon, see its log

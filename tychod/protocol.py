@@ -50,6 +50,7 @@ OPS: Final[Mapping[str, Op]] = {
     "pods": Op(Nothing, "Pods: sums over the leaves of each.", needs_window=True),
     "containers": Op(Nothing, "The workloads of kind container.", needs_window=True),
     "units": Op(Nothing, "The workloads of kind unit.", needs_window=True),
+    "processes": Op(Nothing, "Processes, each with the workload it is of.", needs_window=True),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
 }
 

@@ -82,6 +82,7 @@ class CpuSeries:
     samples: tuple[CpuSample, ...]
     cgroups: Mapping[int, CgroupRef]
     run: int = 0  # another number: opened anew, and keys and own times began again
+    stamp: int = 0  # which life of the native counters
 
 
 class ProcessUse(NamedTuple):
@@ -93,6 +94,7 @@ class ProcessUse(NamedTuple):
     key: int  # of its cgroup, as in CpuSample
     cpu_ns: int  # cumulative
     exited: bool
+    cgroup: int = 0  # id of the one cgroup that ``cpu_ns`` is counted in; 0: of all it was in
 
 
 @dataclass(frozen=True, slots=True)

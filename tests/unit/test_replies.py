@@ -16,6 +16,7 @@ from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, Energy, Identity, Leaf, Snapshot, SourceStatus
 from tychod.runtime import replies
 from tychod.runtime.answers import pack
+from tychod.runtime.problems import problems_of, state_of
 
 HEAD = {"schema", "node", "boot_id", "since", "sequence", "window"}
 LEAF = {
@@ -216,18 +217,18 @@ def status(*sources: SourceStatus, **changes: Any) -> DaemonStatus:
 )
 def test_what_is_a_problem(found: DaemonStatus, state: str, problems: int) -> None:
     """Missing data that was asked for degrades; what this host does not have is no problem."""
-    assert replies.state_of(found, None) == state
-    assert len(replies.problems_of(found, None)) == problems
+    assert state_of(found, None) == state
+    assert len(problems_of(found, None)) == problems
 
 
 def test_an_optional_source_is_a_problem_where_something_can_be_done() -> None:
     """A fallback with a remedy is told, and is not called degraded."""
     kubelet = made.SOURCES[2]
 
-    (problem,) = replies.problems_of(status(kubelet), None)
+    (problem,) = problems_of(status(kubelet), None)
 
     assert problem == {"source": "kubelet", "reason": kubelet.reason, "remedy": kubelet.remedy}
-    assert replies.state_of(status(kubelet), None) == "running"
+    assert state_of(status(kubelet), None) == "running"
 
 
 def test_hardware_that_the_host_does_not_have_is_no_problem() -> None:
@@ -235,23 +236,23 @@ def test_hardware_that_the_host_does_not_have_is_no_problem() -> None:
     absent = dataclasses.replace(made.SOURCES[2], absent=True)
     found = status(absent)
 
-    assert replies.problems_of(found, None) == []
-    assert replies.state_of(found, None) == "running"
+    assert problems_of(found, None) == []
+    assert state_of(found, None) == "running"
     (told,) = answer("sources", status=found)["sources"]
     assert (told["reason"], told["remedy"]) == (absent.reason, absent.remedy)
 
 
 def test_a_zone_that_cannot_be_read_is_a_problem() -> None:
     """One bad zone degrades and is named; the estimate beside it is no problem."""
-    found = replies.problems_of(status(source()), made.make_snapshot())
+    found = problems_of(status(source()), made.make_snapshot())
 
     assert [problem["source"] for problem in found] == ["rapl dram-1", "rapl psys"]
-    assert replies.state_of(status(source()), made.make_snapshot()) == "degraded"
+    assert state_of(status(source()), made.make_snapshot()) == "degraded"
 
 
 def test_a_source_switched_off_leaves_no_problem() -> None:
     """The counters of a source that is switched off stand still on purpose."""
     off = status(source(enabled=False, state="off"))
 
-    assert replies.problems_of(off, made.make_snapshot()) == []
-    assert replies.state_of(off, made.make_snapshot()) == "running"
+    assert problems_of(off, made.make_snapshot()) == []
+    assert state_of(off, made.make_snapshot()) == "running"

@@ -19,7 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sim.world import container, unit
-from tychod.analysis.state import Account, DomainAccount, IdlePoint, State, ZonePoint
+from tychod.analysis.state import (
+    Account,
+    DomainAccount,
+    IdlePoint,
+    ProcessAccount,
+    ProcessId,
+    ProcessState,
+    ReadingId,
+    State,
+    ZonePoint,
+)
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
@@ -56,6 +66,15 @@ STATE = State(
     },
     idle={"package": IdlePoint(1.0, 0.5)},
     violations=1,
+    processes=ProcessState(
+        {
+            ProcessId(7, 123, ODD): ProcessAccount("a\ufffd", 10**18, 5, 6, {"dram": 7}, None),
+            ProcessId(8, 124, "x"): ProcessAccount("", 10**18, 5, 0, {}, 4 * 10**9),
+        },
+        {ReadingId(7, 123, 2**63): 2**40, ReadingId(7, 123, 0): 1, ReadingId(8, 124, 5): 0},
+        "bpf",
+        5 * 10**9,
+    ),
 )
 BASELINE = CpuBaseline(
     "bpf-core", 5, 6, 7, 8, 9, {CgroupRef("/a", 1): 2, CgroupRef(ODD, 3): 4}, 2**64 - 1, 11
@@ -288,10 +307,32 @@ def test_missing_parts_are_set_aside(store: Store) -> None:
     """A part that is not there is not made up."""
     store.save(BOOT, STATE, BASELINE)
     plain = read_plain(store)
-    for name in plain:
+    for name in plain.keys() - {"processes"}:
         write(store, {k: v for k, v in plain.items() if k != name})
         assert store.load(BOOT, NOW_NS) is None, name
     assert kept_aside(store)
+
+
+def test_state_of_a_version_without_processes_goes_on(store: Store) -> None:
+    """An upgrade to a version that accounts processes loses no counter of a workload."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    del plain["processes"]
+    write(store, plain)
+    expected = replace(STATE, restarted=True, processes=ProcessState())
+
+    assert store.load(BOOT, NOW_NS) == Saved(expected, BASELINE)
+
+
+def test_readings_of_unlisted_processes_are_not_kept(store: Store) -> None:
+    """The file is bounded by the processes that are listed, not by those that there are."""
+    many = {ReadingId(pid, 1, 0): pid for pid in range(100, 200)}
+    read = replace(STATE.processes, read_ns={**STATE.processes.read_ns, **many})
+    store.save(BOOT, replace(STATE, processes=read), None)
+    saved = store.load(BOOT, NOW_NS)
+
+    assert saved is not None
+    assert saved.state.processes == STATE.processes
 
 
 def test_only_the_owner_may_look(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tychod.analysis import ledger
 from tychod.analysis.attribution import allocate, dynamic_bins, weights
+from tychod.analysis.booked import Booked
 from tychod.analysis.cpu import CpuWindow, cpu_window
 from tychod.analysis.energy import (
     DomainWindow,
@@ -20,8 +21,8 @@ from tychod.analysis.energy import (
 )
 from tychod.analysis.idle import floor_w, observe
 from tychod.analysis.owners import Owners, owners
-from tychod.analysis.processes import LeafWindow, book_processes
-from tychod.analysis.publish import Booked, Seen, snapshot
+from tychod.analysis.processes import book_processes, leaf_windows
+from tychod.analysis.publish import Seen, snapshot
 from tychod.analysis.state import (
     Account,
     DomainAccount,
@@ -62,8 +63,8 @@ def analyse(
     reason = _unattributed_reason(domains, owned, booked)
     accounts = _book(state, window, observations, params, owned, booked, reason)
     totals = _domain_totals(state, domains, booked)
-    used = _leaf_windows(owned, booked)
-    processed = book_processes(observations, window, state, params, accounts, used, owned.leaf_of)
+    used = leaf_windows(owned, booked)
+    processed = book_processes(observations, window, state, params, accounts, used)
     after = State(
         sequence=state.sequence + 1,
         since_ns=state.since_ns or window.start_ns + observations.wall_offset_ns,
@@ -78,16 +79,7 @@ def analyse(
         violations=state.violations + _violations(accounts, totals),
         processes=processed.state,
     )
-    seen = Seen(
-        window,
-        observations.wall_offset_ns,
-        zones,
-        unread,
-        booked,
-        state.restarted,
-        processed,
-        observations.processes,
-    )
+    seen = Seen(window, observations, zones, unread, booked, state.restarted, processed)
     return snapshot(after, seen, params), after
 
 
@@ -213,21 +205,6 @@ def _gains(booked: Mapping[str, Booked]) -> dict[str, dict[str, Energy]]:
         for leaf_id, dynamic_uj in part.by_leaf.items():
             gains.setdefault(leaf_id, {})[domain] = Energy(0, dynamic_uj)
     return gains
-
-
-def _leaf_windows(owned: Owners, booked: Mapping[str, Booked]) -> dict[str, LeafWindow]:
-    """Return what each leaf used in this window, to be divided among its processes."""
-    cpu_ns = owned.used_ns.sum(axis=0).tolist()
-    gains: dict[str, dict[str, int]] = {leaf.id: {} for leaf in owned.leaves}
-    for domain, part in booked.items():
-        for leaf_id, dynamic_uj in part.by_leaf.items():
-            if leaf_id in gains:
-                lost_uj = part.lost_uj if leaf_id == UNATTRIBUTED_ID else 0
-                gains[leaf_id][domain] = dynamic_uj - lost_uj
-    return {
-        leaf.id: LeafWindow(ns, gains[leaf.id])
-        for leaf, ns in zip(owned.leaves, cpu_ns, strict=True)
-    }
 
 
 def state_reason(state: State) -> str | None:

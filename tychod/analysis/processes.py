@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from tychod.analysis.attribution import allocate
+from tychod.analysis.booked import Booked
+from tychod.analysis.owners import Owners
 from tychod.analysis.state import (
     Account,
     Observations,
@@ -21,11 +23,10 @@ from tychod.analysis.state import (
     State,
 )
 from tychod.model import UNATTRIBUTED_ID, Energy, Process, Processes, Window, total_power_w
-from tychod.samples import CgroupRef, ProcessSeries, ProcessUse
+from tychod.samples import ProcessSeries, ProcessUse
 
 TICK_NS: Final = 10_000_000
 """Unit of field 22 of /proc/PID/stat; the kernel programs know the time to the nanosecond."""
-ALL_CGROUPS: Final = 0
 
 Accounts = dict[ProcessId, ProcessAccount]
 Won = dict[ProcessId, dict[str, int]]
@@ -36,6 +37,13 @@ class LeafWindow(NamedTuple):
 
     cpu_ns: int
     dynamic_uj: Mapping[str, int]  # by domain, without what was lost to it
+
+
+class LeafWindows(NamedTuple):
+    """What all leaves used in a window, and whose each cgroup is."""
+
+    by_leaf: Mapping[str, LeafWindow]
+    leaf_of: Mapping[int, str]  # key of a cgroup -> leaf id
 
 
 class Spent(NamedTuple):
@@ -56,16 +64,28 @@ class Processed(NamedTuple):
 NOTHING: Final = Processed(ProcessState(), {})
 
 
+def leaf_windows(owned: Owners, booked: Mapping[str, Booked]) -> LeafWindows:
+    """Return what each leaf used in this window, to be divided among its processes."""
+    gains: dict[str, dict[str, int]] = {leaf.id: {} for leaf in owned.leaves}
+    for domain, part in booked.items():
+        for leaf_id, dynamic_uj in part.by_leaf.items():
+            if leaf_id in gains:
+                lost_uj = part.lost_uj if leaf_id == UNATTRIBUTED_ID else 0
+                gains[leaf_id][domain] = dynamic_uj - lost_uj
+    used_ns = zip(owned.leaves, owned.used_ns.sum(axis=0).tolist(), strict=True)
+    found = {leaf.id: LeafWindow(cpu_ns, gains[leaf.id]) for leaf, cpu_ns in used_ns}
+    return LeafWindows(found, owned.leaf_of)
+
+
 def book_processes(
     observations: Observations,
     window: Window,
     state: State,
     params: Params,
     leaves: Mapping[str, Account],
-    used: Mapping[str, LeafWindow],
-    leaf_of: Mapping[int, str],
+    used: LeafWindows,
 ) -> Processed:
-    """Return the processes after a window; ``leaf_of`` names the leaf of each cgroup's key."""
+    """Return the processes after a window in which the leaves used this much."""
     seen, before = observations.processes, state.processes
     if seen is None:
         return NOTHING
@@ -74,17 +94,16 @@ def book_processes(
     if series is None or (before.t_ns is not None and series.t_ns <= before.t_ns):
         kept = _kept(known, {}, window, params)
         return Processed(replace(before, accounts=kept), {})
-    refs = observations.cpu.cgroups if observations.cpu else {}
-    counters = _counters(series, refs)
+    counters = _counters(series)
     last_ns = before.t_ns if before.method == series.method else None
     horizon_ns = (window.start_ns if last_ns is None else last_ns) + (
         observations.wall_offset_ns - seen.boot_offset_ns
     )
     old = before if last_ns is not None else ProcessState()
     whole = last_ns is not None and not state.restarted
-    spent = _spent(series, counters, old, None if whole else horizon_ns, leaf_of)
+    spent = _spent(series, counters, old, None if whole else horizon_ns, used.leaf_of)
     accounts = _opened(known, spent, seen, leaves)
-    won = _divide(spent, used)
+    won = _divide(spent, used.by_leaf)
     _book(accounts, spent, won)
     _end(accounts, series, window)
     after = ProcessState(
@@ -104,23 +123,14 @@ def _has_leaf(who: ProcessId, account: ProcessAccount, leaves: Mapping[str, Acco
 Counter = tuple[ProcessUse, int, bool]
 
 
-def _counters(series: ProcessSeries, refs: Mapping[int, CgroupRef]) -> dict[ReadingId, Counter]:
-    """Return each counter with who it is of; two cgroups without a name count as one."""
+def _counters(series: ProcessSeries) -> dict[ReadingId, Counter]:
+    """Return each counter with who it is of."""
     found: dict[ReadingId, Counter] = {}
     for use in series.uses:
-        who = _reading_id(use, series.method, refs)
+        who = ReadingId(use.pid, use.start_ns // TICK_NS, use.cgroup)
         _, more_ns, exited = found.get(who, (use, 0, False))
         found[who] = (use, use.cpu_ns + more_ns, use.exited or exited)
     return found
-
-
-def _reading_id(use: ProcessUse, method: str, refs: Mapping[int, CgroupRef]) -> ReadingId:
-    """Keys are numbered anew by a restart, inodes are not; procfs counts whole processes."""
-    cgroup = ALL_CGROUPS
-    if method != "procfs":
-        ref = refs.get(use.key)
-        cgroup = ref.inode if ref else min(use.key, ALL_CGROUPS)
-    return ReadingId(use.pid, use.start_ns // TICK_NS, cgroup)
 
 
 def _spent(

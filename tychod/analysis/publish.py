@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
+from tychod.analysis.booked import Booked
 from tychod.analysis.energy import UnreadZone, ZoneWindow
-from tychod.analysis.processes import NOTHING, Processed, list_processes
-from tychod.analysis.state import Account, DomainAccount, Params, ProcessesSeen, State
+from tychod.analysis.processes import Processed, list_processes
+from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
 from tychod.model import (
     SYSTEM_ID,
     Domain,
@@ -21,27 +22,16 @@ from tychod.model import (
 NONE: Final = Energy()
 
 
-class Booked(NamedTuple):
-    """What one window adds in one domain, in microjoules."""
-
-    idle_uj: int
-    dynamic_uj: int
-    by_leaf: Mapping[str, int]  # dynamic; adds up to ``dynamic_uj``
-    unused_uj: int  # part of it that no CPU time explains
-    lost_uj: int = 0  # part of it that was given to `unattributed` without regard to CPU time
-
-
 class Seen(NamedTuple):
     """What one window showed."""
 
     window: Window
-    wall_offset_ns: int
+    observations: Observations
     zones: Sequence[ZoneWindow]
     unread: Sequence[UnreadZone]
     booked: Mapping[str, Booked]
     gap: bool  # it spans a restart
-    processed: Processed = NOTHING
-    processes: ProcessesSeen | None = None  # None: not accounted
+    processed: Processed
 
 
 def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
@@ -51,7 +41,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         sequence=state.sequence,
         window=seen.window,
         since_ns=state.since_ns or 0,
-        wall_offset_ns=seen.wall_offset_ns,
+        wall_offset_ns=seen.observations.wall_offset_ns,
         gap=seen.gap,
         domains={name: _domain(name, state, seen, params) for name in names},
         leaves=_leaves(state, seen.window, seen.booked),
@@ -61,10 +51,11 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
 
 
 def _processes(state: State, seen: Seen) -> Processes | None:
-    if seen.processes is None:
+    told = seen.observations.processes
+    if told is None:
         return None
     names, booked = _attributed(state), list(seen.booked)
-    return list_processes(seen.processes, seen.processed, names, booked, seen.window)
+    return list_processes(told, seen.processed, names, booked, seen.window)
 
 
 def _attributed(state: State) -> list[str]:

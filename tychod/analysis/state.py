@@ -99,7 +99,7 @@ class ReadingId(NamedTuple):
 
     pid: int
     start_ticks: int
-    cgroup: int  # inode or reserved key; 0 where the counter is of all cgroups together
+    cgroup: int  # its id; 0 where the counter is of all cgroups together
 
 
 @dataclass(frozen=True, slots=True)

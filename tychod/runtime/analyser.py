@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from tychod.analysis.pipeline import analyse
-from tychod.analysis.state import Observations, Params, State
+from tychod.analysis.state import Observations, Params, ProcessesSeen, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, next_deadline_ns
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
@@ -47,6 +47,19 @@ class CpuSource(Protocol):
         """Return the samples of a window."""
 
 
+class ProcessSource(Protocol):
+    """What analysis sees of the processes."""
+
+    def expect(self, end_ns: int) -> None:
+        """Read when this window ends."""
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time up to which they were read; None: not once."""
+
+    def seen(self) -> ProcessesSeen:
+        """Return the newest reading."""
+
+
 class Axis(NamedTuple):
     """Where windows begin and end: whole multiples of ``grid_ns`` after the epoch."""
 
@@ -61,6 +74,7 @@ class Inputs(NamedTuple):
     energy: tuple[EnergySource, ...]
     cpu: CpuSource
     identify: Callable[[Mapping[int, CgroupRef]], Mapping[int, Identity]]
+    processes: ProcessSource | None = None  # None: not accounted
 
 
 class Outputs(NamedTuple):
@@ -108,8 +122,13 @@ class Analyser:
             self._start_ns, first_end_ns = begin_ns, begin_ns + self._axis.window_ns
         else:
             self._start_ns, first_end_ns = self._state.end_ns, begin_ns
-        self._next_end.publish(first_end_ns)
+        self._expect(first_end_ns)
         self._thread.start()
+
+    def _expect(self, end_ns: int) -> None:
+        self._next_end.publish(end_ns)
+        if self._inputs.processes is not None:
+            self._inputs.processes.expect(end_ns)
 
     def ask_stop(self) -> None:
         """Tell the thread to end after the window in progress."""
@@ -167,6 +186,8 @@ class Analyser:
         """Say whether every source that should hold the window has a sample at or after its end."""
         newest = [self._inputs.cpu.newest_ns()]
         newest += [s.newest_ns() for s in self._inputs.energy if (s.lag_s() or MAX_LAG_S) <= FAST_S]
+        if self._inputs.processes is not None:
+            newest.append(self._inputs.processes.newest_ns())
         return all(t_ns is None or t_ns >= end_ns for t_ns in newest)
 
     def _close_window(self) -> None:
@@ -182,6 +203,7 @@ class Analyser:
             cpu=cpu,
             identities=self._inputs.identify(cpu.cgroups if cpu else {}),
             wall_offset_ns=self._clock.wall_offset_ns(),
+            processes=self._inputs.processes.seen() if self._inputs.processes else None,
         )
         before = self._state
         snapshot, self._state = analyse(observations, window, before, params)
@@ -191,7 +213,7 @@ class Analyser:
         self._tell(before, snapshot)
         self._start_ns = window.end_ns
         now_ns = self._clock.now_ns() - round(self._lag_s() * 1e9)
-        self._next_end.publish(next_deadline_ns(window.end_ns, self._axis.window_ns, now_ns))
+        self._expect(next_deadline_ns(window.end_ns, self._axis.window_ns, now_ns))
 
     def _tell(self, before: State, snapshot: Snapshot) -> None:
         if before.restarted:
@@ -233,4 +255,4 @@ def zone_reasons(snapshot: Snapshot) -> dict[str, str]:
 def _baseline(state: State, cpu: CpuSeries | None) -> CpuBaseline | None:
     if state.cpu_end is None or cpu is None:
         return None
-    return baseline_of(cpu.method, state.cpu_end, cpu.cgroups)
+    return baseline_of(cpu.method, state.cpu_end, cpu.cgroups, cpu.stamp)

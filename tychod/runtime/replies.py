@@ -5,30 +5,33 @@ The keys are docs/protocol.md's.  Additions are free; a removal or a change of m
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from tychod.collectors.base import UNREADABLE_REMEDY
+from tychod.frames import ProtocolError
 from tychod.model import (
     PAST_ID,
     DaemonStatus,
     Domain,
     Energy,
+    Identity,
     Leaf,
     NodeFacts,
+    Process,
     Snapshot,
     SourceStatus,
     Zone,
     total_domains,
 )
+from tychod.runtime.problems import problems_of, state_of
 
 SCHEMA: Final = 1
 SECOND_NS: Final = 1_000_000_000
-LOSSES: Final = frozenset({"stale", "unavailable"})
-"""Qualities of a zone or domain that mean missing data."""
+PROCESSES_OFF: Final = (
+    "processes are not accounted: set [accounting] processes = true and restart tychod"
+)
 
 Plain = dict[str, object]
-Problem = dict[str, str | None]
 
 
 def render_time(wall_ns: int) -> str:
@@ -235,6 +238,39 @@ def sum_energy(parts: Iterable[Mapping[str, Energy]]) -> dict[str, Energy]:
     return total
 
 
+def processes_body(snapshot: Snapshot) -> Plain:
+    """Return the processes; raise where they are not accounted."""
+    found = snapshot.processes
+    if found is None:
+        raise ProtocolError("unavailable", PROCESSES_OFF)
+    leaves = {leaf.identity.id: leaf.identity for leaf in snapshot.leaves}
+    return {
+        "processes": [_process_entry(p, leaves.get(p.workload)) for p in found.entries],
+        "method": found.method,
+        "reason": found.reason,
+        **_meters(snapshot),
+    }
+
+
+def _process_entry(process: Process, leaf: Identity | None) -> Plain:
+    """Return one process; names are those of its workload."""
+    return {
+        "pid": process.pid,
+        "start_time": render_time(process.start_ns),
+        "comm": process.comm,
+        "state": process.state,
+        "workload": process.workload,
+        "kind": leaf.kind if leaf else None,
+        "name": leaf.name if leaf else None,
+        "namespace": leaf.namespace if leaf else None,
+        "pod": leaf.pod if leaf else None,
+        "cpu_seconds": process.cpu_ns / SECOND_NS,
+        "energy": _energies(process.energy),
+        "total": _total(process.energy),
+        "total_power_w": process.total_power_w,
+    }
+
+
 def sources_body(sources: Iterable[SourceStatus], offset_ns: int) -> Plain:
     """Return the health of every source; ``offset_ns`` leads from monotonic to wall time."""
     return {"sources": [_source(source, offset_ns) for source in sources]}
@@ -304,81 +340,12 @@ def _terminated(snapshot: Snapshot | None) -> int:
     return sum(leaf.state == "terminated" for leaf in snapshot.leaves) if snapshot else 0
 
 
-def state_of(status: DaemonStatus, snapshot: Snapshot | None) -> str:
-    """Return the daemon's state: degraded as soon as a problem costs data."""
-    if status.state == "starting":
-        return "starting"
-    lost = any(_costs_data(source) for source in status.sources) or any(
-        not LOSSES.isdisjoint([domain.quality, *(zone.quality for zone in domain.zones)])
-        for _, domain in _wanted_domains(status, snapshot)
-    )
-    return "degraded" if lost or status.state == "degraded" else "running"
-
-
-def _wanted_domains(
-    status: DaemonStatus, snapshot: Snapshot | None
-) -> Iterator[tuple[str, Domain]]:
-    """Yield the domains but those of a source that is switched off: they stand on purpose."""
-    off = {source.name for source in status.sources if source.enabled is False}
-    for name, domain in (snapshot.domains if snapshot else {}).items():
-        if domain.source not in off:
-            yield name, domain
-
-
-def _costs_data(source: SourceStatus) -> bool:
-    """Say whether a source that ought to deliver does not."""
-    return source.state == "stalled" or (source.enabled is True and source.state != "ok")
-
-
-def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem]:
-    """Return what somebody may want to mend: source, reason, remedy (null where none is known)."""
-    found = [
-        _problem(s.name, s.reason or s.state, s.remedy) for s in status.sources if _is_problem(s)
-    ]
-    remedies = {source.name: source.remedy for source in status.sources}
-    for name, domain in _wanted_domains(status, snapshot):
-        found += _domain_problems(name, domain, remedies.get(domain.source))
-    found += [_problem(*trouble) for trouble in status.troubles]
-    if status.config_rejected is not None:
-        remedy = "mend the files named, then reload: systemctl reload tychod"
-        found.append(_problem("config", status.config_rejected, remedy))
-    return found
-
-
-def _is_problem(source: SourceStatus) -> bool:
-    """An optional source is one where it exists, cannot be read and can be mended.
-
-    Hardware that the host does not have is none: most hosts lack some, and an operator who
-    reads of it every day no longer reads the list.
-    """
-    if _costs_data(source):
-        return True
-    return source.state == "unavailable" and source.remedy is not None and not source.absent
-
-
-def _domain_problems(name: str, domain: Domain, remedy: str | None) -> list[Problem]:
-    zones = [zone for zone in domain.zones if zone.reason and zone.quality != "modelled"]
-    if not zones and domain.quality in LOSSES:
-        return [_problem(f"{domain.source} {name}", domain.reason or domain.quality, remedy)]
-    return [
-        _problem(
-            f"{domain.source} {zone.name}",
-            zone.reason,
-            remedy or (UNREADABLE_REMEDY if zone.quality == "unavailable" else None),
-        )
-        for zone in zones
-    ]
-
-
-def _problem(source: str, reason: str | None, remedy: str | None) -> Problem:
-    return {"source": source, "reason": reason, "remedy": remedy}
-
-
 SNAPSHOT_BODIES: Final[Mapping[str, Callable[[Snapshot], Plain]]] = {
     "node": node_body,
     "workloads": workloads_body,
     "pods": pods_body,
     "containers": containers_body,
     "units": units_body,
+    "processes": processes_body,
 }
 """The operations that are answered from a snapshot alone: encoded once for all who ask."""

@@ -214,6 +214,7 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "pods": Session.tell,
     "containers": Session.tell,
     "units": Session.tell,
+    "processes": Session.tell,
     "watch": Session.watch,
 }
 """How each operation of the protocol is answered; a test holds the keys equal to its OPS."""

@@ -1,0 +1,265 @@
+"""Processes as the kernel programs count them: the map, and the records of those that ended.
+
+Both lose entries by design (an LRU map, a ring that may be full): no total is made of them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import numpy as np
+
+from tychod.kernel.bpf import abi
+from tychod.kernel.procscan import render_comm
+from tychod.samples import OUTSIDE_KEY, ROOT_KEY, ProcessSeries, ProcessUse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from tychod.clock import Clock
+    from tychod.samples import CgroupRef
+
+RING_BYTES: Final = 256 * 1024
+"""Size of ``ty_exit``, fixed in bpf/tychod.bpf.c."""
+HEADER_BYTES: Final = 8
+BUSY: Final = 1 << 31  # its writer is not done (linux/bpf.h)
+DISCARDED: Final = 1 << 30
+Process = tuple[int, int]  # pid, start
+
+
+class Calls(Protocol):
+    """What is needed of bpf(2): ``tychod.kernel.bpf.syscall``."""
+
+    def lookup_all(
+        self, fd: int, key: np.dtype[Any], value: np.dtype[Any], most: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return keys and values of a hash map."""
+
+    def delete_batch(self, fd: int, keys: NDArray[Any]) -> int:
+        """Remove keys from a hash map."""
+
+
+class Records(Protocol):
+    """Where exit records come from."""
+
+    def drain(self) -> NDArray[np.void]:
+        """Return the records since the last time."""
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+
+class Drained(NamedTuple):
+    """Records of a ring, and how far it has been read."""
+
+    records: list[bytes]
+    position: int
+
+
+def parse_ring(data: bytes | memoryview, consumer: int, producer: int) -> Drained:
+    """Return the finished records from ``consumer`` up to ``producer``, in order.
+
+    ``data`` is the ring's memory twice in a row, so that no record is cut where it wraps.  A
+    record that is still being written ends the reading: those behind it wait for the next time.
+    """
+    size = len(data) // 2
+    found: list[bytes] = []
+    if not 0 <= producer - consumer <= size:
+        return Drained(found, producer)
+    while consumer < producer:
+        at = consumer % size
+        head = int.from_bytes(data[at : at + 4], "little")
+        if head & BUSY:
+            break
+        length = head & ~(BUSY | DISCARDED)
+        following = consumer + (length + HEADER_BYTES + 7) // 8 * 8
+        if following > producer:  # not what the kernel writes: begin anew behind it
+            return Drained(found, producer)
+        if not head & DISCARDED:
+            found.append(bytes(data[at + HEADER_BYTES : at + HEADER_BYTES + length]))
+        consumer = following
+    return Drained(found, consumer)
+
+
+def parse_exits(records: Iterable[bytes]) -> NDArray[np.void]:
+    """Return records as ``abi.EXIT``; one of another length is none of ours."""
+    whole = b"".join(record for record in records if len(record) == abi.EXIT.itemsize)
+    return np.frombuffer(whole, abi.EXIT)
+
+
+class ExitRing:
+    """The ring of exit records, read in place: no library and no callback."""
+
+    def __init__(self, fd: int, size: int = RING_BYTES) -> None:
+        """Map a BPF ring buffer; OSError where the kernel refuses."""
+        page = mmap.PAGESIZE
+        self._own = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        theirs = page + 2 * size  # positions of the kernel, then the data twice
+        self._theirs = mmap.mmap(fd, theirs, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+
+    def drain(self) -> NDArray[np.void]:
+        """Return the records since the last time and let the kernel have their place."""
+        # One aligned load and one aligned store of 8 bytes each, as the kernel's protocol asks.
+        consumer = np.frombuffer(self._own, "<u8", 1)
+        producer = np.frombuffer(self._theirs, "<u8", 1)
+        data = memoryview(self._theirs)[mmap.PAGESIZE :]
+        drained = parse_ring(data, int(consumer[0]), int(producer[0]))
+        consumer[0] = drained.position
+        data.release()
+        return parse_exits(drained.records)
+
+    def close(self) -> None:
+        """Unmap; the descriptor is the owner's."""
+        self._own.close()
+        self._theirs.close()
+
+
+def counts_processes(ctl: NDArray[np.void]) -> bool:
+    """Say whether the programs that are loaded count processes at all."""
+    return bool(int(ctl["flags"][0]) & abi.FLAG_PROCESSES)
+
+
+class BpfProcesses:
+    """The processes of the kernel programs' map."""
+
+    method: Final = "bpf"
+
+    def __init__(
+        self,
+        calls: Calls,
+        fd: int,
+        records: Records,
+        ctl: NDArray[np.void],
+        cgroups: Callable[[], Mapping[int, CgroupRef]],
+        clock: Clock,
+    ) -> None:
+        """``fd`` is that of ``ty_proc`` and stays its owner's; ``cgroups`` those of the samples."""
+        self._calls = calls
+        self._fd = fd
+        self._records = records
+        self._ctl = ctl
+        self._cgroups = cgroups
+        self._clock = clock
+        self._keys = _Keys(int(ctl["root_cgid"][0]))
+        self._dying: frozenset[Process] = frozenset()
+        self._lost_ns = int(ctl["proc_lost"][0])
+        self._missed = int(ctl["exit_lost"][0])
+
+    @property
+    def reason(self) -> str | None:
+        """Which processes are not listed, and why."""
+        found = []
+        lost_ns = int(self._ctl["proc_lost"][0]) - self._lost_ns
+        if lost_ns:
+            found.append(f"{lost_ns / 1e9:.3f} s of CPU time found no place in the table")
+        missed = int(self._ctl["exit_lost"][0]) - self._missed
+        if missed:
+            found.append(f"{missed} exits found no room in the ring")
+        return "; ".join(found) or None
+
+    @property
+    def problems(self) -> tuple[tuple[str, str | None], ...]:
+        """What somebody may want to mend, with the remedy."""
+        return ()
+
+    def read(self) -> ProcessSeries:
+        """Read all processes; OSError where the kernel refuses.
+
+        One that ended is reported twice: its last slice is charged after its end.
+        """
+        exits = self._records.drain()  # first: what they are of is in the map then, or evicted
+        keys, values = self._calls.lookup_all(
+            self._fd, abi.PROC_KEY, abi.PROC, int(self._ctl["nproc"][0])
+        )
+        t_ns = self._clock.now_ns()
+        key_of = self._keys.renewed(self._cgroups())
+        uses = _uses_of(keys, values, key_of) + _evicted(exits, keys, key_of)
+        self._forget(keys, values)
+        self._keys.settle()
+        return ProcessSeries(t_ns, self.method, tuple(uses))
+
+    def _forget(self, keys: NDArray[np.void], values: NDArray[np.void]) -> None:
+        """Remove the processes whose end was reported before."""
+        dead = values["exited"] != 0
+        exited = frozenset(_processes(keys[dead]))
+        done = [who in self._dying for who in _processes(keys)]
+        if any(done):
+            self._calls.delete_batch(self._fd, keys[np.array(done, bool)])
+        self._dying = exited - self._dying
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        self._records.close()
+
+
+class _Keys:
+    """The key of each cgroup's id; one not known yet is left for the next reading, once."""
+
+    def __init__(self, root_cgid: int) -> None:
+        self._root_cgid = root_cgid
+        self._cgroups: Mapping[int, CgroupRef] | None = None
+        self._known: dict[int, int] = {}
+        self._waited: frozenset[int] = frozenset()
+        self._unknown: set[int] = set()
+
+    def renewed(self, cgroups: Mapping[int, CgroupRef]) -> Callable[[int], int | None]:
+        """Take over the present cgroups; return what finds a key, or None to wait."""
+        if cgroups is not self._cgroups:
+            self._cgroups = cgroups
+            self._known = {ref.inode: key for key, ref in sorted(cgroups.items())}
+            self._known[self._root_cgid] = ROOT_KEY
+        return self._find
+
+    def _find(self, cgid: int) -> int | None:
+        key = self._known.get(cgid)
+        if key is not None:
+            return key
+        self._unknown.add(cgid)
+        return OUTSIDE_KEY if cgid in self._waited else None
+
+    def settle(self) -> None:
+        """End a reading."""
+        self._waited, self._unknown = frozenset(self._unknown), set()
+
+
+def _processes(keys: NDArray[np.void]) -> list[Process]:
+    return list(zip(keys["tgid"].tolist(), keys["start"].tolist(), strict=True))
+
+
+def _uses_of(
+    keys: NDArray[np.void], values: NDArray[np.void], key_of: Callable[[int], int | None]
+) -> list[ProcessUse]:
+    rows = zip(
+        keys["tgid"].tolist(),
+        keys["start"].tolist(),
+        keys["cgid"].tolist(),
+        values["ns"][:, abi.TASK].tolist(),  # as the leaves count it: irq time is the kernel's
+        values["exited"].tolist(),
+        values["comm"].tolist(),
+        strict=True,
+    )
+    return [
+        ProcessUse(pid, start, render_comm(comm), key, ns, exited != 0, cgid)
+        for pid, start, cgid, ns, exited, comm in rows
+        if (key := key_of(cgid)) is not None
+    ]
+
+
+def _evicted(
+    exits: NDArray[np.void], keys: NDArray[np.void], key_of: Callable[[int], int | None]
+) -> list[ProcessUse]:
+    """Return a row for each process that ended and is not in the map any more."""
+    if not len(exits):
+        return []
+    there = set(zip(*(keys[n].tolist() for n in ("cgid", "tgid", "start")), strict=True))
+    names = ("tgid", "start", "cgid", "ns", "comm")
+    found = []
+    for pid, start, cgid, ns, comm in zip(*(exits[n].tolist() for n in names), strict=True):
+        if (cgid, pid, start) not in there:
+            key = key_of(cgid)
+            known = OUTSIDE_KEY if key is None else key
+            found.append(ProcessUse(pid, start, render_comm(comm), known, ns, True, cgid))
+    return found

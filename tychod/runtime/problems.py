@@ -1,0 +1,82 @@
+"""What somebody may want to mend, and whether the daemon is degraded by it; pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tychod.collectors.base import UNREADABLE_REMEDY
+from tychod.model import DaemonStatus, Domain, Snapshot, SourceStatus
+
+LOSSES: Final = frozenset({"stale", "unavailable"})
+"""Qualities of a zone or domain that mean missing data."""
+
+Problem = dict[str, str | None]
+
+
+def state_of(status: DaemonStatus, snapshot: Snapshot | None) -> str:
+    """Return the daemon's state: degraded as soon as a problem costs data."""
+    if status.state == "starting":
+        return "starting"
+    lost = any(_costs_data(source) for source in status.sources) or any(
+        not LOSSES.isdisjoint([domain.quality, *(zone.quality for zone in domain.zones)])
+        for _, domain in _wanted_domains(status, snapshot)
+    )
+    return "degraded" if lost or status.state == "degraded" else "running"
+
+
+def _wanted_domains(
+    status: DaemonStatus, snapshot: Snapshot | None
+) -> Iterator[tuple[str, Domain]]:
+    """Yield the domains but those of a source that is switched off: they stand on purpose."""
+    off = {source.name for source in status.sources if source.enabled is False}
+    for name, domain in (snapshot.domains if snapshot else {}).items():
+        if domain.source not in off:
+            yield name, domain
+
+
+def _costs_data(source: SourceStatus) -> bool:
+    """Say whether a source that ought to deliver does not."""
+    return source.state == "stalled" or (source.enabled is True and source.state != "ok")
+
+
+def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem]:
+    """Return what somebody may want to mend: source, reason, remedy (null where none is known)."""
+    found = [
+        _problem(s.name, s.reason or s.state, s.remedy) for s in status.sources if _is_problem(s)
+    ]
+    remedies = {source.name: source.remedy for source in status.sources}
+    for name, domain in _wanted_domains(status, snapshot):
+        found += _domain_problems(name, domain, remedies.get(domain.source))
+    found += [_problem(*trouble) for trouble in status.troubles]
+    if status.config_rejected is not None:
+        remedy = "mend the files named, then reload: systemctl reload tychod"
+        found.append(_problem("config", status.config_rejected, remedy))
+    return found
+
+
+def _is_problem(source: SourceStatus) -> bool:
+    """An optional source is one where it exists, cannot be read and can be mended.
+
+    Hardware that the host does not have is none: most hosts lack some, and an operator who
+    reads of it every day no longer reads the list.
+    """
+    if _costs_data(source):
+        return True
+    return source.state == "unavailable" and source.remedy is not None and not source.absent
+
+
+def _domain_problems(name: str, domain: Domain, remedy: str | None) -> list[Problem]:
+    zones = [zone for zone in domain.zones if zone.reason and zone.quality != "modelled"]
+    if not zones and domain.quality in LOSSES:
+        return [_problem(f"{domain.source} {name}", domain.reason or domain.quality, remedy)]
+    return [
+        _problem(
+            f"{domain.source} {zone.name}",
+            zone.reason,
+            remedy or (UNREADABLE_REMEDY if zone.quality == "unavailable" else None),
+        )
+        for zone in zones
+    ]
+
+
+def _problem(source: str, reason: str | None, remedy: str | None) -> Problem:
+    return {"source": source, "reason": reason, "remedy": remedy}

@@ -1,0 +1,205 @@
+"""The thread that reads the processes, once a window at its end, when the settings ask for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from tychod.analysis.state import ProcessesSeen
+from tychod.hostfs import render_error
+from tychod.kernel.procscan import ProcScan, without_exits
+from tychod.kernel.taskstats import NOT_LISTED, Refusal, listen
+from tychod.model import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Literal
+
+    from tychod.clock import Clock
+    from tychod.collectors.base import CpuCollector
+    from tychod.hostfs import Host
+    from tychod.samples import CgroupRef, ProcessSeries
+
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 0.5
+NOT_READ: Final = "not read yet"
+NO_ACCOUNTING: Final = "there is no accounting of CPU time to go with them"
+
+
+class ProcessReader(Protocol):
+    """One way to learn of processes."""
+
+    @property
+    def reason(self) -> str | None:
+        """Which processes are not listed, and why."""
+
+    @property
+    def problems(self) -> tuple[tuple[str, str | None], ...]:
+        """What somebody may want to mend, with the remedy."""
+
+    def read(self) -> ProcessSeries:
+        """Read all processes once; OSError where the kernel refuses."""
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+
+class _Opened(NamedTuple):
+    collector: CpuCollector
+    reader: ProcessReader
+
+
+class ProcessSampler:
+    """Reads when a window ends; what it found is taken with :meth:`seen`."""
+
+    def __init__(
+        self,
+        collector: Callable[[], CpuCollector | None],
+        open_reader: Callable[[CpuCollector], ProcessReader],
+        clock: Clock,
+        crashed: Callable[[str], None],
+    ) -> None:
+        """``open_reader`` is called whenever the accounting is opened anew: keys are its own."""
+        self._collector = collector
+        self._open = open_reader
+        self._clock = clock
+        self._crashed = crashed
+        self._changed = threading.Condition()
+        self._due_ns: int | None = None
+        self._reached_ns: int | None = None
+        self._series: ProcessSeries | None = None
+        self._reason: str | None = NOT_READ
+        self._problems: tuple[tuple[str, str | None], ...] = ()
+        self._stopping = False
+        self._opened: _Opened | None = None
+        self._thread = threading.Thread(target=self._run, name="processes", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it reads when it is told when a window ends."""
+        self._thread.start()
+
+    def ask_stop(self) -> None:
+        """Tell the thread to end after the reading in progress."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False when it hangs."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def expect(self, end_ns: int) -> None:
+        """Read at this moment, the end of the window in progress."""
+        with self._changed:
+            self._due_ns = end_ns
+            self._changed.notify_all()
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time up to which processes were read or found unreadable; None: not once."""
+        with self._changed:
+            return self._reached_ns
+
+    def seen(self) -> ProcessesSeen:
+        """Return the newest reading, and what is not in it."""
+        with self._changed:
+            return ProcessesSeen(self._series, self._reason, boot_offset_ns())
+
+    def troubles(self) -> Iterator[Trouble]:
+        """Yield what somebody may want to mend."""
+        with self._changed:
+            problems = self._problems
+        return (Trouble("processes", reason, remedy) for reason, remedy in problems)
+
+    def _run(self) -> None:
+        try:
+            while (due_ns := self._wait_due()) is not None:
+                self._read(due_ns)
+        except Exception:  # the outermost frame of the thread: a fault of ours ends the daemon
+            log.critical("the thread that reads processes failed", exc_info=True)
+            self._crashed("reading processes failed")
+        finally:
+            self._close()
+
+    def _wait_due(self) -> int | None:
+        """Wait until a reading is due and return when it was; None: asked to stop."""
+        with self._changed:
+            while not self._stopping:
+                left_s = WAIT_S
+                if self._due_ns is not None:
+                    left_s = (self._due_ns - self._clock.now_ns()) / 1e9
+                    if left_s <= 0:
+                        due_ns, self._due_ns = self._due_ns, None
+                        return due_ns
+                self._changed.wait(min(left_s, WAIT_S))
+        return None
+
+    def _read(self, due_ns: int) -> None:
+        series: ProcessSeries | None = None
+        reason: str | None = NO_ACCOUNTING
+        problems: tuple[tuple[str, str | None], ...] = ()
+        opened = self._current()
+        if opened is not None:
+            reader = opened.reader
+            try:
+                series = reader.read()
+            except OSError as exc:
+                reason = render_error(exc)
+            else:
+                reason, problems = reader.reason, reader.problems
+        self._publish(due_ns, series, reason, problems)
+
+    def _publish(
+        self,
+        due_ns: int,
+        series: ProcessSeries | None,
+        reason: str | None,
+        problems: tuple[tuple[str, str | None], ...],
+    ) -> None:
+        with self._changed:
+            is_new = problems != self._problems or (series is None and reason != self._reason)
+            self._reached_ns = due_ns
+            self._series, self._reason, self._problems = series, reason, problems
+        if is_new and reason:
+            log.warning("processes: %s", reason, extra={"source": "processes"})
+
+    def _current(self) -> _Opened | None:
+        """Return the reader that goes with the accounting as it is now."""
+        collector = self._collector()
+        if self._opened is not None and self._opened.collector is not collector:
+            self._close()
+        if self._opened is None and collector is not None:
+            self._opened = _Opened(collector, self._open(collector))
+        return self._opened
+
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.reader.close()
+
+
+def boot_offset_ns() -> int:
+    """CLOCK_REALTIME minus CLOCK_BOOTTIME, which counts suspended time: starts are in it."""
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    wall = time.time_ns()
+    return wall - (before + time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 2
+
+
+def open_scan(
+    host: Host,
+    version: Literal["v2", "v1"],
+    cgroups: Callable[[], Mapping[int, CgroupRef]],
+    clock: Clock,
+    may: Callable[[int], bool],
+) -> ProcScan:
+    """Return the reader of procfs, with ends by taskstats where ``may`` (a capability) allows."""
+    exits = listen(host, may)
+    if isinstance(exits, Refusal):
+        log.info("processes: %s: %s; %s", NOT_LISTED, exits.reason, exits.remedy)
+        reason = f"{NOT_LISTED}: {exits.reason}"
+        exits = without_exits(reason, ((reason, exits.remedy),))
+    return ProcScan(host, version, cgroups, clock, exits)
