@@ -255,12 +255,6 @@ def may_read_everything() -> bool:
     return bool(own_capabilities() >> CAP_DAC_READ_SEARCH & 1)
 
 
-def may_load_programs() -> bool:
-    """Say whether this process may load kernel programs: CAP_BPF and CAP_PERFMON, or root's all."""
-    held = own_capabilities()
-    return bool(held >> CAP_SYS_ADMIN & 1 or (held >> CAP_BPF & 1 and held >> CAP_PERFMON & 1))
-
-
 def own_capabilities() -> int:
     """Return the effective capabilities of this process as bits; none where procfs tells none."""
     try:

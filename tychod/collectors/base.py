@@ -95,6 +95,10 @@ class CpuCollector(Protocol):
         """How it is counted: ``bpf-core``, ``bpf-bcc``, ``cgroup-v2`` or ``cgroup-v1``."""
 
     @property
+    def stamp(self) -> int:
+        """Which life of the native counters this is; 0 where they live as long as the boot."""
+
+    @property
     def method_reason(self) -> str:
         """Why this method and no better one."""
 

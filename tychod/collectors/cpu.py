@@ -12,8 +12,12 @@ from tychod.collectors.base import (
     Ready,
     Unavailable,
 )
+from tychod.kernel.bpf.abi import BUCKET_NS
+from tychod.kernel.bpf.opening import OpenMaps, PinWatch, SlotTable, open_maps
+from tychod.kernel.bpf.plan import LoadError
+from tychod.kernel.bpf.reader import BpfReader
 from tychod.kernel.cgroups import CgroupReader, CpuBaseline
-from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
+from tychod.kernel.hierarchy import Hierarchy, NoHierarchy, choose_hierarchy
 from tychod.model import AccountingFigures
 
 if TYPE_CHECKING:
@@ -25,19 +29,25 @@ if TYPE_CHECKING:
     from tychod.samples import CgroupRef, CpuSample
 
 
+KERNEL_PHASE_S: Final = 0.1
+"""The maps are read this long after a window's end: two buckets later its last one is closed."""
+
+
 class CgroupFiles:
     """The cgroup files as a source of CPU time."""
 
     name: Final = "cpu"
     delay_s: Final = 0.0
+    figures: Final = AccountingFigures()
+    stamp: Final = 0
 
-    def __init__(self, reader: CgroupReader, pace: Pace) -> None:
+    def __init__(self, reader: CgroupReader, pace: Pace, why: str, better: PinWatch | None) -> None:
+        """``why`` tells why the kernel does not count; ``better``: pins that may come."""
         self._reader = reader
+        self._better = better
         self.pace: Final = pace
-        self.figures: Final = AccountingFigures()
-        self.outdated: Final = False
         self.method: Final = reader.hierarchy.method
-        self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s"
+        self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s; {why}"
         self.hierarchy: Final = f"{reader.hierarchy.version} at {reader.hierarchy.root}"
         self.hierarchy_reason: Final = reader.hierarchy.reason
         self.root: Final = reader.hierarchy.root
@@ -57,6 +67,11 @@ class CgroupFiles:
         """Why the last reading gave no sample; empty if it gave one."""
         return self._reader.failure
 
+    @property
+    def outdated(self) -> bool:
+        """True when the loader's pins came or changed since the probe."""
+        return self._better is not None and self._better.changed()
+
     def resume(self, baseline: CpuBaseline) -> bool:
         """Continue from saved totals of this boot; call before the first read.  False: cannot."""
         return self._reader.resume(baseline)
@@ -71,14 +86,104 @@ class CgroupFiles:
         self._reader.close()
 
 
+class KernelMaps:
+    """The kernel programs' maps as a source of CPU time."""
+
+    name: Final = "cpu"
+    delay_s: Final = 0.0
+
+    def __init__(
+        self, opened: OpenMaps, reader: BpfReader, hierarchy: Hierarchy, pace: Pace
+    ) -> None:
+        self._reader = reader
+        self.opened: Final = opened
+        self.stamp: Final = reader.stamp
+        self.pace: Final = pace
+        self.method: Final = opened.method
+        self.method_reason: Final = (
+            f"kernel programs, {opened.origin}; bins of 50 ms, read every {pace.interval_s:g} s"
+        )
+        self.hierarchy: Final = f"{hierarchy.version} at {hierarchy.root}"
+        self.hierarchy_reason: Final = hierarchy.reason
+        self.root: Final = hierarchy.root
+
+    @property
+    def cgroups(self) -> Mapping[int, CgroupRef]:
+        """Which cgroup each key stands for, lately gone ones too; replaced on change."""
+        return self._reader.cgroups
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is degraded at present, one line each."""
+        return self._reader.problems
+
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it gave one."""
+        return self._reader.failure
+
+    @property
+    def figures(self) -> AccountingFigures:
+        """The quality of the accounting so far."""
+        figures = self._reader.figures
+        return AccountingFigures(
+            figures.late_ns, figures.dropped, figures.exhausted, figures.stalls
+        )
+
+    @property
+    def outdated(self) -> bool:
+        """True when these maps are no longer the pinned ones: nothing counts in them any more."""
+        return self.opened.replaced()
+
+    def resume(self, baseline: CpuBaseline) -> bool:
+        """Continue from saved totals of this boot; call before the first read.  False: cannot."""
+        return self._reader.resume(baseline)
+
+    def read(self) -> tuple[CpuSample, ...]:
+        """Return the samples of the bins since the last reading; none until all CPUs count."""
+        return self._reader.read()
+
+    def close(self) -> None:
+        """Give the maps back; pinned programs go on counting."""
+        self._reader.close()
+        self.opened.close()
+
+
 def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Unavailable:
-    """Find the hierarchy and open every cgroup in it."""
+    """Find the hierarchy, and let the kernel count its cgroups' time, or read their files."""
     hierarchy = choose_hierarchy(host, config.host.hierarchy)
     if isinstance(hierarchy, NoHierarchy):
         return Unavailable(hierarchy.reason, hierarchy.remedy)
+    if config.accounting.loader == "off":
+        return _files(host, config, clock, hierarchy, "kernel accounting is off in the settings")
+    watch = PinWatch(host)
+    try:
+        opened = open_maps(host, config, hierarchy)
+    except LoadError as exc:
+        why = f"no kernel accounting: {exc.reason}; {exc.remedy}"
+        return _files(host, config, clock, hierarchy, why, watch)
+    history_s = min(config.window.history, 2 * config.window.length + 4.0)  # 20 samples a second
+    interval_s = drain_interval_s(config)
+    samples = math.ceil(interval_s * 1e9 / BUCKET_NS) + 1
+    pace = Pace(interval_s, history_s, KERNEL_PHASE_S, samples)
+    table = SlotTable(opened.fds)
+    reader = BpfReader(host, hierarchy, clock, opened.views, table, round(history_s * 1e9))
+    collector = KernelMaps(opened, reader, hierarchy, pace)
+    return Ready(collector, (*opened.notes, *collector.problems))
+
+
+def _files(
+    host: Host,
+    config: Config,
+    clock: Clock,
+    hierarchy: Hierarchy,
+    why: str,
+    better: PinWatch | None = None,
+) -> Ready[CpuCollector]:
     reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
-    collector = CgroupFiles(reader, Pace(config.accounting.cgroup_interval, config.window.history))
-    return Ready(collector, collector.problems)
+    pace = Pace(config.accounting.cgroup_interval, config.window.history)
+    collector = CgroupFiles(reader, pace, why, better)
+    return Ready(collector, (collector.method_reason, *collector.problems))
 
 
 def grid_s(config: Config) -> float:

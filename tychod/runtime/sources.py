@@ -85,7 +85,7 @@ class CpuSampler:
             return None
         samples = opened.buffer.cut(window.start_ns, window.end_ns)
         collector = opened.collector
-        return CpuSeries(collector.method, samples, collector.cgroups, opened.run)
+        return CpuSeries(collector.method, samples, collector.cgroups, opened.run, collector.stamp)
 
     def baseline(self) -> CpuBaseline | None:
         """Return where the newest collector got to, for one that is opened anew to go on from."""
@@ -93,7 +93,8 @@ class CpuSampler:
         last = opened.buffer.last() if opened else None
         if opened is None or last is None:
             return None
-        return baseline_of(opened.collector.method, last, opened.collector.cgroups)
+        found = opened.collector
+        return baseline_of(found.method, last, found.cgroups, found.stamp)
 
 
 Crashed = Callable[[str], None]
