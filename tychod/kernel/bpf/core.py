@@ -21,6 +21,8 @@ from tychod.kernel.bpf.plan import Loaded, LoadError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from tychod.kernel.bpf.plan import LoadPlan
 
 OBJECT_NAME: Final = "tychod.bpf.o"
@@ -223,21 +225,23 @@ def _attach(opened: Opened, maps: Mapping[str, int], links: dict[str, int]) -> t
 
 
 def start_clocks(maps: Mapping[str, int], host: Host) -> None:
-    """Run once on every online CPU: its clock begins with the first task switch."""
+    """Run once on every online CPU: its clock begins with the first task switch.
+
+    Where that is forbidden a CPU starts when others use it.
+    """
     rows = abi.view_maps(maps).cpu
     allowed = os.sched_getaffinity(0)
-    try:
-        for cpu in cpus.online(host):
-            if _visit(cpu) and cpu < len(rows) and not int(rows["ts"][cpu]):
-                time.sleep(1e-5)
-    finally:
+    visited = [_visit(cpu, rows["ts"][cpu : cpu + 1]) for cpu in cpus.online(host)]
+    if any(visited):
         os.sched_setaffinity(0, allowed)
 
 
-def _visit(cpu: int) -> bool:
-    """Move to a CPU; one that we may not use (cpuset) starts when others use it."""
+def _visit(cpu: int, started: NDArray[np.uint64]) -> bool:
+    """Move to a CPU, or say that we may not (cpuset, system call filter)."""
     try:
         os.sched_setaffinity(0, {cpu})
     except OSError:
         return False
+    if not started.all():  # we have been on it before: a short sleep is a switch
+        time.sleep(1e-5)
     return True
