@@ -168,14 +168,12 @@ def attach(bcc: Any, module: Any) -> tuple[dict[str, int], list[str]]:
 
 def start_clocks(cpus: int) -> None:
     """Run once on every CPU: its clock begins with the first task switch."""
-    allowed = os.sched_getaffinity(0)
     for cpu in range(cpus):
         try:
             os.sched_setaffinity(0, {cpu})
         except OSError:
             continue  # offline, or not ours: it starts when others use it
         time.sleep(1e-5)
-    os.sched_setaffinity(0, allowed)
 
 
 def gaps(plan: dict[str, Any]) -> list[str]:
