@@ -22,7 +22,7 @@ LAYERS: Final = (
     {"config", "model", "protocol"},
     {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text"},
     {"collectors", "workloads", "analysis"},
-    {"runtime", "exposition", "replay", "doctor"},
+    {"runtime", "exposition", "replay", "doctor", "load"},
     {"__main__"},
 )
 LEVEL: Final = {part: level for level, layer in enumerate(LAYERS) for part in layer}
