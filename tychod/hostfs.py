@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -247,12 +248,26 @@ def _raise_unless_gone(exc: OSError) -> None:
 
 
 CAP_DAC_READ_SEARCH: Final = 2
+CGROUP_MAGICS: Final = frozenset({0x63677270, 0x27E0EB})
+"""f_type of statfs(2) for cgroup2 and cgroup v1 (linux/magic.h)."""
+STATFS_BYTES: Final = 256
+"""More than a struct statfs of any 64-bit machine, whose first word is f_type."""
 """Number of the capability, from linux/capability.h."""
 
 
 def may_read_everything() -> bool:
     """Say whether this process may read every file: effective CAP_DAC_READ_SEARCH (or root's)."""
     return bool(own_capabilities() >> CAP_DAC_READ_SEARCH & 1)
+
+
+def is_cgroup_mount(path: str) -> bool:
+    """Say whether a directory lies in a cgroup file system of this kernel, and is no copy of one."""
+    import ctypes  # asked for once
+
+    status = ctypes.create_string_buffer(STATFS_BYTES)
+    if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(path), status):
+        return False
+    return int.from_bytes(status.raw[:8], sys.byteorder) in CGROUP_MAGICS
 
 
 def own_capabilities() -> int:

@@ -16,6 +16,7 @@ from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.kernel.bpf.opening import OpenMaps, PinWatch, SlotTable, open_maps
 from tychod.kernel.bpf.plan import LoadError
 from tychod.kernel.bpf.reader import BpfReader
+from tychod.kernel.bridge import bridge
 from tychod.kernel.cgroups import CgroupReader, CpuBaseline
 from tychod.kernel.hierarchy import Hierarchy, NoHierarchy, choose_hierarchy
 from tychod.model import AccountingFigures
@@ -45,6 +46,7 @@ class CgroupFiles:
         """``why`` tells why the kernel does not count; ``better``: pins that may come."""
         self._reader = reader
         self._better = better
+        self._before: CpuBaseline | None = None  # where another method got to
         self.pace: Final = pace
         self.method: Final = reader.hierarchy.method
         self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s; {why}"
@@ -74,12 +76,18 @@ class CgroupFiles:
 
     def resume(self, baseline: CpuBaseline) -> bool:
         """Continue from saved totals of this boot; call before the first read.  False: cannot."""
-        return self._reader.resume(baseline)
+        if self._reader.resume(baseline):
+            return True
+        self._before = baseline if baseline.busy_ns else None
+        return self._before is not None
 
     def read(self) -> tuple[CpuSample, ...]:
         """Read all cgroups once; nothing when the root or /proc/stat could not be read."""
         sample = self._reader.read()
-        return (sample,) if sample else ()
+        if sample is None:
+            return ()
+        before, self._before = self._before, None
+        return bridge(before, sample) if before else (sample,)
 
     def close(self) -> None:
         """Close every file."""

@@ -7,10 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tychod.hostfs import is_cgroup_mount
 from tychod.kernel.bpf import attach, pins, refusal, syscall
 from tychod.kernel.bpf.abi import LOADER_BCC, Views, view_maps
 from tychod.kernel.bpf.plan import LoadError
-from tychod.kernel.hierarchy import parse_mountinfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class OpenMaps(NamedTuple):
 
 def open_maps(host: Host, config: Config, hierarchy: Hierarchy) -> OpenMaps:
     """Open pinned maps, or load the programs where we may; raise ``LoadError``."""
-    if not is_of_this_kernel(host, hierarchy.root):
+    if not is_cgroup_mount(hierarchy.root):
         raise LoadError(
             f"the cgroups below {hierarchy.root} are not this kernel's",
             "point [host] procfs and cgroupfs to those of the kernel that tychod runs on",
@@ -63,12 +63,6 @@ def open_maps(host: Host, config: Config, hierarchy: Hierarchy) -> OpenMaps:
             RELOAD,
         )
     return opened
-
-
-def is_of_this_kernel(host: Host, root: str) -> bool:
-    """Say whether a directory lies in a mounted cgroup file system, and is no copy of one."""
-    mounts = parse_mountinfo(host.read_text("/proc/self/mountinfo") or "")
-    return any(root == mount.path or root.startswith(f"{mount.path}/") for mount in mounts)
 
 
 def _open_pinned(host: Host) -> OpenMaps:
