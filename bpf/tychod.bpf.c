@@ -558,6 +558,7 @@ static __always_inline void begin_clock(struct ty_cpu *s)
 	s->bucket = now / TY_BUCKET_NS;
 	s->edge = (s->bucket + 1) * TY_BUCKET_NS;
 	s->charged = s->t0 = now;
+	s->slot = TY_SLOT_KERNEL; /* as cgid 0 says: rekey looks up nothing for an equal one */
 	s->ts = now;
 }
 

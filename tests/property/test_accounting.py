@@ -1,0 +1,139 @@
+"""The kernel's account and its reader, against a plain list of who had each CPU when.
+
+Everything happens in any order: switches, interrupts, moves, cgroups that come and go, CPUs that go
+offline, and readings in the middle of a program.  Every nanosecond has to be where it belongs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.sim.accounting import MS, Machine
+from tests.sim.kernelmodel import IDLE, IDLE_KEY, ROOT_CGID, Task
+from tychod.kernel.bpf import abi
+
+SOON = st.integers(0, 3 * MS)
+LATER = st.integers(0, 40 * MS)
+LONG = st.integers(0, 3_500 * MS)
+CPU = st.integers(0, 3)
+PICK = st.integers(0, 1000)
+EVENTS = (
+    *("switch", "switch", "switch", "tick", "irq_in", "irq_out", "soft_in", "soft_out"),
+    *("attach", "mkdir", "rmdir", "drain", "held", "offline", "online"),
+)
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(EVENTS), CPU, PICK, st.one_of(SOON, SOON, LATER, LATER, LONG)),
+    max_size=80,
+)
+
+
+def play(machine: Machine, actions: list[tuple[str, int, int, int]]) -> None:
+    """Let the actions happen, with a reading about every second."""
+    for name, cpu, pick, dt_ns in actions:
+        machine.wait(dt_ns)
+        machine.act(name, cpu % len(machine.kernel.cpus), pick)
+        if machine.clock.t_ns - machine.drained_ns > 1000 * MS:
+            machine.drain()
+    machine.settle()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS, st.sampled_from(((1, 1), (2, 1), (4, 2))))
+def test_every_nanosecond_has_its_owner(
+    actions: list[tuple[str, int, int, int]], shape: tuple[int, int]
+) -> None:
+    """At every bin's end every key has what it used, to the nanosecond, and idle has the rest."""
+    ncpu, npkg = shape
+    with tempfile.TemporaryDirectory() as base:
+        machine = Machine(Path(base), ncpu=ncpu, npkg=npkg)
+        try:
+            play(machine, actions)
+        finally:
+            machine.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS)
+def test_a_full_table_loses_no_time(actions: list[tuple[str, int, int, int]]) -> None:
+    """Cgroups without a slot are counted together; the sum stays exact, and it is said."""
+    with tempfile.TemporaryDirectory() as base:
+        machine = Machine(Path(base), ncpu=2, npkg=1, nslot=abi.SLOT_FIRST + 2)
+        try:
+            play(machine, actions)
+            full = int(machine.kernel.ctl["no_slot"])
+            assert machine.reader.figures.dropped == full
+        finally:
+            machine.close()
+
+
+def test_slots_are_used_again_and_lose_nothing(tmp_path: Path) -> None:
+    """Far more cgroups than slots, one after the other: all accounted, none in another's name."""
+    machine = Machine(tmp_path, ncpu=2, npkg=2, nslot=40)
+    for _ in range(150):
+        cgid = machine.mkdir(ROOT_CGID)
+        machine.switch(0, Task(7, cgid))
+        machine.wait(7 * MS)
+        machine.act("tick", 0, 0)
+        machine.wait(300 * MS)
+        machine.switch(0, IDLE)
+        machine.rmdir(cgid)
+        machine.drain()
+        machine.wait(200 * MS)
+        machine.switch(1, Task(8, ROOT_CGID))
+        machine.wait(500 * MS)
+        machine.switch(1, IDLE)
+    machine.settle()
+
+    assert int(machine.kernel.ctl["no_slot"]) == 0
+    used = int(machine.kernel.ctl["next_slot"]) - abi.SLOT_FIRST
+    assert len(machine.kernel.free) == used - len(machine.kernel.slot_of)
+    machine.close()
+
+
+def test_a_task_on_its_way_out_of_a_removed_cgroup(tmp_path: Path) -> None:
+    """What is charged after a cgroup's key is gone goes to the nearest cgroup above that lives."""
+    machine = Machine(tmp_path, ncpu=2, npkg=1)
+    pod = machine.mkdir(ROOT_CGID)
+    leaf = machine.mkdir(pod)
+    machine.switch(1, Task(7, leaf))
+    machine.wait(100 * MS)
+    machine.switch(1, IDLE)
+    machine.rmdir(leaf)
+    for _ in range(8):
+        machine.wait(1000 * MS)
+        machine.drain()
+    assert leaf not in machine.published and pod in machine.published
+    before = machine.published[pod]
+
+    machine.switch(1, Task(7, leaf))
+    machine.wait(100 * MS)
+    machine.switch(1, IDLE)
+    machine.retells[leaf] = pod
+    for _ in range(20):
+        machine.wait(1000 * MS)
+        machine.drain()
+
+    assert machine.published[pod] - before == machine.used_by(leaf) - machine.last[leaf]
+    assert leaf not in machine.published
+    assert len(machine.kernel.free) == 2  # both its slots came back
+    machine.close()
+
+
+def test_the_witness_would_notice(tmp_path: Path) -> None:
+    """A nanosecond in the wrong place fails the comparison that the tests above rest on."""
+    machine = Machine(tmp_path, ncpu=1, npkg=1)
+    machine.switch(0, Task(7, ROOT_CGID))
+    machine.wait(500 * MS)
+    machine.truth.set(0, machine.clock.t_ns, IDLE_KEY)
+    machine.wait(1)
+    machine.switch(0, Task(7, ROOT_CGID))
+    machine.wait(700 * MS)
+
+    with pytest.raises(AssertionError):
+        machine.drain()
+    machine.close()
