@@ -261,7 +261,7 @@ def may_read_everything() -> bool:
 
 
 def is_cgroup_mount(path: str) -> bool:
-    """Say whether a directory lies in a cgroup file system of this kernel, and is no copy of one."""
+    """Say whether a directory lies in a cgroup file system of this kernel, not in a copy."""
     import ctypes  # asked for once
 
     status = ctypes.create_string_buffer(STATFS_BYTES)
