@@ -6,9 +6,12 @@ boots throwaway machines, where the RPM is checked as well. With neither: exit 7
 parts of the names of steps: only those run.
 """
 
+import fcntl
 import os
+import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,6 +66,8 @@ def main() -> int:
 def check_on_machines(build: Build, prefix: str | None, boxes: str | None) -> int:
     """Run the suites; return how many failed."""
     failed = 0
+    if boxes:
+        wait_for_bpf()
     if prefix:
         failed += run_suite("deb", shlex.split(prefix), build)
         if not boxes:
@@ -76,8 +81,17 @@ def check_on_machines(build: Build, prefix: str | None, boxes: str | None) -> in
     return failed
 
 
+def wait_for_bpf() -> None:
+    """Take the lock of tests that attach BPF (tests/sim/bpf.py): machines made here share a kernel.
+
+    It lasts as long as this process.
+    """
+    path = Path(tempfile.gettempdir()) / "tychod-test-bpf.lock"
+    fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), fcntl.LOCK_EX)
+
+
 def build_packages(build: Build) -> str:
-    """One state of the tree is built twice, and once more with a higher version."""
+    """One state of the tree is built twice, with a higher version, and with a new layout."""
     script = (
         'set -e; . packaging/common.sh; epoch=$(read_epoch); export_tree "$1" $epoch; echo $epoch'
     )
@@ -87,8 +101,25 @@ def build_packages(build: Build) -> str:
         for kind in ("deb",) if suffix else ("deb", "rpm"):
             script = str(build.source / f"packaging/build-{kind}.sh")
             call(script, "--out", str(build.directory / kind / out), *suffix, env=env)
+    script = str(change_layout(build) / "packaging/build-deb.sh")
+    call(script, "--out", str(build.directory / "deb/abi"), "--suffix", "+2", env=env)
     names = [path.name for path in sorted(build.directory.glob("[dr][ep][bm]/*/*"))]
     return ", ".join(sorted(set(names)))
+
+
+def change_layout(build: Build) -> Path:
+    """Return a copy of the source whose maps have the next ABI number."""
+    copy = build.directory / "src-abi"
+    shutil.copytree(build.source, copy, symlinks=True)
+    for name, pattern in (
+        ("bpf/tychod.h", r"(?m)^(#define TY_ABI )(\d+)$"),
+        ("tychod/kernel/bpf/abi.py", r"(?m)^(ABI: Final = )(\d+)$"),
+    ):
+        text = (copy / name).read_text(encoding="utf-8")
+        changed, times = re.subn(pattern, lambda m: f"{m[1]}{int(m[2]) + 1}", text)
+        require(times == 1, f"no ABI number in {name}")
+        (copy / name).write_text(changed, encoding="utf-8")
+    return copy
 
 
 def builds_are_equal(build: Build) -> str:

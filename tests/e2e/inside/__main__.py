@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.inside import access, energy, life, package, settings
+from tests.e2e.inside import access, energy, kernel, life, package, settings
 from tests.e2e.inside.machine import UNIT, run
 from tests.e2e.inside.scene import Scene, clear
 from tests.e2e.steps import Step, run_steps, say
@@ -19,6 +19,9 @@ DEB: Final[Steps] = (
     Step("one capability", access.daemon_has_one_capability),
     Step("energy counters opened to the group", access.counters_are_opened_to_the_group),
     Step("energy counters of a later zone", access.later_zone_is_opened),
+    Step("kernel accounting: two capabilities, no process", kernel.loader_has_two_capabilities),
+    Step("kernel accounting: pins for the group", kernel.pins_are_for_the_group),
+    Step("kernel accounting: daemon without BPF capability", kernel.daemon_counts_in_the_kernel),
     Step("socket: members yes, others exit 3", access.socket_is_for_members),
     Step("socket for another group", access.socket_for_another_group),
     Step("energy adds up to the microjoule", energy.energy_adds_up),
@@ -27,6 +30,10 @@ DEB: Final[Steps] = (
     Step("a member sees no more than the socket", access.member_sees_no_more),
     Step("journal fields", access.journal_has_fields),
     Step("kill -9 under load loses nothing", energy.kill_loses_nothing, 120),
+    Step("kernel accounting: a restart keeps it", kernel.restart_keeps_the_stamp),
+    Step("kernel accounting: kill -9 loses no CPU time", kernel.kill_loses_no_cpu_time, 120),
+    Step("kernel accounting: stopped and started", kernel.stopped_loader_is_told, 120),
+    Step("kernel accounting: a capability is missing", kernel.missing_capability_is_told, 120),
     Step("bad settings do not start", settings.bad_settings_do_not_start),
     Step("good reload", settings.good_reload_takes_over),
     Step("bad reload", settings.bad_reload_changes_nothing),
@@ -34,8 +41,10 @@ DEB: Final[Steps] = (
     Step("start on demand", life.starts_on_demand),
     Step("clean stop", life.stop_is_clean),
     Step("reinstall and upgrade keep the counters", package.upgrade, 300),
+    Step("kernel accounting: an upgrade keeps it", kernel.upgrade_keeps_the_account, 180),
     Step("without any capability", access.runs_without_capability, 120),
     Step("unit and property tests, packaged Python", package.packaged_python_passes_tests, 600),
+    Step("kernel accounting: a new layout", kernel.new_layout_replaces_the_old, 180),
     Step("remove and purge", package.purge_deb, 180),
     Step("nothing is left", package.nothing_is_left),
 )
@@ -46,6 +55,9 @@ RPM: Final[Steps] = (
     Step("socket: members yes, others exit 3", access.socket_is_for_members),
     Step("energy adds up to the microjoule", energy.energy_adds_up),
     Step("pods have names", energy.pods_have_names),
+    Step("kernel accounting: pins for the group", kernel.pins_are_for_the_group),
+    Step("kernel accounting: daemon without BPF capability", kernel.daemon_counts_in_the_kernel),
+    Step("kernel accounting: an upgrade keeps it", kernel.rpm_upgrade_keeps_the_account, 120),
     Step("clean stop", life.stop_is_clean),
     Step("erase", package.erase_rpm),
     Step("nothing is left", package.nothing_is_left),
@@ -57,7 +69,7 @@ def show_state(scene: Scene) -> None:
     """Print what somebody needs who wants to know why a step failed."""
     for argv in (
         ("systemctl", "status", "--no-pager", "--lines=0", UNIT),
-        ("journalctl", "--no-pager", "--unit", UNIT, "--lines=25"),
+        ("journalctl", "--no-pager", "--unit", UNIT, "--unit", kernel.LOADER, "--lines=30"),
         ("tail", "-n", "20", str(scene.directory / "simulator.log")),
     ):
         done = run(*argv, code=None)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Answer = dict[str, Any]  # parsed JSON of the client
 
 UNIT: Final = "tychod.service"
-DROP_INS: Final = Path("/run/systemd/system/tychod.service.d")
+DROP_INS: Final = Path("/run/systemd/system")
 
 
 def run(
@@ -117,24 +117,25 @@ def wait_for_window(after: int = 0, timeout_s: float = 30) -> Answer:
     return wait_until(f"a window after sequence {after}", newer, timeout_s)
 
 
-def set_drop_in(name: str, text: str | None) -> None:
-    """Write a drop-in for the service that lasts until it is removed (None)."""
-    path = DROP_INS / f"{name}.conf"
+def set_drop_in(name: str, text: str | None, unit: str = UNIT) -> None:
+    """Write a drop-in for a unit that lasts until it is removed (None)."""
+    directory = DROP_INS / f"{unit}.d"
+    path = directory / f"{name}.conf"
     if text is None:
         path.unlink(missing_ok=True)
-        if DROP_INS.is_dir() and not any(DROP_INS.iterdir()):
-            DROP_INS.rmdir()
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
     else:
-        DROP_INS.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     run("systemctl", "daemon-reload")
 
 
-def journal(since: str = "", *matches: str) -> list[Answer]:
-    """Return the unit's journal since a cursor of `journal_cursor` ("": all of it)."""
+def journal(since: str = "", *matches: str, unit: str = UNIT) -> list[Answer]:
+    """Return a unit's journal since a cursor of `journal_cursor` ("": all of it)."""
     after = (f"--after-cursor={since}",) if since else ()
     run("journalctl", "--sync")
-    argv = ("journalctl", "--unit", UNIT, "--output", "json", "--all", *after, *matches)
+    argv = ("journalctl", "--unit", unit, "--output", "json", "--all", *after, *matches)
     return [json.loads(line) for line in run(*argv).stdout.splitlines()]
 
 

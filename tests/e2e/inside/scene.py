@@ -20,6 +20,7 @@ from tests.e2e.inside.machine import run, unit_property, wait_until
 
 CLASS: Final = Path("/sys/class/powercap")
 DEVICES: Final = Path("/sys/devices/virtual/powercap")
+PINS: Final = Path("/sys/fs/bpf")
 BUNDLES: Final = Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io")
 CONTAINER_LOGS: Final = Path("/var/log/containers")
 POD_LOGS: Final = Path("/var/log/pods")
@@ -107,6 +108,7 @@ class Scene:
 def set_up(scene: Scene) -> None:
     """Build the scene; nothing of tychod is installed yet."""
     scene.directory.chmod(0o755)
+    close_pins()
     for directory in DIRECTORIES:
         Path(directory).mkdir(parents=True, exist_ok=True)
     for user in (scene.member, scene.stranger):
@@ -118,6 +120,12 @@ def set_up(scene: Scene) -> None:
     run("systemd-run", "--collect", "--unit", scene.unit, *busy)
     start_simulator(scene)
     graft(scene)
+
+
+def close_pins() -> None:
+    """Give the BPF file system the mode that systemd mounts it with; a machine may have another."""
+    if PINS.is_mount() and PINS.stat().st_mode & 0o077:
+        PINS.chmod(0o1700)
 
 
 def clear(scene: Scene) -> None:
@@ -239,7 +247,7 @@ def list_machine() -> dict[str, frozenset[str]]:
         "files": frozenset(walk("/", IGNORED)),
         "units": frozenset(line.split()[0] for line in (unit_files + units).splitlines() if line),
         "sockets": frozenset(w[7] for w in map(str.split, sockets) if len(w) > 7),
-        "pins": frozenset(walk("/sys/fs/bpf", ())),
+        "pins": frozenset(walk(str(PINS), ())),
         "cgroups": frozenset(p for p in walk("/sys/fs/cgroup", ()) if Path(p).is_dir()),
     }
 
