@@ -1,0 +1,130 @@
+"""A load whose CPU time the kernel's own files tell: what the daemon counts is compared with it."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.e2e.inside.machine import Answer, ask, run, wait_for_window, wait_until
+from tests.e2e.inside.scene import Scene, cgroup_of
+from tests.e2e.steps import require
+
+# A switch moves up to so much between neighbours: the scheduler reads its clock at another place.
+SWITCH_S: Final = 3e-6
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+
+# Half of a CPU with short-lived children, until it is told to stop; then quiet, so that what is
+# read afterwards, one after the other, is of one moment.
+LOAD: Final = """
+import os, resource, sys, time
+stop, out = sys.argv[1:]
+while not os.path.exists(stop):
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end:
+        pass
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+    time.sleep(0.02)
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+with open(out, "w") as file:
+    file.write(str(sum(one.ru_nvcsw + one.ru_nivcsw for one in used)))
+while True:
+    time.sleep(3600)
+"""
+
+# Reads the kernel's own account of one cgroup from the pins, by the package's description of it.
+PEEK: Final = """
+import sys
+sys.path.insert(0, "/usr/lib/tychod")
+from tychod.kernel.bpf import abi, syscall
+names = (*abi.MAPPED, "ty_pmu_total")
+root = f"/sys/fs/bpf/tychod/v{abi.ABI}"
+views = abi.view_maps({name: syscall.obj_get(f"{root}/{name}") for name in names})
+slots = [i for i, cgid in enumerate(views.info["cgid"].tolist()) if cgid == int(sys.argv[1])]
+print([views.total["ns"][:, i].sum(axis=0).tolist() for i in slots])
+"""
+
+
+class Burnt(NamedTuple):
+    """What a load used by the kernel's files, what the daemon counted, what may lie between."""
+
+    witness_s: float  # cpu.stat
+    counted_s: (
+        float  # the daemon's leaf, and irq time in the cgroup that the daemon counts elsewhere
+    )
+    tolerance_s: float
+    rate: float  # CPUs that it kept busy
+    unattributed_s: float  # growth
+    reason: str | None
+    switches: int
+
+
+class Burner:
+    """A service that burns CPU until finish()."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        """Start it."""
+        self._unit = f"{scene.name}-{name}.service"
+        self._stop = scene.directory / f"{name}.stop"
+        self._out = scene.directory / f"{name}.switches"
+        program = scene.directory / "burner.py"
+        program.write_text(LOAD, encoding="utf-8")
+        self._before = find_leaf("unattributed")["cpu_seconds"]
+        self._began_s = time.monotonic()
+        argv = (sys.executable, str(program), str(self._stop), str(self._out))
+        run("systemd-run", "--collect", "--unit", self._unit, *argv)
+
+    def finish(self) -> Burnt:
+        """Stop burning, wait until all of it is counted, and compare."""
+        self._stop.touch()
+        wait_until("the load is quiet", lambda: self._out.exists() and self._out.read_text(), 10)
+        lasted_s = time.monotonic() - self._began_s
+        sequence = wait_for_window()["sequence"]
+        wait_for_window(wait_for_window(sequence)["sequence"])
+        leaf, unattributed = find_leaf(self._unit), find_leaf("unattributed")
+        cgroup = Path(cgroup_of(self._unit) or "")
+        used = dict(line.split() for line in (cgroup / "cpu.stat").read_text().splitlines())
+        witness_s = int(used["usage_usec"]) / 1e6
+        switches = int(self._out.read_text())
+        return Burnt(
+            witness_s=witness_s,
+            counted_s=leaf["cpu_seconds"] + irq_seconds(cgroup),
+            tolerance_s=SWITCH_S * switches + TICK_S,
+            rate=witness_s / lasted_s,
+            unattributed_s=unattributed["cpu_seconds"] - self._before,
+            reason=unattributed["reason"],
+            switches=switches,
+        )
+
+    def remove(self) -> None:
+        """End it."""
+        run("systemctl", "stop", self._unit, code=None)
+        self._stop.unlink(missing_ok=True)
+        self._out.unlink(missing_ok=True)
+
+
+def irq_seconds(cgroup: Path) -> float:
+    """Return interrupt time while the cgroup ran: cpu.stat has it, leaves do not, `kernel` does."""
+    text = run("/usr/bin/python3", "-I", "-c", PEEK, str(cgroup.stat().st_ino)).stdout
+    slots = json.loads(text)
+    return float(sum(softirq + irq for _, softirq, irq in slots)) / 1e9
+
+
+def require_all_counted(burnt: Burnt) -> str:
+    """StepError unless the daemon counted what the kernel's files tell, within their own error."""
+    off_s = burnt.counted_s - burnt.witness_s
+    text = (
+        f"{burnt.counted_s:.4f} s counted, cpu.stat {burnt.witness_s:.4f} s, "
+        f"{burnt.switches} switches"
+    )
+    require(abs(off_s) <= burnt.tolerance_s, f"{text}: over {burnt.tolerance_s * 1e3:.1f} ms apart")
+    return f"{text}: {off_s * 1e3:+.2f} ms of {burnt.tolerance_s * 1e3:.1f} allowed"
+
+
+def find_leaf(id_: str) -> Answer:
+    """Return the leaf with an id."""
+    leaves: list[Answer] = ask("workloads")["workloads"]
+    found = [leaf for leaf in leaves if leaf["id"] == id_]
+    require(found, f"no leaf {id_}: {sorted(leaf['id'] for leaf in leaves)}")
+    return found[0]
