@@ -730,6 +730,7 @@ int BPF_PROG(ty_exec, struct task_struct *task)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(ty_exiting, struct task_struct *task)
 {
+	struct ty_proc fresh = {};
 	struct ty_proc_key key = {};
 	struct ty_exit *record;
 	struct cgroup *cgroup;
@@ -753,6 +754,11 @@ int BPF_PROG(ty_exiting, struct task_struct *task)
 	if (proc) {
 		proc->exited = now;
 		ns += proc->ns[0] + proc->ns[1] + proc->ns[2];
+	} else if (!(task->flags & PF_KTHREAD)) {
+		/* It never left the CPU: all its time is charged after this. */
+		fresh.exited = now;
+		bpf_probe_read_kernel(fresh.comm, sizeof(fresh.comm), &task->group_leader->comm);
+		bpf_map_update_elem(&ty_proc, &key, &fresh, BPF_NOEXIST);
 	}
 	if (ns < ty_exit_ns)
 		return 0;
