@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tychod.kernel.procscan import Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tychod.hostfs import Host
     from tychod.kernel.procscan import Exits
@@ -230,9 +230,9 @@ class ExitListener:
             return None
 
 
-def listen(host: Host, may: Callable[[int], bool]) -> Exits | Refusal:
-    """Ask the kernel for the ends of all processes; ``may`` says which capability there is."""
-    if not may(CAP_NET_ADMIN):
+def listen(host: Host, capabilities: int) -> Exits | Refusal:
+    """Ask the kernel for the ends of all processes; ``capabilities`` are bits, those in effect."""
+    if not capabilities >> CAP_NET_ADMIN & 1:
         return Refusal("tychod lacks CAP_NET_ADMIN", CAPABILITY_REMEDY)
     try:
         from pyroute2.netlink.exceptions import NetlinkError

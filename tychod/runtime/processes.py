@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tychod.analysis.state import ProcessesSeen
-from tychod.hostfs import render_error
+from tychod.hostfs import own_capabilities, render_error
 from tychod.kernel.procscan import ProcScan, without_exits
 from tychod.kernel.taskstats import NOT_LISTED, Refusal, listen
 from tychod.model import Trouble
@@ -194,10 +194,9 @@ def open_scan(
     version: Literal["v2", "v1"],
     cgroups: Callable[[], Mapping[int, CgroupRef]],
     clock: Clock,
-    may: Callable[[int], bool],
 ) -> ProcScan:
-    """Return the reader of procfs, with ends by taskstats where ``may`` (a capability) allows."""
-    exits = listen(host, may)
+    """Return the reader of procfs, with ends by taskstats where that is permitted."""
+    exits = listen(host, own_capabilities())
     if isinstance(exits, Refusal):
         log.info("processes: %s: %s; %s", NOT_LISTED, exits.reason, exits.remedy)
         reason = f"{NOT_LISTED}: {exits.reason}"
