@@ -50,7 +50,7 @@ def open_maps(host: Host, config: Config, hierarchy: Hierarchy) -> OpenMaps:
         opened = _open_pinned(host)
     except LoadError as refused:
         if refusal.missing_capabilities(host):
-            raise
+            raise _told_by_loader(host) or refused from None
         try:
             opened = _load(host, config)
         except LoadError as failed:
@@ -73,6 +73,13 @@ def _open_pinned(host: Host) -> OpenMaps:
         held.close()
         raise LoadError(f"the pinned maps cannot be mapped ({exc.strerror})", RELOAD) from None
     return OpenMaps(held.maps, views, "pinned by tychod-bpf.service", (), held.replaced, held.close)
+
+
+def _told_by_loader(host: Host) -> LoadError | None:
+    """Return why tychod-bpf.service could not attach, as it left it (``tychod-load``)."""
+    text = host.read_text(f"{host.run}/tychod-bpf/refused") or ""
+    reason, _, remedy = text.partition("\n")
+    return LoadError(reason, f"{remedy}; then: systemctl restart tychod-bpf") if reason else None
 
 
 def _load(host: Host, config: Config) -> OpenMaps:
