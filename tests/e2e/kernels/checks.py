@@ -1,7 +1,7 @@
 """What must hold on a kernel: the object loads with every flag, and every nanosecond has one owner.
 
-The loader, the maps and the arithmetic are the daemon's own; the witnesses are the kernel's counters
-of each cgroup, CLOCK_MONOTONIC, and the kernel's list of loaded programs.
+The loader, the maps and the arithmetic are the daemon's own; the witnesses are the kernel's
+counters of each cgroup, CLOCK_MONOTONIC, and the kernel's list of loaded programs.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from tests.e2e.kernels.loads import (
     Running,
     cgroup,
     play_ping_pong,
-    remove,
     spin,
     start_programs,
 )
@@ -42,6 +41,7 @@ SOFTWARE: Final = ("sw:task-clock", "sw:context-switches", "sw:page-faults")
 ALL_FLAGS: Final = abi.FLAG_PROCESSES | abi.FLAG_VECTORS | sum(abi.FLAG_COUNTERS)
 PARTITION: Final = 1e-6  # of CPUs x time
 QUIET_TRIES: Final = 20
+BOUNDARY_NS: Final = 3000
 BPF_NEXT_ID: Final = {"programs": 11, "maps": 12, "links": 31}  # commands of bpf(2)
 BPF_CALL: Final = 321
 
@@ -73,7 +73,7 @@ class Live:
         return self._snapshots.take(None)
 
     def error(self, snapshot: Snapshot) -> tuple[int, int]:
-        """Return what all owners together miss of the time since the clocks began, and that time."""
+        """Return what all owners have too much of the time since the clocks began, and that."""
         reached = reached_now(snapshot, self._online)
         owned_ns = int(reached.task.sum()) + reached.irq_ns + reached.idle_ns
         t0_ns = snapshot.cpu["t0"].astype(np.int64)
@@ -115,7 +115,7 @@ def kernel(guest: Guest) -> str:
     return f"{os.uname().release}, {os.cpu_count()} CPUs, HZ {guest.hz}"
 
 
-def load(version: str, changes: dict[str, object], guest: Guest) -> str:
+def load(version: Literal["v2", "v1"], changes: dict[str, object], guest: Guest) -> str:
     """Every program of the object is loaded and attached, with the flags that were asked for."""
     config = Config()
     config = replace(config, host=replace(config.host, hierarchy=version))
@@ -166,21 +166,31 @@ def under_load(guest: Guest) -> str:
         guest.usages = tuple(read_usage(guest, name, places[name]) for name in WORKS)
     switches = int(live.look().cpu["switches"].sum())
     done = ", ".join(f"{count} {name}" for name, count in zip(WORKS, counts, strict=True))
-    return f"worst {worst_ns} ns in {looks} looks, {exhausted} not still; {switches} switches; {done}"
+    return (
+        f"worst {worst_ns} ns in {looks} looks, {exhausted} not still; {switches} switches; {done}"
+    )
 
 
 def against_kernel(guest: Guest) -> str:
-    """Each cgroup's time is the kernel's own, within 3 us a switch and one tick."""
+    """Each cgroup's time is the kernel's own, but for where in a switch each count begins.
+
+    The scheduler reads its clock before our tracepoint: up to 3 us, on a real CPU.  An emulated one
+    is tens of times slower, so the bound is what a whole switch takes here: the ping-pong does
+    little else.  Its own switches stay in its cgroup and cancel out: for it the 3 us hold.
+    """
     require(guest.usages, "no load has run")
-    figures = []
+    switch_ns = next(u.ours_ns // max(u.switches, 1) for u in guest.usages if u.name == "pipes")
+    figures, failed = [f"a switch takes {switch_ns / 1e3:.0f} us"], False
     for usage in guest.usages:
         off_ns = usage.ours_ns - usage.kernel_ns
-        allowed_ns = 3000 * usage.switches + 1e9 / guest.hz
+        each_ns = BOUNDARY_NS if usage.name == "pipes" else max(switch_ns, BOUNDARY_NS)
+        allowed_ns = each_ns * usage.switches + 1e9 / guest.hz
+        failed |= not usage.ours_ns or abs(off_ns) > allowed_ns
         figures.append(
-            f"{usage.name} {usage.ours_ns / 1e6:.1f} ms {off_ns / 1e6:+.2f}"
-            f" of {allowed_ns / 1e6:.1f}, {usage.switches} switches"
+            f"{usage.name} {usage.ours_ns / 1e6:.1f} ms, {off_ns / 1e6:+.2f} of"
+            f" {allowed_ns / 1e6:.1f}, {usage.switches} switches"
         )
-        require(usage.ours_ns and abs(off_ns) <= allowed_ns, "; ".join(figures))
+    require(not failed, "; ".join(figures))
     return "; ".join(figures)
 
 
@@ -281,7 +291,7 @@ def ids(command: int) -> Iterator[int]:
         attr[0] = attr[1]
 
 
-def variant(name: str, version: str, **changes: object) -> Iterator[Step[Guest]]:
+def variant(name: str, version: Literal["v2", "v1"], **changes: object) -> Iterator[Step[Guest]]:
     """Yield the steps of one way to load the programs."""
     checks: list[tuple[str, Callable[[Guest], str]]] = [
         ("loads and attaches", partial(load, version, changes)),

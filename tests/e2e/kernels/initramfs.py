@@ -1,11 +1,10 @@
-"""Packs what a guest needs into an initramfs: Python, its libraries and our tree, nothing installed."""
+"""Packs a guest's files into an initramfs: this machine's Python, its libraries, our tree."""
 
-import os
 import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -33,8 +32,8 @@ class Archive:
         """Add one entry under its path from the root, without a leading slash; twice is once."""
         if name in self._seen:
             return
-        parent = os.path.dirname(name)
-        if parent:
+        parent = str(PurePosixPath(name).parent)
+        if parent != ".":
             self.add(parent, stat.S_IFDIR | 0o755)
         self._seen.add(name)
         self._write(name, mode, data, mtime, CONSOLE if stat.S_ISCHR(mode) else (0, 0))
@@ -42,7 +41,9 @@ class Archive:
     def add_file(self, name: str, source: Path) -> None:
         """Add a file with its mode and time: compiled Python modules are valid by their time."""
         found = source.stat()
-        self.add(name, stat.S_IFREG | found.st_mode & 0o755, source.read_bytes(), int(found.st_mtime))
+        self.add(
+            name, stat.S_IFREG | found.st_mode & 0o755, source.read_bytes(), int(found.st_mtime)
+        )
 
     def close(self) -> None:
         """Write the end mark."""
@@ -74,13 +75,6 @@ def pack(target: Path, extra: Iterable[tuple[str, Path]]) -> int:
         return out.tell()
 
 
-def tree_files(top: Path, under: Path = ROOT) -> Iterator[tuple[str, Path]]:
-    """Yield every file of a directory of our tree, with its place below /tychod in the guest."""
-    for path in sorted(top.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield f"tychod/{path.relative_to(under)}", path
-
-
 def _runtime_files() -> Iterator[Path]:
     interpreter = PYTHON.resolve()
     yield interpreter
@@ -92,7 +86,7 @@ def _runtime_files() -> Iterator[Path]:
 
 def _libraries() -> Iterator[Path]:
     """Yield the shared objects that anything above is linked with."""
-    named = [_find_library(name) for name in LIBRARIES]
+    named = [find_library(name) for name in LIBRARIES]
     yield from named
     linked = [path for path in _runtime_files() if ".so" in path.suffixes]
     needed: set[str] = set()
@@ -105,7 +99,8 @@ def _libraries() -> Iterator[Path]:
     yield from map(Path, sorted(needed))
 
 
-def _find_library(name: str) -> Path:
+def find_library(name: str) -> Path:
+    """Return where a shared library is installed; FileNotFoundError where it is not."""
     done = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True)
     found = re.search(rf"^\s*{re.escape(name)} .*=> (\S+)$", done.stdout, re.MULTILINE)
     if not found:
