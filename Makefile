@@ -30,10 +30,10 @@ FIND_SHELL_SCRIPTS := find . \( -name .git -o -name .venv -o -name .state -o -na
 
 # .venv first: making it may install the compiler.
 .NOTPARALLEL:
-.PHONY: help setup run test check bpf e2e bench deb rpm
+.PHONY: help setup run test check bpf e2e e2e-kernels bench deb rpm
 
 help: ## Print the targets and what they do
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) $(BPF_OBJECT) ## Make .venv with tychod, tychoctl and the test tools (as root: installs system packages)
 
@@ -71,6 +71,11 @@ $(BPF_OBJECT): $(BPF_SOURCES)
 
 e2e: ## Install the package on a machine with systemd and check it there (TYCHOD_E2E_EXEC or TYCHOD_NODEBOX)
 	@tests/e2e/run.sh
+
+e2e-kernels: ## Boot Debian's 6.1 and 6.12 kernels in qemu, without KVM, and check the kernel programs there
+	@packaging/setup.sh --kernels
+	@$(MAKE) -s bpf
+	@tests/e2e/kernels.sh
 
 bench: $(STAMP) $(BPF_OBJECT) ## Measure the daemon's cost: name, figure, target, ok or MISS, machine, load
 	@packaging/setup.sh --libraries

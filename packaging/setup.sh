@@ -4,6 +4,7 @@
 #   packaging/setup.sh             system packages for development, then .venv with the project in it
 #   packaging/setup.sh --packages  system packages that `make deb` and `make rpm` need, no .venv
 #   packaging/setup.sh --libraries the distribution's own Python libraries, which the packages run on
+#   packaging/setup.sh --kernels   what `make e2e-kernels` needs to build, and to boot other kernels
 #   packaging/setup.sh --ci        all of it, and what the end-to-end check needs to make its machines
 #
 # As root on Debian it installs what is missing; otherwise it says what to install. PYTHON names the
@@ -20,6 +21,7 @@ RUN_BPF=(libbpf1 python3-bpfcc "linux-headers-$(dpkg --print-architecture 2>/dev
 BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm "${BUILD_BPF[@]}")
 LIBRARIES=(python3-numpy python3-msgpack python3-pyroute2 python3-requests python3-sdnotify python3-pystemd
     python3-tomli-w python3-urllib3 libbpf1)
+EMULATE=(make python3 python3-numpy libbpf1 qemu-system-x86 "${BUILD_BPF[@]}")
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
 fail() {
@@ -118,6 +120,7 @@ main() {
         "") ;;
         --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;
         --libraries) NEEDED=() WISHED=("${LIBRARIES[@]}") ;;
+        --kernels) NEEDED=("${EMULATE[@]}") WISHED=() ;;
         --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}") ;;
         *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
     esac
@@ -125,7 +128,7 @@ main() {
     exec 9>.state/setup.lock
     flock 9  # two makes in one checkout take turns
     install_packages
-    if [[ $mode != --packages && $mode != --libraries ]]; then
+    if [[ -z $mode || $mode == --ci ]]; then
         make_venv
         install_project
     fi

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = ("help", "setup", "run", "test", "check", "bpf", "e2e", "bench", "deb", "rpm")
+TARGETS = (
+    "help",
+    "setup",
+    "run",
+    "test",
+    "check",
+    "bpf",
+    "e2e",
+    "e2e-kernels",
+    "bench",
+    "deb",
+    "rpm",
+)
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
