@@ -109,7 +109,7 @@ def _start(
 
 def _receive(ours: socket.socket, backend: Backend, errors: int) -> Loaded:
     try:
-        data, fds, _, _ = socket.recv_fds(ours, MESSAGE_BYTES, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        data, fds = _receive_message(ours)
     except TimeoutError:
         raise LoadError(
             f"the loader {backend.name} did not finish within {ours.gettimeout():g} s",
@@ -124,6 +124,17 @@ def _receive(ours: socket.socket, backend: Backend, errors: int) -> Loaded:
             "run tychod-load attach by hand to see more",
         )
     return parse_answer(data, fds)
+
+
+def _receive_message(ours: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a message and its descriptors, closed at exec (socket.recv_fds ignores that flag)."""
+    room = socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
+    data, control, _, _ = ours.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, value in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
+    return data, list(fds)
 
 
 def parse_answer(data: bytes, fds: list[int]) -> Loaded:
