@@ -10,6 +10,7 @@ import numpy as np
 from tests.fixtures.hosts.trees import host_at, write_files
 from tests.sim.kernelmodel import IDLE, IDLE_KEY, ROOT_CGID, Cgroup, Clock, Kernel, Task, Truth
 from tychod.kernel.bpf.reader import BpfReader
+from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.kernel.hierarchy import Hierarchy
 from tychod.samples import KERNEL_KEY
 
@@ -44,6 +45,7 @@ class Machine:
         self.last: dict[int, int] = {}  # of every key ever published
         self.retells: dict[int, int] = {}  # key -> who has its time now
         self.begun: CpuSample | None = None
+        self.recent: list[CpuBaseline] = []  # what a daemon would have saved lately
         self.newest_ns = self.drained_ns = 0
         self.walked_past = 0
         self.reader = self.open()
@@ -198,7 +200,21 @@ class Machine:
             self._write_online()
             self.switch(cpu, Task(5, 0))
 
+    def do_restart(self, _cpu: int, pick: int) -> None:
+        """The daemon is killed and started again, from a state that is a while old."""
+        if self.recent:
+            self.restart(self.recent[pick % len(self.recent)])
+
     # ---- reading ----
+
+    def restart(self, baseline: CpuBaseline) -> None:
+        """Go on with another reader; it publishes what was used since the baseline."""
+        self.reader.close()
+        self.reader = self.open()
+        assert self.reader.resume(baseline)
+        self.begun, self.newest_ns, self.last, self.published = None, 0, {}, {}
+        self.recent = []
+        self.drain()
 
     def drain(self, *, tick: bool = True) -> None:
         """Read and compare; who reads has just been switched to, so there is an event."""
@@ -209,8 +225,12 @@ class Machine:
         self.drained_ns = self.clock.t_ns
         is_exact = self.kernel.walked_past == self.walked_past
         self.walked_past = self.kernel.walked_past
-        for sample in samples if is_exact else samples[-1:]:
+        for sample in samples if is_exact else (*samples[: self.begun is None], *samples[-1:]):
             self.compare(sample)
+        names, stamp = self.reader.cgroups, self.reader.stamp
+        saved = [baseline_of("bpf-core", sample, names, stamp) for sample in samples[::5]]
+        young_ns = self.clock.t_ns - 4000 * MS  # a window, and the time until it is closed
+        self.recent = [b for b in [*self.recent, *saved] if b.t_ns > young_ns]
         if samples and not self.reader.figures.exhausted:
             assert self.reader.figures.stalls - stalls in (0, len(samples))
 

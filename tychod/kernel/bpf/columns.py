@@ -27,6 +27,7 @@ class Columns:
 
     def __init__(self) -> None:
         self.keys: Int64s = np.array(RESERVED, np.int64)
+        self.keys.setflags(write=False)
         self.own: Int64s = np.zeros(len(RESERVED), np.int64)  # at the newest sample
         self._shift: dict[int, int] = {}
         self.shift: Int64s = np.zeros(len(RESERVED), np.int64)  # of each column
