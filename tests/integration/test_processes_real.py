@@ -101,7 +101,6 @@ def test_short_processes_are_all_seen_and_add_up(cgroups: RealCgroups, program: 
         reader.close()
 
     summed_ns = sum(use.cpu_ns for use in used.values())
-    print(f"{len(used)} of {count + 1} processes, {summed_ns} of {counted_ns} ns, {lost_ns} lost")
     assert count >= PER_SECOND * SECONDS * 0.999
     assert len(used) >= 0.999 * count
     assert counted_ns - lost_ns <= summed_ns <= counted_ns
