@@ -179,8 +179,7 @@ def test_a_child_gets_the_plan_and_gives_descriptors() -> None:
         ("import socket; socket.socket(fileno=number).send(b'nonsense')", "damaged"),
         ("import socket; socket.socket(fileno=number).send(b'[]')", "damaged"),
         (
-            "import socket; socket.socket(fileno=number)"
-            '.send(b\'{"maps":["a"],"links":[],"notes":[]}\')',
+            "child._send(number, {'maps': ['a'], 'links': [], 'notes': []}, [])",
             "0 descriptors",
         ),
     ],
