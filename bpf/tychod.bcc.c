@@ -28,6 +28,7 @@
 /* Fields that this backend has another use for. */
 #define BUSY(s) ONCE((s)->unused_a)
 #define KNOWN_SLOT(s) ((s)->pend_slot) /* of cgid, the cgroup met last */
+#define LEAVING(s) ONCE((s)->pend_at)  /* 1: the running task is ending */
 
 BPF_F_TABLE("array", u32, struct ty_ctl, ty_ctl, 1, MMAPABLE);
 BPF_F_TABLE("array", u32, struct ty_cpu, ty_cpu, TY_NCPU, MMAPABLE);
@@ -243,7 +244,11 @@ full:
 	return TY_SLOT_OVERFLOW;
 }
 
-/* A kernel thread is a task that has no user stack: no helper tells its flags. */
+/*
+ * A kernel thread is a task that has no user stack: no helper tells its flags.  A task that ends has
+ * lost its own by its last switch, which charges all that a short-lived one has ever used: so
+ * ty_exiting leaves a note.  (A kernel thread's last slice is thereby the root cgroup's.)
+ */
 static __always_inline int is_kernel_thread(void *ctx)
 {
 	u64 frame = 0;
@@ -271,7 +276,7 @@ static __always_inline void meet(struct ty_cpu *s, void *ctx)
 		return;
 	}
 	cgid = bpf_get_current_cgroup_id();
-	if (cgid == TY_ROOT_CGID && is_kernel_thread(ctx))
+	if (cgid == TY_ROOT_CGID && !LEAVING(s) && is_kernel_thread(ctx))
 		cgid = 0;
 	if (ctl && (cgid != s->cgid || s->epoch != ONCE(ctl->epoch))) {
 		s->epoch = ONCE(ctl->epoch);
@@ -317,7 +322,18 @@ int ty_switch(void *ctx)
 	/* Attached in the middle of an irq, or a softirq that may be preempted (PREEMPT_RT). */
 	s->irq = s->soft = 0;
 	s->slot = s->tgid = TY_SLOT_UNKNOWN;
+	LEAVING(s) = 0;
 	leave(s);
+	return 0;
+}
+
+/* Interrupts are on here, and one store is safe. */
+int ty_exiting(void *ctx)
+{
+	struct ty_cpu *s = this_cpu();
+
+	if (s)
+		LEAVING(s) = 1;
 	return 0;
 }
 

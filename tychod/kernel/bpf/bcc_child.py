@@ -30,6 +30,7 @@ PROGRAMS: Final = (
     ("ty_irq_in", "irq_handler_entry"),
     ("ty_softirq_in", "softirq_entry"),
     ("ty_timer_in", "local_timer_entry"),
+    ("ty_exiting", "sched_process_exit"),
     ("ty_switch", "sched_switch"),
 )
 OPTIONAL: Final = ("local_timer_entry", "local_timer_exit")
