@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NUMBERS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 """Number of bpf(2) on each machine."""
 
-_UPDATE, _DELETE, _PIN, _GET, _LOOKUP_BATCH, _DELETE_BATCH = 2, 3, 6, 7, 24, 27
+_LOOKUP, _UPDATE, _DELETE, _PIN, _GET, _LOOKUP_BATCH, _DELETE_BATCH = 1, 2, 3, 6, 7, 24, 27
 
 # union bpf_attr of linux/bpf.h, the members that these commands use
 _ELEMENT: Final = struct.Struct("=I4xQQQ")  # map_fd, key, value, flags
@@ -45,6 +45,14 @@ def obj_pin(fd: int, path: str) -> None:
     except OSError as exc:
         exc.filename = path
         raise
+
+
+def lookup(fd: int, key: bytes, size: int) -> bytes:
+    """Return the value of a key, ``size`` bytes; OSError (ENOENT) where it has none."""
+    held = ctypes.create_string_buffer(key, len(key))
+    data = ctypes.create_string_buffer(size)
+    _bpf(_LOOKUP, bytearray(_ELEMENT.pack(fd, *map(ctypes.addressof, (held, data)), 0)))
+    return data.raw
 
 
 def update(fd: int, key: bytes | None, value: bytes, flags: int = 0) -> None:
