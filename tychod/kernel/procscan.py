@@ -184,9 +184,8 @@ class ProcScan:
         self, one: Ended, before: Mapping[int, _Known], paths: Mapping[str, int]
     ) -> ProcessUse:
         """Return the row of a process that ended: with what is known of it, else of its parent."""
-        had = before.get(one.pid)
-        if had is not None and abs(had.start_ns - one.start_ns) > SAME_START_NS:
-            had = None
+        both = (self._known.get(one.pid), before.get(one.pid))
+        had = next((h for h in both if h and abs(h.start_ns - one.start_ns) <= SAME_START_NS), None)
         key = OUTSIDE_KEY
         if one.cgroup is not None and self._zombies_keep_cgroup:
             key = self._key_of(one.cgroup, paths)
