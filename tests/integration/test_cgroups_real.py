@@ -169,6 +169,27 @@ def test_last_moments_are_the_parents(cgroups: RealCgroups, collector: CpuCollec
     assert last - first <= used - low
 
 
+def test_a_cgroup_that_was_never_seen_is_in_its_parent(
+    cgroups: RealCgroups, collector: CpuCollector
+) -> None:
+    """A cgroup that lives and dies between two readings has all its time in its parent's own."""
+    pod = cgroups.make("pod")
+    low = own_ns(collector, read(collector), pod)
+    leaf = cgroups.make("pod/short")
+    load = cgroups.load(leaf, 1.0)
+    time.sleep(0.2)
+    cgroups.stop(load)
+    used = usage_ns(leaf)
+    leaf.rmdir()
+    high = own_ns(collector, read(collector), pod)
+
+    assert low is not None
+    assert high is not None
+    assert used > 0
+    assert high - low >= used
+    assert high <= usage_ns(pod)
+
+
 def test_cgroup_that_is_gone_while_nobody_tells(cgroups: RealCgroups, version: str) -> None:
     """Without inotify, a counter that the kernel no longer answers for is dropped at once."""
     gone, stays = cgroups.make("gone"), cgroups.make("stays")

@@ -226,6 +226,21 @@ def test_a_setting_that_does_not_exist_exits_4(path: Path, latest: Latest[Snapsh
     assert "did you mean rapl.interval?" in none.stderr
 
 
+def test_processes_that_are_not_accounted_exit_1_with_the_setting(path: Path) -> None:
+    """Where processes are off the client says which setting has them, as JSON too, and when."""
+    off: Latest[Snapshot] = Latest()
+    off.publish(dataclasses.replace(made.make_snapshot(), processes=None))
+    with made.serving(path, off):
+        done = tychoctl(path, "processes")
+        as_json = tychoctl(path, "processes", "-o", "json", "-w", "1")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "set [accounting] processes = true and restart tychod" in done.stderr
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stderr)["error"]["code"] == "unavailable"
+
+
 def test_config_default_prints_the_default_file(path: Path) -> None:
     """The commented default file is printed without a daemon, whole and nothing else."""
     from tychod.config_text import render_default

@@ -28,6 +28,10 @@ POD = {
     *("namespace", "name", "uid", "owner", "qos", "state", "labels", "containers"),
     *("cpu_seconds", "energy", "total", "total_power_w"),
 }
+PROCESS = {
+    *("pid", "start_time", "comm", "state", "workload", "cpu_seconds", "energy"),
+    *("total", "total_power_w"),
+}
 DOMAIN = {
     *("source", "quality", "reason", "through", "energy_uj", "idle_uj", "dynamic_uj", "power_w"),
     "zones",
@@ -256,3 +260,26 @@ def test_a_source_switched_off_leaves_no_problem() -> None:
 
     assert problems_of(off, made.make_snapshot()) == []
     assert state_of(off, made.make_snapshot()) == "running"
+
+
+def test_processes_that_are_off_are_an_error_with_the_remedy() -> None:
+    """Nobody takes an empty list for a node without processes."""
+    off = dataclasses.replace(made.make_snapshot(), processes=None)
+
+    with pytest.raises(ProtocolError, match=r"\[accounting\] processes = true") as told:
+        answer("processes", off)
+    assert told.value.code == "unavailable"
+
+
+def test_a_process_has_the_agreed_keys_and_names_its_workload() -> None:
+    """The keys of the design, and what is known of the leaf; a leaf that is gone leaves its id."""
+    told = answer("processes")
+    by_pid = {entry["pid"]: entry for entry in told["processes"]}
+
+    assert by_pid[40].keys() >= PROCESS
+    assert (by_pid[40]["workload"], by_pid[40]["namespace"]) == (made.WEB_ID, "shop")
+    assert by_pid[40]["total"] == {"idle_uj": 0, "dynamic_uj": 67_100_000}
+    assert by_pid[40]["start_time"] == "2025-06-15T15:07:20.120000Z"
+    assert told["method"] == "procfs"
+    alone = answer("processes", dataclasses.replace(made.make_snapshot(), leaves=()))
+    assert {entry["name"] for entry in alone["processes"]} == {None}
