@@ -83,13 +83,13 @@ class Burner:
         sequence = wait_for_window()["sequence"]
         wait_for_window(wait_for_window(sequence)["sequence"])
         leaf, unattributed = find_leaf(self._unit), find_leaf("unattributed")
-        cgroup = Path(cgroup_of(self._unit) or "")
-        used = dict(line.split() for line in (cgroup / "cpu.stat").read_text().splitlines())
+        lines = (self._cgroup() / "cpu.stat").read_text(encoding="ascii").splitlines()
+        used = dict(line.split() for line in lines)
         witness_s = int(used["usage_usec"]) / 1e6
         switches = int(self._out.read_text())
         return Burnt(
             witness_s=witness_s,
-            counted_s=leaf["cpu_seconds"] + irq_seconds(cgroup),
+            counted_s=leaf["cpu_seconds"] + self.irq_s(),
             tolerance_s=SWITCH_S * switches + TICK_S,
             rate=witness_s / lasted_s,
             unattributed_s=unattributed["cpu_seconds"] - self._before,
@@ -97,18 +97,20 @@ class Burner:
             switches=switches,
         )
 
+    def irq_s(self) -> float:
+        """Return irq time while it ran: cpu.stat has it, its leaf does not, `kernel` does."""
+        inode = self._cgroup().stat().st_ino
+        text = run("/usr/bin/python3", "-I", "-c", PEEK, str(inode)).stdout
+        return float(sum(softirq + irq for _, softirq, irq in json.loads(text))) / 1e9
+
+    def _cgroup(self) -> Path:
+        return Path(cgroup_of(self._unit) or "/nonexistent")
+
     def remove(self) -> None:
         """End it."""
         run("systemctl", "stop", self._unit, code=None)
         self._stop.unlink(missing_ok=True)
         self._out.unlink(missing_ok=True)
-
-
-def irq_seconds(cgroup: Path) -> float:
-    """Return interrupt time while the cgroup ran: cpu.stat has it, leaves do not, `kernel` does."""
-    text = run("/usr/bin/python3", "-I", "-c", PEEK, str(cgroup.stat().st_ino)).stdout
-    slots = json.loads(text)
-    return float(sum(softirq + irq for _, softirq, irq in slots)) / 1e9
 
 
 def require_all_counted(burnt: Burnt) -> str:

@@ -133,10 +133,12 @@ def set_drop_in(name: str, text: str | None, unit: str = UNIT) -> None:
 
 def journal(since: str = "", *matches: str, unit: str = UNIT) -> list[Answer]:
     """Return a unit's journal since a cursor of `journal_cursor` ("": all of it)."""
-    after = (f"--after-cursor={since}",) if since else ()
+    # systemd 252: --after-cursor= drops the first match when the entry of the cursor is none.
+    after = (f"--cursor={since}",) if since else ()
     run("journalctl", "--sync")
     argv = ("journalctl", "--unit", unit, "--output", "json", "--all", *after, *matches)
-    return [json.loads(line) for line in run(*argv).stdout.splitlines()]
+    entries = map(json.loads, run(*argv).stdout.splitlines())
+    return [entry for entry in entries if entry["__CURSOR"] != since]
 
 
 def journal_cursor() -> str:
