@@ -82,7 +82,7 @@ def test_short_processes_are_all_seen_and_add_up(cgroups: RealCgroups, program: 
         ring = ExitRing(found.maps["ty_exit"])
         refs = {cgid: CgroupRef(f"/{place.name}", cgid)}
         reader = BpfProcesses(
-            syscall, found.maps["ty_proc"], ring, views.ctl, lambda: refs, SystemClock()
+            syscall, os.dup(found.maps["ty_proc"]), ring, views.ctl, lambda: refs, SystemClock()
         )
         reader.read()
         with Load(program, place, SECONDS, "spawn", PER_SECOND, USED_US) as load:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -187,7 +188,8 @@ def test_without_ends_the_scan_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     """Where taskstats is refused the list says what is missing, and the status how to have it."""
     refusal = Refusal("tychod lacks CAP_NET_ADMIN", "a drop-in")
     monkeypatch.setattr(processes, "listen", lambda *_: refusal)
-    scan = open_scan(Host(config.Host(procfs=str(tmp_path))), "v2", dict, CLOCK)
+    collector: CpuCollector = SimpleNamespace(hierarchy="v2 at /x", cgroups={})  # type: ignore[assignment]
+    scan = open_scan(Host(config.Host(procfs=str(tmp_path))), collector, CLOCK)
 
     assert scan.read().uses == ()
     assert scan.reason is not None

@@ -109,6 +109,7 @@ class ProcScan:
         cgroups: Callable[[], Mapping[int, CgroupRef]],
         clock: Clock,
         exits: Exits,
+        problems: tuple[tuple[str, str | None], ...] = (),
     ) -> None:
         """``cgroups`` are those of the CPU samples, of the hierarchy ``version``."""
         self._host = host
@@ -117,6 +118,7 @@ class ProcScan:
         self._cgroups = cgroups
         self._clock = clock
         self._exits = exits
+        self._problems = problems
         self._tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         self._known: dict[int, _Known] = {}
 
@@ -128,7 +130,7 @@ class ProcScan:
     @property
     def problems(self) -> tuple[tuple[str, str | None], ...]:
         """What somebody may want to mend, with the remedy."""
-        return self._exits.problems
+        return (*self._problems, *self._exits.problems)
 
     def read(self) -> ProcessSeries:
         """Read every process once; OSError where procfs cannot be read."""

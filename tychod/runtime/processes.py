@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tychod.analysis.state import ProcessesSeen
+from tychod.collectors.cpu import KernelMaps
 from tychod.hostfs import own_capabilities, render_error
+from tychod.kernel.bpf import syscall
+from tychod.kernel.bpf.processes import BpfProcesses, ExitRing, counts_processes
 from tychod.kernel.procscan import ProcScan, without_exits
 from tychod.kernel.taskstats import NOT_LISTED, Refusal, listen
 from tychod.model import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from typing import Literal
 
     from tychod.clock import Clock
     from tychod.collectors.base import CpuCollector
+    from tychod.config import Config
     from tychod.hostfs import Host
-    from tychod.samples import CgroupRef, ProcessSeries
+    from tychod.runtime.sources import CpuSampler
+    from tychod.samples import ProcessSeries
 
 log = logging.getLogger(__name__)
 
 WAIT_S: Final = 0.5
 NOT_READ: Final = "not read yet"
+NOT_COUNTED: Final = (
+    "the loaded kernel programs do not count processes; procfs is read instead",
+    "load them with the present settings: systemctl restart tychod-bpf tychod",
+)
 NO_ACCOUNTING: Final = "there is no accounting of CPU time to go with them"
+
+
+Problem = tuple[str, str | None]
 
 
 class ProcessReader(Protocol):
@@ -37,7 +50,7 @@ class ProcessReader(Protocol):
         """Which processes are not listed, and why."""
 
     @property
-    def problems(self) -> tuple[tuple[str, str | None], ...]:
+    def problems(self) -> tuple[Problem, ...]:
         """What somebody may want to mend, with the remedy."""
 
     def read(self) -> ProcessSeries:
@@ -72,7 +85,7 @@ class ProcessSampler:
         self._reached_ns: int | None = None
         self._series: ProcessSeries | None = None
         self._reason: str | None = NOT_READ
-        self._problems: tuple[tuple[str, str | None], ...] = ()
+        self._problems: tuple[Problem, ...] = ()
         self._stopping = False
         self._opened: _Opened | None = None
         self._thread = threading.Thread(target=self._run, name="processes", daemon=True)
@@ -141,7 +154,7 @@ class ProcessSampler:
     def _read(self, due_ns: int) -> None:
         series: ProcessSeries | None = None
         reason: str | None = NO_ACCOUNTING
-        problems: tuple[tuple[str, str | None], ...] = ()
+        problems: tuple[Problem, ...] = ()
         opened = self._current()
         if opened is not None:
             reader = opened.reader
@@ -158,7 +171,7 @@ class ProcessSampler:
         due_ns: int,
         series: ProcessSeries | None,
         reason: str | None,
-        problems: tuple[tuple[str, str | None], ...],
+        problems: tuple[Problem, ...],
     ) -> None:
         with self._changed:
             is_new = problems != self._problems or (series is None and reason != self._reason)
@@ -189,11 +202,26 @@ def boot_offset_ns() -> int:
     return wall - (before + time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 2
 
 
+def open_processes(host: Host, collector: CpuCollector, clock: Clock) -> ProcessReader:
+    """Return the reader that goes with a collector: its kernel programs' map, else procfs."""
+    if isinstance(collector, KernelMaps):
+        opened = collector.opened
+        if counts_processes(opened.views.ctl):
+            fd = os.dup(opened.fds["ty_proc"])  # the collector may close its own at any time
+            try:
+                ring = ExitRing(opened.fds["ty_exit"])
+            except OSError:
+                os.close(fd)
+                raise
+            ctl = opened.views.ctl
+            return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock)
+        if opened.method == "bpf-core":
+            return open_scan(host, collector, clock, (NOT_COUNTED,))
+    return open_scan(host, collector, clock)
+
+
 def open_scan(
-    host: Host,
-    version: Literal["v2", "v1"],
-    cgroups: Callable[[], Mapping[int, CgroupRef]],
-    clock: Clock,
+    host: Host, collector: CpuCollector, clock: Clock, problems: tuple[Problem, ...] = ()
 ) -> ProcScan:
     """Return the reader of procfs, with ends by taskstats where that is permitted."""
     exits = listen(host, own_capabilities())
@@ -201,4 +229,18 @@ def open_scan(
         log.info("processes: %s: %s; %s", NOT_LISTED, exits.reason, exits.remedy)
         reason = f"{NOT_LISTED}: {exits.reason}"
         exits = without_exits(reason, ((reason, exits.remedy),))
-    return ProcScan(host, version, cgroups, clock, exits)
+    version: Literal["v2", "v1"] = "v1" if collector.hierarchy.startswith("v1") else "v2"
+    return ProcScan(host, version, lambda: collector.cgroups, clock, exits, problems)
+
+
+def process_sampler(
+    host: Host, config: Config, cpu: CpuSampler, clock: Clock, crashed: Callable[[str], None]
+) -> ProcessSampler | None:
+    """Return the sampler of processes that goes with the accounting; None: not asked for."""
+    if not config.accounting.processes:
+        return None
+
+    def opener(collector: CpuCollector) -> ProcessReader:
+        return open_processes(host, collector, clock)
+
+    return ProcessSampler(cpu.collector, opener, clock, crashed)

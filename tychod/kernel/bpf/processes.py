@@ -6,6 +6,7 @@ Both lose entries by design (an LRU map, a ring that may be full): no total is m
 from __future__ import annotations
 
 import mmap
+import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -136,7 +137,7 @@ class BpfProcesses:
         cgroups: Callable[[], Mapping[int, CgroupRef]],
         clock: Clock,
     ) -> None:
-        """``fd`` is that of ``ty_proc`` and stays its owner's; ``cgroups`` those of the samples."""
+        """``fd`` is that of ``ty_proc``, ours from now on; ``cgroups`` are those of the samples."""
         self._calls = calls
         self._fd = fd
         self._records = records
@@ -191,7 +192,8 @@ class BpfProcesses:
         self._dying = exited - self._dying
 
     def close(self) -> None:
-        """Unmap the ring."""
+        """Close the map and unmap the ring."""
+        os.close(self._fd)
         self._records.close()
 
 
