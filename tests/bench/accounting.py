@@ -3,6 +3,7 @@
 Root, BTF, clang and a C compiler are needed; what is missing is said and not measured.
 """
 
+import os
 import secrets
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,10 +21,10 @@ from tests.sim.bpf import bpf_lock, why_not
 from tests.sim.bpfstats import Spent, read_spent, stats_on
 from tests.sim.cgrouptree import RealCgroups, real_base
 from tests.sim.kernelmaps import Version, accounted, close_all, inode, plan_for
-from tests.sim.loads import Load, NoCompiler, compile_load
+from tests.sim.loads import Load, NoCompilerError, compile_load
 from tychod.kernel.bpf import child, libbpf
 from tychod.kernel.bpf.core import load_core
-from tychod.kernel.bpf.reader import BpfReader
+from tychod.kernel.bpf.reader import BpfReader, Figures
 
 MIXED_S: Final = 30.0
 WINDOW_DRAINS: Final = 3  # a window is 3 s, a drain 1 s
@@ -64,7 +66,7 @@ def measure() -> list[Figure]:
         try:
             with prepared() as place:
                 figures += part(place)
-        except (NoCompiler, subprocess.CalledProcessError, FileNotFoundError) as exc:
+        except (NoCompilerError, subprocess.CalledProcessError, FileNotFoundError) as exc:
             say(f"{part.__name__}: not measured, {exc}")
     return figures
 
@@ -90,7 +92,7 @@ def prepared() -> Iterator[Place]:
 
 
 def measure_switch(place: Place) -> list[Figure]:
-    """Net time of the programs at each task switch: the kernel's own measure, less an empty one's."""
+    """Net time of the programs at each task switch: the kernel's measure, less an empty one's."""
     say(f"cost of a task switch, {4 * REPEATS} s")
     rounds = [measure_switch_once(place) for _ in range(REPEATS)]
     median = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
@@ -136,7 +138,7 @@ def run_empty(place: Place, cgroup: Path) -> float:
     try:
         return spent_by(place, cgroup, {"empty": link})["empty"].mean_ns
     finally:
-        libbpf.os.close(link)
+        os.close(link)
 
 
 def run_loaded(place: Place, cgroup: Path, *words: str, processes: bool) -> dict[str, Spent]:
@@ -148,9 +150,7 @@ def run_loaded(place: Place, cgroup: Path, *words: str, processes: bool) -> dict
         close_all(found)
 
 
-def spent_by(
-    place: Place, cgroup: Path, links: Mapping[str, int], *words: str
-) -> dict[str, Spent]:
+def spent_by(place: Place, cgroup: Path, links: Mapping[str, int], *words: str) -> dict[str, Spent]:
     """Return the time of programs during a second of ping-pong on one CPU."""
     with stats_on(), Load(place.load, cgroup, 1.0, "pingpong", *words, cpu=0) as load:
         before = read_spent(links)
@@ -188,7 +188,9 @@ def measure_read(place: Place) -> list[Figure]:
     costs_ms, active = costs_ms[2:], active[2:]
     return [
         Figure("cgroups that ran between two readings, least", min(active), "cgroups", None),
-        Figure(f"a second of {CGROUPS} cgroups x 20 bins: median", median_of(costs_ms), "ms CPU", 1),
+        Figure(
+            f"a second of {CGROUPS} cgroups x 20 bins: median", median_of(costs_ms), "ms CPU", 1
+        ),
         Figure(f"a second of {CGROUPS} cgroups x 20 bins: worst", max(costs_ms), "ms CPU", None),
     ]
 
@@ -323,19 +325,23 @@ class Drains:
 def partition_figures(drains: Drains, cpus: int) -> list[Figure]:
     """Return the errors: over the whole run, of the worst window, and of all windows together."""
     edges = drains.errors_ns[::WINDOW_DRAINS]
-    windows = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    windows = [b - a for a, b in pairwise(edges)]
     worst = max(map(abs, windows)) / (cpus * WINDOW_DRAINS * 1e9)
     largest = max(map(abs, drains.errors_ns)) / (cpus * drains.wall_ns)
     return [
         Figure("partition error, cumulative, largest seen", largest, "of CPUs x t", 1e-6),
-        Figure("partition error, cumulative, largest seen", max(map(abs, drains.errors_ns)), "ns", None),
+        Figure(
+            "partition error, cumulative, largest seen", max(map(abs, drains.errors_ns)), "ns", None
+        ),
         Figure("partition error, worst window of 3 s", worst, "of CPUs x t", 2e-5),
         Figure("signed errors of the windows, sum", abs(sum(windows)) / 1e3, "us", 100.0),
-        Figure("published sums - CPUs' time, after the load", float(drains.errors_ns[-1]), "ns", 0.0),
+        Figure(
+            "published sums - CPUs' time, after the load", float(drains.errors_ns[-1]), "ns", 0.0
+        ),
     ]
 
 
-def quality(stats: object, quiet_ns: int) -> list[Figure]:
+def quality(stats: Figures, quiet_ns: int) -> list[Figure]:
     """Return what the reader counted, and the error once all is quiet."""
     return [
         Figure("partition error in the maps when quiet", float(abs(quiet_ns)), "ns", 0.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tychod.kernel.bpf.plan import Loaded, LoadPlan
+    from tychod.samples import CpuSample
 
 Version = Literal["v1", "v2"]
 
@@ -64,9 +66,7 @@ def open_reader(fds: Mapping[str, int], version: Version, history_s: float = 10.
     hierarchy = choose_hierarchy(host, version)
     assert isinstance(hierarchy, Hierarchy)
     views = abi.view_maps(fds)
-    return BpfReader(
-        host, hierarchy, SystemClock(), views, SlotTable(fds), round(history_s * 1e9)
-    )
+    return BpfReader(host, hierarchy, SystemClock(), views, SlotTable(fds), round(history_s * 1e9))
 
 
 class KernelMaps:
@@ -92,7 +92,7 @@ class KernelMaps:
         return Used(task, softirq, irq, int(rows["switches"].sum()))
 
     def partition_error_ns(self) -> int:
-        """Return accounted time less the time that has passed, on all CPUs; only when it is quiet."""
+        """Return accounted time less the CPUs' time that has passed; only when it is quiet."""
         snapshots = Snapshots(self.views, SystemClock().now_ns)
         for _ in range(1000):
             shot = snapshots.take(None)
@@ -124,6 +124,48 @@ def accounted(version: Version, **changes: object) -> Iterator[KernelMaps]:
     """Load the programs for a hierarchy under the machine's lock; gone afterwards."""
     with loaded(plan_for(version, **changes)) as found:
         yield KernelMaps(found.maps, version)
+
+
+@contextmanager
+def reading(maps: KernelMaps) -> Iterator[BpfReader]:
+    """Open a reader that has had its first sample."""
+    reader = maps.reader()
+    try:
+        first(reader)
+        yield reader
+    finally:
+        reader.close()
+
+
+def first(reader: BpfReader) -> tuple[CpuSample, ...]:
+    """Return the first samples of a reader."""
+    for _ in range(200):
+        samples = reader.read()
+        if samples:
+            return samples
+        time.sleep(0.02)
+    raise RuntimeError(reader.failure)
+
+
+def drain(reader: BpfReader, seconds: float) -> list[CpuSample]:
+    """Return all samples of a while."""
+    found: list[CpuSample] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.25)
+        found += reader.read()
+    return found
+
+
+def own_ns(sample: CpuSample, key: int) -> int:
+    """Return the own time of a key, 0 where it is not in the sample."""
+    at = np.flatnonzero(sample.keys == key)
+    return int(sample.own_ns[at[0]]) if len(at) else 0
+
+
+def counted_ns(sample: CpuSample) -> int:
+    """Return all time in a sample."""
+    return int(sample.own_ns.sum()) + sample.idle_ns
 
 
 def close_all(found: Loaded) -> None:

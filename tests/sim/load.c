@@ -75,10 +75,12 @@ static long busy(int64_t end)
 	return n;
 }
 
+/* Asleep first: cpu.stat gives what a task used since its last switch or tick to where it is then. */
 static void enter(const char *procs)
 {
 	int fd = open(procs, O_WRONLY | O_CLOEXEC);
 
+	sleep_until(now_ns() + 1000000);
 	if (fd < 0 || write(fd, "0", 1) != 1)
 		die(procs);
 	close(fd);

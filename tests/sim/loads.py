@@ -10,7 +10,7 @@ from typing import Final
 SOURCE: Final = Path(__file__).with_name("load.c")
 
 
-class NoCompiler(Exception):
+class NoCompilerError(Exception):
     """There is nothing to compile the loads with."""
 
 
@@ -18,7 +18,7 @@ def compile_load(directory: Path) -> Path:
     """Compile the program into a directory; linked statically where that is possible."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise NoCompiler("no C compiler (cc, gcc or clang) for tests/sim/load.c")
+        raise NoCompilerError("no C compiler (cc, gcc or clang) for tests/sim/load.c")
     program = directory / "load"
     command = [compiler, "-O2", "-o", str(program), str(SOURCE)]
     if subprocess.run([*command, "-static"], capture_output=True, check=False).returncode:
