@@ -122,6 +122,13 @@ def test_a_task_on_its_way_out_of_a_removed_cgroup(tmp_path: Path) -> None:
     assert machine.published[pod] - before == machine.used_by(leaf) - machine.last[leaf]
     assert leaf not in machine.published
     assert len(machine.kernel.free) == 2  # both its slots came back
+    before = machine.published[pod]
+    machine.switch(1, Task(7, pod))
+    machine.wait(50 * MS)
+    machine.switch(1, IDLE)
+    machine.wait(1000 * MS)
+    machine.drain()
+    assert machine.published[pod] == before + 50 * MS
     machine.close()
 
 

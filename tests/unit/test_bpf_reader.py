@@ -215,6 +215,66 @@ def test_a_cgroup_below_an_unknown_parent_is_outside(make: Make) -> None:
 
     assert machine.published[OUTSIDE_KEY] > 800 * MS
     assert unknown not in machine.published
+    outside_ns = machine.published[OUTSIDE_KEY]
+
+    (machine.base / "graveyard" / path.name).rename(path)
+    a_second(machine)
+
+    # From here on it has a name, and what it used before stays where it was published.
+    assert machine.published[OUTSIDE_KEY] == outside_ns
+    assert machine.published[unknown] == 1000 * MS
+
+
+def test_a_task_that_moved_and_never_switched_is_split_where_it_moved(make: Make) -> None:
+    """No event has charged its time yet, and still each cgroup has its part of each bin."""
+    machine = make()
+    first, second = machine.mkdir(ROOT_CGID), machine.mkdir(ROOT_CGID)
+    machine.switch(1, Task(7, first))
+    machine.wait(333 * MS)
+    machine.do_attach(1, list(machine.paths).index(second))
+    a_second(machine)
+
+    assert machine.published[first] == 333 * MS
+    assert machine.published[second] > 800 * MS
+
+
+def test_a_removed_cgroup_with_a_running_task_keeps_its_slot(make: Make) -> None:
+    """Its last task may take its time to go; no slot is taken from under it."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.switch(1, Task(7, cgid))
+    machine.rmdir(cgid)
+    for _ in range(20):
+        a_second(machine)
+    assert machine.published[cgid] > 19_000 * MS
+    machine.switch(1, IDLE)
+
+    machine.settle()
+
+    assert machine.last[cgid] == machine.used_by(cgid)
+    assert len(machine.kernel.free) == 1
+
+
+def test_a_program_that_runs_whole_during_the_copy_is_noticed(make: Make) -> None:
+    """Before and after it enter equals leave; only the two copies differ."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    tasks = [Task(7, cgid), USER] * 10
+
+    def run_another() -> None:
+        if tasks:
+            machine.clock.t_ns += 10_000
+            machine.switch(1, tasks.pop())
+
+    for _ in range(3):
+        machine.wait(1000 * MS)
+        machine.do_tick(0, 0)
+        machine.clock.on_look = run_another
+        machine.drain(tick=False)
+        machine.clock.on_look = lambda: None
+        tasks += [Task(7, cgid), USER] * 10
+
+    assert machine.reader.figures.exhausted == 0
 
 
 def test_bcc_takes_what_the_tree_lacks_for_long_as_removed(make: Make) -> None:
