@@ -103,6 +103,23 @@ def test_every_nanosecond_has_one_owner() -> None:
         assert (views.cpu["t0"] > 0).all()
 
 
+def test_each_package_has_its_own_row() -> None:
+    """CPUs of two packages charge two rows, and both together are whole."""
+    rows = tuple(cpu % 2 for cpu in range(len(plan_here().packages)))
+    if 1 not in rows:
+        pytest.skip("one CPU cannot be in two packages")
+    script = "import os; os.sched_setaffinity(0, {%d}); sum(range(200000))"
+    with loaded(packages=rows) as found:
+        views = abi.view_maps(found.maps)
+        for cpu in sorted(os.sched_getaffinity(0)):
+            subprocess.run([sys.executable, "-I", "-c", script % cpu], check=True)
+        seen = look_quietly(views)
+
+        assert views.total.shape[0] == 2
+        assert (views.total["ns"].sum(axis=(1, 2)) > 0).all()
+        assert seen.accounted_ns == seen.passed_ns
+
+
 def test_loading_is_quick_enough_to_be_timed(capsys: pytest.CaptureFixture[str]) -> None:
     """Loading and attaching takes what it takes: printed, for the target of 150 ms."""
     require_bpf()
