@@ -12,7 +12,7 @@ import pytest
 
 from tests.sim.bpf import loaded
 from tests.sim.cgrouptree import RealCgroups, real_base
-from tests.sim.loads import Load, NoCompiler, compile_load
+from tests.sim.loads import Load, NoCompilerError, compile_load
 from tychod.clock import SystemClock
 from tychod.config import Config
 from tychod.hostfs import Host, own_capabilities
@@ -56,7 +56,7 @@ def program(tmp_path: Path) -> Path:
     """Return the compiled load."""
     try:
         return compile_load(tmp_path)
-    except NoCompiler as exc:
+    except NoCompilerError as exc:
         pytest.skip(str(exc))
 
 

@@ -189,7 +189,7 @@ def test_without_ends_the_scan_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     refusal = Refusal("tychod lacks CAP_NET_ADMIN", "a drop-in")
     monkeypatch.setattr(processes, "listen", lambda *_: refusal)
     collector: CpuCollector = SimpleNamespace(hierarchy="v2 at /x", cgroups={})  # type: ignore[assignment]
-    scan = open_scan(Host(config.Host(procfs=str(tmp_path))), collector, CLOCK)
+    scan = open_scan(Host(config.Host(procfs=str(tmp_path))), CLOCK, collector)
 
     assert scan.read().uses == ()
     assert scan.reason is not None

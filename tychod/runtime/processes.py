@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from tychod.clock import Clock
     from tychod.collectors.base import CpuCollector
-    from tychod.config import Config
     from tychod.hostfs import Host
-    from tychod.runtime.sources import CpuSampler
     from tychod.samples import ProcessSeries
 
 log = logging.getLogger(__name__)
@@ -202,7 +200,7 @@ def boot_offset_ns() -> int:
     return wall - (before + time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 2
 
 
-def open_processes(host: Host, collector: CpuCollector, clock: Clock) -> ProcessReader:
+def open_processes(host: Host, clock: Clock, collector: CpuCollector) -> ProcessReader:
     """Return the reader that goes with a collector: its kernel programs' map, else procfs."""
     if isinstance(collector, KernelMaps):
         opened = collector.opened
@@ -216,12 +214,12 @@ def open_processes(host: Host, collector: CpuCollector, clock: Clock) -> Process
             ctl = opened.views.ctl
             return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock)
         if opened.method == "bpf-core":
-            return open_scan(host, collector, clock, (NOT_COUNTED,))
-    return open_scan(host, collector, clock)
+            return open_scan(host, clock, collector, (NOT_COUNTED,))
+    return open_scan(host, clock, collector)
 
 
 def open_scan(
-    host: Host, collector: CpuCollector, clock: Clock, problems: tuple[Problem, ...] = ()
+    host: Host, clock: Clock, collector: CpuCollector, problems: tuple[Problem, ...] = ()
 ) -> ProcScan:
     """Return the reader of procfs, with ends by taskstats where that is permitted."""
     exits = listen(host, own_capabilities())
@@ -231,16 +229,3 @@ def open_scan(
         exits = without_exits(reason, ((reason, exits.remedy),))
     version: Literal["v2", "v1"] = "v1" if collector.hierarchy.startswith("v1") else "v2"
     return ProcScan(host, version, lambda: collector.cgroups, clock, exits, problems)
-
-
-def process_sampler(
-    host: Host, config: Config, cpu: CpuSampler, clock: Clock, crashed: Callable[[str], None]
-) -> ProcessSampler | None:
-    """Return the sampler of processes that goes with the accounting; None: not asked for."""
-    if not config.accounting.processes:
-        return None
-
-    def opener(collector: CpuCollector) -> ProcessReader:
-        return open_processes(host, collector, clock)
-
-    return ProcessSampler(cpu.collector, opener, clock, crashed)
