@@ -213,7 +213,7 @@ class NodeFacts:
     hierarchy: str
     hierarchy_reason: str
     built: str = "unknown"  # when; RFC 3339
-    accounting: AccountingFigures = AccountingFigures()
+    accounting: AccountingFigures = field(default_factory=AccountingFigures)
 
 
 class Trouble(NamedTuple):

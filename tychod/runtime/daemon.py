@@ -29,6 +29,7 @@ from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
+from tychod.runtime.processes import process_sampler
 from tychod.runtime.sampler import Plan
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
@@ -117,6 +118,7 @@ class Daemon:
         epoch_ns = self._begun_ns // BUCKET_NS * BUCKET_NS  # so that windows end with bins
         self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
         self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
+        self._processes = process_sampler(host, config, self._cpu, clock, crashed)
         self._metadata, self._kubelet = build_metadata(
             host, config, self._read_cgroups, clock, crashed
         )
@@ -126,7 +128,7 @@ class Daemon:
                 round(config.window.length * 1e9),
                 round(grid_s(config) * 1e9),
             ),
-            Inputs(self._energy, self._cpu, self._identify),
+            Inputs(self._energy, self._cpu, self._identify, self._processes),
             saved.state,
             self._params,
             Outputs(self._boot_id, store, self._latest),
@@ -147,6 +149,8 @@ class Daemon:
         self._wait_tried(deadline_ns, stop_asked)
         self._metadata.start()
         self._wait_for(self._metadata.wait_scanned, deadline_ns, stop_asked)
+        if self._processes is not None:
+            self._processes.start()
         self._analyser.start()
         self._server.start()
         self._check_crash()
@@ -188,7 +192,9 @@ class Daemon:
         """Stop in reverse order; what hangs is left to end with the process."""
         self._server.close()
         samplers: list[Stoppable] = [source.sampler for source in self._energy]
-        parts: list[Stoppable] = [self._analyser, self._metadata, self._cpu.sampler, *samplers]
+        processes: list[Stoppable] = [self._processes] if self._processes else []
+        readers: list[Stoppable] = [*processes, self._cpu.sampler, *samplers]
+        parts: list[Stoppable] = [self._analyser, self._metadata, *readers]
         stop_all(parts, self._clock)
 
     def quiet_s(self) -> float:
@@ -246,6 +252,8 @@ class Daemon:
         collector = self._cpu.collector()
         for problem in collector.problems if collector else ():
             yield Trouble("cpu", problem, None)
+        if self._processes is not None:
+            yield from self._processes.troubles()
         for source in self._energy:
             for problem in source.problems():
                 yield Trouble(source.sampler.plan.name, problem, UNREADABLE_REMEDY)
