@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,7 +30,7 @@ from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
-from tychod.runtime.processes import process_sampler
+from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.sampler import Plan
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
@@ -118,7 +119,10 @@ class Daemon:
         epoch_ns = self._begun_ns // BUCKET_NS * BUCKET_NS  # so that windows end with bins
         self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
         self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
-        self._processes = process_sampler(host, config, self._cpu, clock, crashed)
+        self._processes = None
+        if config.accounting.processes:
+            opener = partial(open_processes, host, clock)
+            self._processes = ProcessSampler(self._cpu.collector, opener, clock, crashed)
         self._metadata, self._kubelet = build_metadata(
             host, config, self._read_cgroups, clock, crashed
         )

@@ -153,15 +153,14 @@ class ProcessSampler:
         series: ProcessSeries | None = None
         reason: str | None = NO_ACCOUNTING
         problems: tuple[Problem, ...] = ()
-        opened = self._current()
-        if opened is not None:
-            reader = opened.reader
-            try:
-                series = reader.read()
-            except OSError as exc:
-                reason = render_error(exc)
-            else:
-                reason, problems = reader.reason, reader.problems
+        try:
+            opened = self._current()  # the accounting may be closed just now
+            series = opened.reader.read() if opened else None
+        except OSError as exc:
+            reason = render_error(exc)
+        else:
+            if opened is not None:
+                reason, problems = opened.reader.reason, opened.reader.problems
         self._publish(due_ns, series, reason, problems)
 
     def _publish(
