@@ -254,7 +254,7 @@ def test_attach_status_detach(pin_root: str) -> None:
 
 def test_attach_replaces_what_does_not_fit(pin_root: str) -> None:
     """Other settings, a missing pin, another version: attached anew, the old is gone."""
-    stamps = []
+    stamps: list[str] = []
     steps = (
         ({"slots": "512"}, None),
         ({"slots": "256"}, None),
@@ -345,9 +345,11 @@ def run_as(
     uid: int, gid: int, capabilities: tuple[str, ...], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python as somebody with these capabilities and no way to more."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) is not installed")
     caps = ",".join(("-all", *(f"+{name}" for name in capabilities)))
-    command = ("setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups")
-    command += ("--no-new-privs", "--inh-caps", caps, "--ambient-caps", caps)
+    command = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+    command += ["--no-new-privs", "--inh-caps", caps, "--ambient-caps", caps]
     return subprocess.run(
         [*command, "--bounding-set", caps, sys.executable, *arguments],
         cwd=ROOT,
