@@ -56,7 +56,6 @@ class Burnt(NamedTuple):
     tolerance_s: float
     rate: float  # CPUs that it kept busy
     unattributed_s: float  # growth
-    reason: str | None
     switches: int
 
 
@@ -93,7 +92,6 @@ class Burner:
             tolerance_s=SWITCH_S * switches + TICK_S,
             rate=witness_s / lasted_s,
             unattributed_s=unattributed["cpu_seconds"] - self._before,
-            reason=unattributed["reason"],
             switches=switches,
         )
 
