@@ -277,6 +277,51 @@ def test_a_program_that_runs_whole_during_the_copy_is_noticed(make: Make) -> Non
     assert machine.reader.figures.exhausted == 0
 
 
+def test_a_machine_that_never_rests_costs_its_tries(make: Make) -> None:
+    """Something ran during every copy: the reading says that it is not consistent."""
+    machine = make()
+    machine.wait(1000 * MS)
+    machine.do_tick(0, 0)
+    machine.clock.on_look = lambda: machine.switch(1, IDLE)
+
+    assert machine.reader.read()
+    assert machine.reader.figures.exhausted == 1
+
+
+def test_a_key_stays_until_its_last_bin_is_told(make: Make) -> None:
+    """However fast readings follow each other, what was used last is in the samples."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.switch(1, Task(7, cgid))
+    machine.rmdir(cgid)
+    for _ in range(4):
+        a_second(machine)
+    machine.switch(1, IDLE)
+    for _ in range(8):
+        machine.wait(51 * MS)
+        machine.drain()
+
+    assert cgid not in machine.published
+    assert machine.last[cgid] == machine.used_by(cgid)
+
+
+def test_a_cpu_that_was_offline_was_not_idle(make: Make) -> None:
+    """The kernel adds its absence to idle time when it comes back; no sample shows it."""
+    machine = make()
+    before = saved(machine)
+    machine.do_offline(1, 0)
+    for _ in range(10):
+        a_second(machine)
+    machine.do_online(1, 0)
+    machine.switch(1, IDLE)
+    a_second(machine)
+    after = saved(machine)
+
+    passed_ns = after.t_ns - before.t_ns
+    # The first CPU idled all the time, the other at most in the seconds of its going and coming.
+    assert passed_ns - MS < after.idle_ns - before.idle_ns <= passed_ns + 4000 * MS
+
+
 def test_bcc_takes_what_the_tree_lacks_for_long_as_removed(make: Make) -> None:
     """Without a program for rmdir the slots of removed cgroups come back too."""
     machine = make()

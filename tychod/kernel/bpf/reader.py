@@ -89,8 +89,8 @@ class BpfReader:
             opened.callback(self._stat.close)
             self._presence = Presence(host, len(views.cpu))
             opened.callback(self._presence.close)
-            may_rename = hierarchy.version == "v1"
-            self._tree = CgroupTree(host, hierarchy.root, None, may_rename=may_rename)
+            v1 = hierarchy.version == "v1"
+            self._tree = CgroupTree(host, hierarchy.root, None, may_rename=v1)
             opened.callback(self._tree.close)
             self._opened = opened.pop_all()
         self._tick_hz = tick_hz()
@@ -105,10 +105,8 @@ class BpfReader:
         self._baseline: CpuBaseline | None = None
         self._asked_ns: int | None = None  # when the first reading was tried
         self._started = False
-        self._closed = 0
-        self._is_first_open = False  # the newest sample lies within the bucket _closed
-        self._t_ns = 0
-        self._idle_ns = self._idle_shift_ns = 0
+        self._closed, self._is_first_open = 0, False  # the newest sample lies within _closed
+        self._t_ns = self._idle_ns = self._idle_shift_ns = 0
         self._busy: list[tuple[int, int]] = []  # the newest points of /proc/stat: time, busy time
         self._no_slot = (0, 0)  # how often the table was full, and when we last saw that grow
         self.figures = Figures()
