@@ -323,6 +323,14 @@ static __noinline int cross(struct ty_cpu *s, __u64 from, __u64 now)
 
 	if (kind >= TY_KINDS)
 		return 0;
+	/*
+	 * A CPU that goes offline is not traced when it comes to its idle task, nor until it is back
+	 * (DO_TRACE asks cpu_online()): the time since then is not of the task seen last.
+	 */
+	if (s->tgid && !bpf_get_current_task_btf()->pid) {
+		flush(s, s->bucket, true);
+		s->tgid = 0;
+	}
 	if (first < last) {
 		__sync_fetch_and_add(&s->acc[kind], (first + 1) * TY_BUCKET_NS - from);
 		flush(s, first, true);
