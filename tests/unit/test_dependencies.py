@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Names to import where they differ from the project's name.
 IMPORT_NAMES = {"tomli-w": "tomli_w"}
+# bcc is the distribution's (the project of that name on PyPI is another one): only a child of the
+# distribution's own Python imports it, and the packages suggest it.
+SYSTEM_ONLY = [("tychod/kernel/bpf/bcc_child.py", "bcc")]
 
 
 def parse_bounds(requirements: list[str]) -> dict[str, str]:
@@ -76,7 +79,15 @@ def test_only_declared_dependencies_are_imported(package: str) -> None:
     """What the product imports is in pyproject.toml, and so in the packages' dependencies."""
     declared = {IMPORT_NAMES.get(name, name) for name in BOUNDS}
 
-    assert [found for found in find_third_party(package) if found[1] not in declared] == []
+    others = [found for found in find_third_party(package) if found[1] not in declared]
+    assert others == (SYSTEM_ONLY if package == "tychod" else [])
+
+
+def test_bcc_is_never_asked_of_pypi() -> None:
+    """The PyPI project named bcc is something else: no requirement and no pin names it."""
+    pins = [parse_pins(path) for path in sorted(ROOT.glob("constraints*.txt"))]
+
+    assert not any("bcc" in names for names in (BOUNDS, TEST_BOUNDS, *pins))
 
 
 def test_the_import_check_sees_what_is_used() -> None:
