@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -24,6 +24,7 @@ from tests.e2e.kernels.loads import (
     spin,
     start_programs,
 )
+from tests.e2e.kernels.reading import Reading
 from tests.e2e.steps import Step, StepError, require
 from tychod.config import Config
 from tychod.hostfs import Host
@@ -33,9 +34,11 @@ from tychod.kernel.bpf.buckets import reached_now
 from tychod.kernel.bpf.core import close_all, default_object, load_core
 from tychod.kernel.bpf.plan import Loaded, LoadPlan
 from tychod.kernel.bpf.snapshot import Snapshot, Snapshots
+from tychod.kernel.hierarchy import NoHierarchy, choose_hierarchy
 
 LOAD_S: Final = 2.0
 LOOK_S: Final = 0.05
+READER_LAG_S: Final = 0.25  # buckets of 50 ms are read two later
 WORKS: Final = {"spin": spin, "pipes": play_ping_pong, "programs": start_programs}
 SOFTWARE: Final = ("sw:task-clock", "sw:context-switches", "sw:page-faults")
 ALL_FLAGS: Final = abi.FLAG_PROCESSES | abi.FLAG_VECTORS | sum(abi.FLAG_COUNTERS)
@@ -53,6 +56,7 @@ class Usage(NamedTuple):
     ours_ns: int
     kernel_ns: int
     switches: int
+    read_ns: int  # task time by the daemon's reader, less what the maps have
     process_ns: int
     counters: tuple[int, ...]
 
@@ -97,6 +101,7 @@ class Guest:
 
     hz: int
     live: Live | None = None
+    config: Config = field(default_factory=Config)
     root: Path = Path("/")
     usages: tuple[Usage, ...] = ()
     switches: int = 0  # of all CPUs under the load
@@ -120,6 +125,7 @@ def load(version: Literal["v2", "v1"], changes: dict[str, object], guest: Guest)
     """Every program of the object is loaded and attached, with the flags that were asked for."""
     config = Config()
     config = replace(config, host=replace(config.host, hierarchy=version))
+    guest.config = config
     plan = replace(make_plan(Host(config.host), config), **changes)  # type: ignore[arg-type]
     require(plan.version == version, f"the plan is for {plan.version}")
     guest.root = Path("/sys/fs/cgroup", "unified" if version == "v2" else "cpuacct")
@@ -151,7 +157,10 @@ def under_load(guest: Guest) -> str:
     live = guest.running()
     worst_ns = exhausted = looks = 0
     before = int(live.look().cpu["switches"].sum())
+    reading = open_reading(guest)
     with ExitStack() as stack:
+        stack.callback(reading.close)
+        reading.read()
         places = {name: stack.enter_context(cgroup(guest.root, f"t-{name}")) for name in WORKS}
         works = [Running(places[name], WORKS[name], LOAD_S) for name in WORKS]
         until_s = time.monotonic() + LOAD_S
@@ -162,13 +171,18 @@ def under_load(guest: Guest) -> str:
             worst_ns = max(worst_ns, abs(error_ns))
             allowed_ns = PARTITION * passed_ns
             require(abs(error_ns) <= allowed_ns, f"{error_ns} ns of {passed_ns} ns, look {looks}")
+            reading.read_when_due()
             time.sleep(LOOK_S)
         counts = [running.wait() for running in works]
-        time.sleep(LOOK_S)
-        guest.usages = tuple(read_usage(guest, name, places[name]) for name in WORKS)
+        time.sleep(READER_LAG_S)
+        reading.read()
+        guest.usages = tuple(read_usage(guest, reading, places[name]) for name in WORKS)
     guest.switches = int(live.look().cpu["switches"].sum()) - before
     done = ", ".join(f"{count} {name}" for name, count in zip(WORKS, counts, strict=True))
+    wrong = {usage.name: usage.read_ns for usage in guest.usages if usage.read_ns}
+    require(not wrong, f"the reader's samples differ from the maps by {wrong} ns")
     seen = f"worst {worst_ns} ns in {looks} looks, {exhausted} not still"
+    seen += f"; {reading.worst_ns} ns in {reading.samples} samples"
     return f"{seen}; {guest.switches} switches; {done}"
 
 
@@ -198,6 +212,7 @@ def against_kernel(guest: Guest) -> str:
 
 def processes_add_up(guest: Guest) -> str:
     """The processes of a cgroup have its time, all of it; counters counted in the same slots."""
+    require(guest.usages, "no load has run")
     for usage in guest.usages:
         require(
             usage.process_ns == usage.ours_ns,
@@ -243,7 +258,16 @@ def detach(guest: Guest) -> str:
     return "no program, map or link"
 
 
-def read_usage(guest: Guest, name: str, directory: Path) -> Usage:
+def open_reading(guest: Guest) -> Reading:
+    """Start the daemon's reader."""
+    live, host = guest.running(), Host(guest.config.host)
+    hierarchy = choose_hierarchy(host, guest.config.host.hierarchy)
+    if isinstance(hierarchy, NoHierarchy):
+        raise StepError(hierarchy.reason)
+    return Reading(host, hierarchy, live.loaded, live.views)
+
+
+def read_usage(guest: Guest, reading: Reading, directory: Path) -> Usage:
     """Return both counts of a cgroup whose processes have ended."""
     live = guest.running()
     slot = live.slot_of(directory)
@@ -256,7 +280,9 @@ def read_usage(guest: Guest, name: str, directory: Path) -> Usage:
     pmu = live.views.pmu
     counters = () if pmu is None else tuple(pmu["value"][:, slot].sum(axis=0).tolist())
     ours_ns, switches = int(total["ns"].sum()), int(total["switches"].sum())
-    return Usage(name, ours_ns, kernel_ns(directory), switches, process_ns, counters)
+    read_ns = reading.own_ns(directory.stat().st_ino) - int(total["ns"][:, abi.TASK].sum())
+    name = directory.name.removeprefix("t-")
+    return Usage(name, ours_ns, kernel_ns(directory), switches, read_ns, process_ns, counters)
 
 
 def kernel_ns(directory: Path) -> int:
