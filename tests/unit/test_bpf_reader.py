@@ -296,10 +296,12 @@ def test_a_key_stays_until_its_last_bin_is_told(make: Make) -> None:
     machine.rmdir(cgid)
     for _ in range(4):
         a_second(machine)
+    machine.wait(45 * MS)
     machine.switch(1, IDLE)
+    machine.wait(10 * MS)
     for _ in range(8):
-        machine.wait(51 * MS)
         machine.drain()
+        machine.wait(51 * MS)
 
     assert cgid not in machine.published
     assert machine.last[cgid] == machine.used_by(cgid)
