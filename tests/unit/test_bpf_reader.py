@@ -296,12 +296,11 @@ def test_a_key_stays_until_its_last_bin_is_told(make: Make) -> None:
     machine.rmdir(cgid)
     for _ in range(4):
         a_second(machine)
-    machine.wait(45 * MS)
+    machine.wait(98 * MS)
     machine.switch(1, IDLE)
-    machine.wait(10 * MS)
-    for _ in range(8):
+    for wait_ms in (1, 2, 50, 50, 50, 50, 50):
+        machine.wait(wait_ms * MS)
         machine.drain()
-        machine.wait(51 * MS)
 
     assert cgid not in machine.published
     assert machine.last[cgid] == machine.used_by(cgid)
