@@ -43,7 +43,7 @@ def main() -> int:
     if not OBJECT.exists():
         say(f"e2e-kernels: FAILED: {OBJECT.relative_to(ROOT)} is not built: make bpf")
         return 1
-    failed, booted = [], []
+    failed, booted, skipped = [], [], []
     with tempfile.TemporaryDirectory(prefix="tychod-kernels-") as directory:
         initramfs = Path(directory, "initramfs")
         pack(initramfs, tree_files())
@@ -52,6 +52,7 @@ def main() -> int:
                 kernel = fetch_kernel(wanted)
             except NotHereError as exc:
                 say(f"skip {wanted}: {exc}")
+                skipped.append(wanted)
                 continue
             booted.append(kernel.name)
             if not check(kernel, initramfs):
@@ -59,7 +60,9 @@ def main() -> int:
     if not booted:
         say("e2e-kernels: SKIPPED: no kernel to boot, see above")
         return SKIPPED
-    say(f"e2e-kernels: FAILED on {', '.join(failed)}" if failed else "e2e-kernels: ok")
+    rest = f"; SKIPPED {', '.join(skipped)}, see above" if skipped else ""
+    result = f"FAILED on {', '.join(failed)}" if failed else f"ok on {', '.join(booted)}"
+    say(f"e2e-kernels: {result}{rest}")
     return 1 if failed else 0
 
 
