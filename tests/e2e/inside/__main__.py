@@ -34,6 +34,7 @@ DEB: Final[Steps] = (
     Step("kernel accounting: kill -9 loses no CPU time", kernel.kill_loses_no_cpu_time, 120),
     Step("kernel accounting: stopped and started", kernel.stopped_loader_is_told, 120),
     Step("kernel accounting: a capability is missing", kernel.missing_capability_is_told, 120),
+    Step("kernel accounting: no BPF file system", kernel.missing_file_system_is_told, 120),
     Step("bad settings do not start", settings.bad_settings_do_not_start),
     Step("good reload", settings.good_reload_takes_over),
     Step("bad reload", settings.bad_reload_changes_nothing),

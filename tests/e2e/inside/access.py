@@ -19,7 +19,7 @@ from tests.e2e.inside.machine import (
     wait_for_window,
     wait_until,
 )
-from tests.e2e.inside.scene import CLASS, DEVICES, Scene, counters, describe
+from tests.e2e.inside.scene import CLASS, DEVICES, PINS, Scene, counters, describe
 from tests.e2e.steps import StepError, require
 
 CAP_DAC_READ_SEARCH: Final = 1 << 2
@@ -127,7 +127,7 @@ def member_sees_no_more(scene: Scene) -> str:
     require(state, "the daemon has saved no state")
     for path in state:
         require_refused(scene.member, "cat", str(path))
-    pins = [path for path in Path("/sys/fs/bpf").rglob("*tycho*") if path.exists()]
+    pins = [PINS / "tychod", *(PINS / "tychod").rglob("*")]
     for pin in pins:
         require_refused(scene.member, "cat", str(pin))
     return f"{len(counters())} counters, {len(state)} state files, {len(pins)} pins"
@@ -158,6 +158,8 @@ def runs_without_capability(scene: Scene) -> str:
         restart()
         held = int(process_status(main_pid())["CapEff"], 16)
         require(held == 0, f"it still holds {held:#x}")
+        method = ask("status")["accounting"]["method"]
+        require(method == "bpf-core", f"accounting by {method}")
         node = wait_for_window()
         quality = node["domains"]["package"]["quality"]
         require(quality == "measured", f"package energy is {quality}")

@@ -271,6 +271,29 @@ def missing_capability_is_told(_: Scene) -> str:
     return reason
 
 
+def missing_file_system_is_told(_: Scene) -> str:
+    """Without a BPF file system loader and daemon say so, and the command that mounts one."""
+    ensure_running()
+    run("systemctl", "stop", LOADER)
+    cursor = journal_cursor()
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "none", str(PINS))  # hides it
+    try:
+        done = run("systemctl", "start", LOADER, code=None)
+        require(done.returncode != 0, "it attached without a BPF file system")
+        text = messages(journal(cursor, unit=LOADER))
+        require("mount -t bpf" in text, f"the loader's journal says:\n{text}")
+        restart()
+        reason = wait_for_method("cgroup-")
+        require("mount -t bpf" in reason, f"the daemon gives as reason: {reason}")
+    finally:
+        run("umount", str(PINS))
+        run("systemctl", "reset-failed", LOADER, code=None)
+        run("systemctl", "restart", LOADER)
+        restart()
+    wait_for_method("bpf-core")
+    return reason
+
+
 def rpm_upgrade_keeps_the_account(scene: Scene) -> str:
     """An RPM upgrade with the same layout keeps the stamp; the daemon goes on with it."""
     ensure_running()

@@ -16,7 +16,7 @@ from tests.e2e.inside.machine import (
     wait_for_window,
     wait_until,
 )
-from tests.e2e.inside.scene import Scene, counters, describe, list_machine
+from tests.e2e.inside.scene import PINS, Scene, counters, describe, list_machine
 from tests.e2e.steps import require
 
 APT: Final = ("apt-get", "install", "--yes", "--no-install-recommends")
@@ -145,6 +145,7 @@ def purge_deb(_: Scene) -> None:
     """Removing keeps the settings; purging leaves nothing but the system users and groups."""
     run("apt-get", "remove", "--yes", "tychod", timeout_s=120, env=APT_ENV)
     require(Path("/etc/tychod/tychod.toml").exists(), "removing the package removed its settings")
+    require(not (PINS / "tychod").exists(), "removing the package left the kernel accounting")
     run("apt-get", "purge", "--yes", "tychod", timeout_s=120, env=APT_ENV)
 
 
