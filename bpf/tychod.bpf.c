@@ -228,24 +228,19 @@ static __always_inline void to_bucket(const struct ty_cpu *s, __u32 kind, __u64 
 		__sync_fetch_and_add(cell, ns);
 }
 
-/* The name of the process that runs, if it is the one that the time belongs to. */
-static __always_inline void name_of(const struct ty_cpu *s, char *comm)
-{
-	struct task_struct *current = bpf_get_current_task_btf();
-
-	if (current->tgid == s->tgid)
-		bpf_probe_read_kernel(comm, TY_COMM_BYTES, &current->group_leader->comm);
-}
-
 static __noinline int to_process(struct ty_cpu *s, __u64 task, __u64 soft, __u64 irq)
 {
 	struct ty_proc_key key = {.cgid = s->cgid, .start = s->start, .tgid = s->tgid};
 	struct ty_proc *proc = bpf_map_lookup_elem(&ty_proc, &key);
 	struct ty_proc fresh = {.ns = {task, soft, irq}, .switches = 1};
+	struct task_struct *current;
 	struct ty_ctl *ctl;
 
 	if (!proc) {
-		name_of(s, fresh.comm);
+		current = bpf_get_current_task_btf();
+		if (current->tgid == s->tgid)
+			bpf_probe_read_kernel(fresh.comm, sizeof(fresh.comm),
+					      &current->group_leader->comm);
 		if (!bpf_map_update_elem(&ty_proc, &key, &fresh, BPF_NOEXIST))
 			return 0;
 		proc = bpf_map_lookup_elem(&ty_proc, &key); /* another CPU was first */
@@ -255,8 +250,6 @@ static __noinline int to_process(struct ty_cpu *s, __u64 task, __u64 soft, __u64
 		__sync_fetch_and_add(&proc->ns[TY_SOFTIRQ], soft);
 		__sync_fetch_and_add(&proc->ns[TY_IRQ], irq);
 		__sync_fetch_and_add(&proc->switches, 1);
-		if (!proc->comm[0]) /* some virtual machines' kernels do not tell of every switch */
-			name_of(s, proc->comm);
 		return 0;
 	}
 	ctl = control();
