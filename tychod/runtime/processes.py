@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tychod.analysis.state import ProcessesSeen
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 
     from tychod.clock import Clock
     from tychod.collectors.base import CpuCollector
-    from tychod.config import Config
     from tychod.hostfs import Host
-    from tychod.runtime.sources import CpuSampler
     from tychod.samples import ProcessSeries
 
 log = logging.getLogger(__name__)
@@ -231,12 +228,3 @@ def open_scan(
         exits = without_exits(reason, ((reason, exits.remedy),))
     version: Literal["v2", "v1"] = "v1" if collector.hierarchy.startswith("v1") else "v2"
     return ProcScan(host, version, lambda: collector.cgroups, clock, exits, problems)
-
-
-def process_sampler(
-    host: Host, config: Config, cpu: CpuSampler, clock: Clock, crashed: Callable[[str], None]
-) -> ProcessSampler | None:
-    """Return the sampler of processes that goes with the accounting; None: not asked for."""
-    if not config.accounting.processes:
-        return None
-    return ProcessSampler(cpu.collector, partial(open_processes, host, clock), clock, crashed)
