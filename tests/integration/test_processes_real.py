@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sim.bpf import loaded
+from tests.sim.bpf import loaded, require_bpf
 from tests.sim.cgrouptree import RealCgroups, real_base
 from tests.sim.loads import Load, NoCompilerError, compile_load
+from tychod import config
 from tychod.clock import SystemClock
 from tychod.config import Config
 from tychod.hostfs import Host, own_capabilities
 from tychod.kernel.bpf import abi, syscall
+from tychod.kernel.bpf.attach import make_plan
 from tychod.kernel.bpf.processes import BpfProcesses, ExitRing, counts_processes
 from tychod.kernel.procscan import ProcScan, without_exits
 from tychod.kernel.taskstats import CAP_NET_ADMIN, ExitListener, Refusal, listen
@@ -76,7 +79,10 @@ def test_short_processes_are_all_seen_and_add_up(cgroups: RealCgroups, program: 
     """
     place = cgroups.make("short")
     cgid = place.stat().st_ino
-    with loaded(processes=True) as found:
+    require_bpf()
+    settings = Config(host=config.Host(hierarchy="v2"))
+    plan = replace(make_plan(Host(settings.host), settings), processes=True)
+    with loaded(plan) as found:
         views = abi.view_maps(found.maps)
         assert counts_processes(views.ctl)
         ring = ExitRing(found.maps["ty_exit"])
