@@ -788,6 +788,15 @@ int BPF_PROG(ty_exiting, struct task_struct *task)
 	return 0;
 }
 
+/* A slot for each new cgroup, though it may only hold others: the path of those that live shortly. */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(ty_mkdir, struct cgroup *cgroup)
+{
+	if (cgroup->root->hierarchy_id == ty_hierarchy_id)
+		slot_of(cgroup, cgroup->kn->id);
+	return 0;
+}
+
 /* Nothing runs in it any more, but its last tasks may still be on their way out. */
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(ty_rmdir, struct cgroup *cgroup)

@@ -78,6 +78,7 @@ class Leaf:
     cpu_ns: int
     energy: Mapping[str, Energy]
     power_w: Mapping[str, float | None]
+    counters: Mapping[str, int] = field(default_factory=dict)  # of the last window; absent: unknown
 
     @property
     def total(self) -> Energy:

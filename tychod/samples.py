@@ -74,6 +74,19 @@ class CpuSample(NamedTuple):
     busy_ns: int = 0  # task and irq time of the node by /proc/stat: bridges a change of method
 
 
+class CounterSample(NamedTuple):
+    """Hardware counters while each cgroup's tasks ran, cumulative, scaled for multiplexing.
+
+    ``value`` and ``covered_ns`` have shape ``(len(names), len(keys))``; no covered time: no value.
+    """
+
+    stamp: int  # of the kernel's maps
+    names: tuple[str, ...]
+    keys: Int64s  # sorted
+    value: Int64s
+    covered_ns: Int64s
+
+
 @dataclass(frozen=True, slots=True)
 class CpuSeries:
     """The CPU samples that a window needs, and which cgroup each key stands for."""
@@ -83,6 +96,7 @@ class CpuSeries:
     cgroups: Mapping[int, CgroupRef]
     run: int = 0  # another number: opened anew, and keys and own times began again
     stamp: int = 0  # which life of the native counters
+    counters: CounterSample | None = None  # as last read; None: there are none
 
 
 class ProcessUse(NamedTuple):

@@ -22,7 +22,7 @@ HEAD = {"schema", "node", "boot_id", "since", "sequence", "window"}
 LEAF = {
     *("kind", "id", "name", "namespace", "pod", "pod_uid", "runtime", "cgroup", "parent"),
     *("sandbox", "labels", "names_from", "stale", "state", "first_seen", "reason", "cpu_seconds"),
-    *("energy", "total", "power_w", "total_power_w", "requests"),
+    *("energy", "total", "power_w", "total_power_w", "requests", "counters"),
 }
 POD = {
     *("namespace", "name", "uid", "owner", "qos", "state", "labels", "containers"),

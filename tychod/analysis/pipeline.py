@@ -21,6 +21,7 @@ from tychod.analysis.energy import (
 )
 from tychod.analysis.idle import floor_w, observe
 from tychod.analysis.owners import Owners, owners
+from tychod.analysis.pmu import leaf_counts
 from tychod.analysis.processes import book_processes, leaf_windows
 from tychod.analysis.publish import Seen, snapshot
 from tychod.analysis.state import (
@@ -46,18 +47,15 @@ def analyse(
     """Book one window.  Pure: the same arguments give the same result."""
     cpu = cpu_window(observations.cpu, window, state)
     chosen = chosen_series(observations.energy)
-    zones = [
-        zone
-        for series in chosen
-        for zone in zone_windows(series, window, cpu.edges_ns, state, params)
-    ]
+    edges_ns = cpu.edges_ns
+    zones = [z for s in chosen for z in zone_windows(s, window, edges_ns, state, params)]
     unread = [zone for series in chosen for zone in unread_zones(series, state)]
     known = {zone.domain for series in chosen for zone in series.zones}
     domains = domain_windows(zones)
     idle = _observe_idle(domains, cpu, window, state, params)
     owned = owners(cpu, observations, state.accounts)
     booked = {
-        name: _attribute(domains[name], _idle_w(domains[name], idle), owned, cpu.edges_ns)
+        name: _attribute(domains[name], _idle_w(domains[name], idle), owned, edges_ns)
         for name in attributed_domains(domains, known)
     }
     reason = _unattributed_reason(domains, owned, booked)
@@ -78,8 +76,10 @@ def analyse(
         cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
         violations=state.violations + _violations(accounts, totals),
         processes=processed.state,
+        counters=observations.cpu.counters if observations.cpu else None,
     )
-    seen = Seen(window, observations, zones, unread, booked, state.restarted, processed)
+    counts = leaf_counts(state.counters, after.counters, owned.leaf_of)
+    seen = Seen(window, observations, zones, unread, booked, state.restarted, processed, counts)
     return snapshot(after, seen, params), after
 
 

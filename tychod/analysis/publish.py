@@ -1,10 +1,12 @@
 """State after a window -> the immutable snapshot that everything downstream sees."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from tychod.analysis.booked import Booked
 from tychod.analysis.energy import UnreadZone, ZoneWindow
+from tychod.analysis.pmu import Counts
 from tychod.analysis.processes import Processed, list_processes
 from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
 from tychod.model import (
@@ -20,6 +22,7 @@ from tychod.model import (
 )
 
 NONE: Final = Energy()
+NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class Seen(NamedTuple):
@@ -32,6 +35,7 @@ class Seen(NamedTuple):
     booked: Mapping[str, Booked]
     gap: bool  # it spans a restart
     processed: Processed
+    counts: Counts  # hardware counters
 
 
 def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
@@ -44,7 +48,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         wall_offset_ns=seen.observations.wall_offset_ns,
         gap=seen.gap,
         domains={name: _domain(name, state, seen, params) for name in names},
-        leaves=_leaves(state, seen.window, seen.booked),
+        leaves=_leaves(state, seen),
         conservation_violations=state.violations,
         processes=_processes(state, seen),
     )
@@ -111,22 +115,15 @@ def _quality_of(zones: Sequence[Quality]) -> Quality:
     return "modelled" if "modelled" in present else "measured"
 
 
-def _leaves(state: State, window: Window, booked: Mapping[str, Booked]) -> tuple[Leaf, ...]:
+def _leaves(state: State, seen: Seen) -> tuple[Leaf, ...]:
     names = _attributed(state)
     return tuple(
-        _leaf(leaf_id, account, names, window, booked)
-        for leaf_id, account in sorted(state.accounts.items())
+        _leaf(leaf_id, account, names, seen) for leaf_id, account in sorted(state.accounts.items())
     )
 
 
-def _leaf(
-    leaf_id: str,
-    account: Account,
-    names: Sequence[str],
-    window: Window,
-    booked: Mapping[str, Booked],
-) -> Leaf:
-    had, seconds = account.energy, window.seconds
+def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
+    had, seconds, booked = account.energy, seen.window.seconds, seen.booked
     energy, power_w = {}, {}
     for name in names:
         energy[name] = had.get(name, NONE)
@@ -135,7 +132,15 @@ def _leaf(
     state: Literal["running", "terminated"] = (
         "running" if account.ended_ns is None else "terminated"
     )
-    return Leaf(account.identity, state, account.first_seen_ns, account.cpu_ns, energy, power_w)
+    return Leaf(
+        account.identity,
+        state,
+        account.first_seen_ns,
+        account.cpu_ns,
+        energy,
+        power_w,
+        seen.counts.get(leaf_id, NO_COUNTS),
+    )
 
 
 def _window_uj(leaf_id: str, part: Booked) -> int:

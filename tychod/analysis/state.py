@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tychod.model import Energy, Identity
-from tychod.samples import CpuSample, CpuSeries, EnergySeries, ProcessSeries
+from tychod.samples import CounterSample, CpuSample, CpuSeries, EnergySeries, ProcessSeries
 
 LATE_NS: Final = 500_000_000
 STALE_NS: Final = 1_500_000_000
@@ -142,3 +142,4 @@ class State:
     cpu_end: CpuSample | None = None  # CPU totals at ``end_ns``, for a restart to go on from
     violations: int = 0
     processes: ProcessState = field(default_factory=ProcessState)
+    counters: CounterSample | None = None  # as last read; not saved

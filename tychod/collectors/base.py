@@ -13,7 +13,7 @@ from tychod.hostfs import Host, render_error
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
     from tychod.model import AccountingFigures
-    from tychod.samples import CgroupRef, CpuSample, EnergySample, EnergyZone
+    from tychod.samples import CgroupRef, CounterSample, CpuSample, EnergySample, EnergyZone
 
 
 class Pace(NamedTuple):
@@ -93,6 +93,10 @@ class CpuCollector(Protocol):
     @property
     def method(self) -> str:
         """How it is counted: ``bpf-core``, ``bpf-bcc``, ``cgroup-v2`` or ``cgroup-v1``."""
+
+    @property
+    def counters(self) -> CounterSample | None:
+        """Hardware counters as last read; None where there are none."""
 
     @property
     def stamp(self) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tychod.clock import Clock
     from tychod.config import Config
     from tychod.hostfs import Host
-    from tychod.samples import CgroupRef, CpuSample
+    from tychod.samples import CgroupRef, CounterSample, CpuSample
 
 
 KERNEL_PHASE_S: Final = 0.1
@@ -41,6 +41,7 @@ class CgroupFiles:
     delay_s: Final = 0.0
     figures: Final = AccountingFigures()
     stamp: Final = 0
+    counters: Final = None
 
     def __init__(self, reader: CgroupReader, pace: Pace, why: str, better: PinWatch | None) -> None:
         """``why`` tells why the kernel does not count; ``better``: pins that may come."""
@@ -137,6 +138,11 @@ class KernelMaps:
         return AccountingFigures(
             figures.late_ns, figures.dropped, figures.exhausted, figures.stalls
         )
+
+    @property
+    def counters(self) -> CounterSample | None:
+        """Hardware counters as last read; None where there are none."""
+        return self._reader.counters
 
     @property
     def outdated(self) -> bool:

@@ -127,6 +127,7 @@ def leaf_entry(leaf: Leaf) -> Plain:
         "total": _total(leaf.energy),
         "power_w": dict(leaf.power_w),
         "total_power_w": leaf.total_power_w,
+        "counters": dict(leaf.counters),
     }
 
 

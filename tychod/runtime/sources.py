@@ -85,7 +85,14 @@ class CpuSampler:
             return None
         samples = opened.buffer.cut(window.start_ns, window.end_ns)
         collector = opened.collector
-        return CpuSeries(collector.method, samples, collector.cgroups, opened.run, collector.stamp)
+        return CpuSeries(
+            method=collector.method,
+            samples=samples,
+            cgroups=collector.cgroups,
+            run=opened.run,
+            stamp=collector.stamp,
+            counters=collector.counters,
+        )
 
     def baseline(self) -> CpuBaseline | None:
         """Return where the newest collector got to, for one that is opened anew to go on from."""

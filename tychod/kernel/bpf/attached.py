@@ -22,7 +22,7 @@ LOADERS: Final = {abi.LOADER_CORE: "core", abi.LOADER_BCC: "bcc"}
 NEEDED: Final = {
     abi.LOADER_CORE: (
         *("ty_switch", "ty_irq_in", "ty_irq_out", "ty_softirq_in", "ty_softirq_out"),
-        *("ty_attach", "ty_exec", "ty_exiting", "ty_rmdir"),
+        *("ty_attach", "ty_exec", "ty_exiting", "ty_mkdir", "ty_rmdir"),
     ),
 }
 """Links without which the account is not whole."""

@@ -23,6 +23,7 @@ from tychod.kernel.bpf.buckets import (
     reached_now,
 )
 from tychod.kernel.bpf.columns import Columns
+from tychod.kernel.bpf.counted import read_counters
 from tychod.kernel.bpf.presence import Presence, has_started
 from tychod.kernel.bpf.slots import Places, Slots
 from tychod.kernel.bpf.snapshot import Snapshots
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from tychod.kernel.bpf.slots import Device
     from tychod.kernel.bpf.snapshot import Snapshot
     from tychod.kernel.hierarchy import Hierarchy
-    from tychod.samples import Int64s
+    from tychod.samples import CounterSample, Int64s
 
 BEHIND: Final = 2
 """Buckets between the present one and the newest closed one."""
@@ -110,6 +111,7 @@ class BpfReader:
         self._busy: list[tuple[int, int]] = []  # the newest points of /proc/stat: time, busy time
         self._no_slot = (0, 0)  # how often the table was full, and when we last saw that grow
         self.figures = Figures()
+        self.counters: CounterSample | None = None
         self.failure = ""
 
     @property
@@ -283,6 +285,7 @@ class BpfReader:
             snapshot.cpu, self._t_ns, snapshot.t_ns, is_certain=not snapshot.tries_used_up
         )
         self._count(snapshot.t_ns)
+        self.counters = read_counters(self._views, self._columns, snapshot.total.shape[1])
         self.failure = ""
         return tuple(
             CpuSample(*row)
