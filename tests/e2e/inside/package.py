@@ -133,12 +133,15 @@ def packaged_python_passes_tests(scene: Scene) -> str:
     env = {**APT_ENV, "PYTHONPATH": "/usr/lib/tychod", "CI": "true", "LC_ALL": "C.UTF-8"}
     argv = ("/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rf", "--tb=short", *tests)
     try:
-        done = run(*argv, timeout_s=560, env=env, cwd=scene.source)
+        done = run(*argv, timeout_s=560, env=env, cwd=scene.source, code=None)
     finally:
         for package in ("tychod", "tychoctl"):
             (scene.source / package).unlink()
             (scene.directory / f"{package}.source").rename(scene.source / package)
-    return done.stdout.strip().splitlines()[-1].strip("= ")
+    lines = done.stdout.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR", "_____", "E   "))]
+    require(done.returncode == 0, "\n".join([*failed[:40], *lines[-3:], done.stderr[-2000:]]))
+    return lines[-1].strip("= ")
 
 
 def purge_deb(_: Scene) -> None:
