@@ -121,7 +121,7 @@ main() {
         --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;
         --libraries) NEEDED=() WISHED=("${LIBRARIES[@]}") ;;
         --kernels) NEEDED=("${EMULATE[@]}") WISHED=() ;;
-        --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}") ;;
+        --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}" "${EMULATE[@]}") ;;
         *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
     esac
     mkdir -p .state
