@@ -36,7 +36,7 @@ DRAINS: Final = 12
 REPEATS: Final = 3
 LOADS: Final = 9
 EMPTY: Final = Path(__file__).with_name("empty.bpf.c")
-OTHERS: Final = ("ty_timer_in", "ty_timer_out", "ty_irq_in", "ty_softirq_in", "ty_softirq_out")
+OTHERS: Final = ("ty_irq_in", "ty_irq_out", "ty_softirq_in", "ty_softirq_out")
 
 
 class Place(NamedTuple):
