@@ -279,6 +279,19 @@ def test_wrong_types_are_set_aside(
         store.close()
 
 
+def test_a_reading_without_its_process_is_not_taken(store: Store) -> None:
+    """What a file says of processes that it does not list is left out: loaded is as saved."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    write(store, replaced(plain, ("processes", "accounts", 0, 0, 0), 2**64 - 1))
+
+    loaded = store.load(BOOT, END_OF_TIME_NS)
+
+    assert loaded is not None
+    listed = {who[:2] for who in loaded.state.processes.accounts}
+    assert {who[:2] for who in loaded.state.processes.read_ns} <= listed
+
+
 def test_what_is_no_file_is_set_aside(store: Store) -> None:
     """A directory in the file's place costs the counters, not the start."""
     file_of(store).mkdir()

@@ -339,9 +339,12 @@ def _parse_processes(plain: dict[str, Any] | None) -> ProcessState:
     """Versions before the kernel accounting saved none."""
     if plain is None:
         return ProcessState()
+    accounts = {_row(ProcessId, who): _parse_process(*row) for who, *row in plain["accounts"]}
+    kept = {who[:2] for who in accounts}
+    read = {_row(ReadingId, who): _checked(ns, int) for who, ns in plain["read"]}
     return ProcessState(
-        {_row(ProcessId, who): _parse_process(*row) for who, *row in plain["accounts"]},
-        {_row(ReadingId, who): _checked(ns, int) for who, ns in plain["read"]},
+        accounts,
+        {who: ns for who, ns in read.items() if who[:2] in kept},
         _checked(plain["method"], str | None),
         _checked(plain["t_ns"], OPTIONAL_INT),
     )
