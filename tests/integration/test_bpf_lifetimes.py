@@ -226,8 +226,8 @@ def test_a_cpu_that_leaves_and_comes_back(cgroups: RealCgroups, load: Path) -> N
         passed_ns = cpus * (samples[-1].t_ns - start.t_ns)
         missing_ns = passed_ns - (counted_ns(samples[-1]) - counted_ns(start))
 
-        # When it came within the last reading before it was seen, nobody knows.
-        assert gone_ns <= missing_ns <= back_ns
+        # It is seen with a reading; what the samples were behind then may count or not.
+        assert gone_ns <= missing_ns <= back_ns + SAMPLES_BEHIND_NS
         assert kernel_ns < gone_ns
         assert maps.partition_error_ns() == 0
 
