@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
-SAMPLES_BEHIND_NS = 3 * abi.BUCKET_NS  # how far a sample may be behind its reading
+SAMPLES_BEHIND_NS = 10 * abi.BUCKET_NS  # a reading, and how far its samples are behind it
 
 READER = """
 import json, os, pickle, sys, time
@@ -241,7 +241,7 @@ def take_offline(switch: Path, reader: BpfReader) -> tuple[int, int]:
         pytest.skip(f"the machine does not let a CPU go offline: {exc.strerror}")
     try:
         left_ns = time.monotonic_ns()
-        drain(reader, 0.8)
+        drain(reader, 1.2)
         read_ns = time.monotonic_ns()
     finally:
         switch.write_text("1")
