@@ -169,7 +169,7 @@ def test_stop_gives_up_on_what_hangs() -> None:
     begun_ns = clock.now_ns()
     parts = [Hung(clock, release, hangs=number % 2 == 0) for number in range(6)]
     try:
-        stop_all(parts, clock)
+        stop_all(parts, clock, begun_ns + round(STOP_S * 1e9))
     finally:
         release.set()
 

@@ -136,6 +136,9 @@ class CpuCollector(Protocol):
     def read(self) -> tuple[CpuSample, ...]:
         """Read all cgroups once: the samples since the last reading; none when that failed."""
 
+    def read_last(self) -> tuple[CpuSample, ...]:
+        """Read as ``read`` does, up to this moment: no reading follows."""
+
     def close(self) -> None:
         """Give back what the probe opened."""
 

@@ -90,6 +90,8 @@ class CgroupFiles:
         before, self._before = self._before, None
         return bridge(before, sample) if before else (sample,)
 
+    read_last = read
+
     def close(self) -> None:
         """Close every file."""
         self._reader.close()
@@ -156,6 +158,10 @@ class KernelMaps:
     def read(self) -> tuple[CpuSample, ...]:
         """Return the samples of the bins since the last reading; none until all CPUs count."""
         return self._reader.read()
+
+    def read_last(self) -> tuple[CpuSample, ...]:
+        """Return the samples since the last reading, and one of now."""
+        return self._reader.read_last()
 
     def close(self) -> None:
         """Give the maps back; pinned programs go on counting."""

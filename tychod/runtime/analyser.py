@@ -22,6 +22,7 @@ FAST_S: Final = 0.2
 MIN_LAG_S: Final = 0.05
 MAX_LAG_S: Final = 0.5
 WAIT_STEP_S: Final = 0.02
+SHORTEST_LAST_NS: Final = 50_000_000
 
 
 class EnergySource(Protocol):
@@ -155,6 +156,7 @@ class Analyser:
         try:
             while self._wait_until_over():
                 self._close_window()
+            self._close_last()
         except Exception:  # the outermost frame of the thread: a fault of ours ends the daemon
             log.critical("analysis failed", exc_info=True)
             self._crashed("analysis failed")
@@ -214,6 +216,13 @@ class Analyser:
         self._start_ns = window.end_ns
         now_ns = self._clock.now_ns() - round(self._lag_s() * 1e9)
         self._expect(next_deadline_ns(window.end_ns, self._axis.window_ns, now_ns))
+
+    def _close_last(self) -> None:
+        """Close what there is of the window in progress: what follows may not know its part."""
+        last_ns = self._inputs.cpu.newest_ns()
+        if last_ns is not None and last_ns - self._start_ns >= SHORTEST_LAST_NS:
+            self._next_end.publish(last_ns)
+            self._close_window()
 
     def _tell(self, before: State, snapshot: Snapshot) -> None:
         if before.restarted:

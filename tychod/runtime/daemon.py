@@ -48,6 +48,7 @@ LACKS_CAPABILITY: Final = Trouble(
     "give it the capability back (remove the drop-in that took it), or accept the loss",
 )
 WAIT_STEP_S: Final = 0.1
+LAST_READING_S: Final = 0.3
 STOP_S: Final = 1.0
 """All threads together get this long; one that hangs in a driver is left behind."""
 
@@ -193,13 +194,20 @@ class Daemon:
             raise StartError(f"{reason}: this is a fault of tychod, please report it")
 
     def stop(self) -> None:
-        """Stop in reverse order; what hangs is left to end with the process."""
+        """Stop in reverse order; what hangs is left to end with the process.
+
+        CPU time is read once more and a last window is closed with it, so that a restart, which
+        may be one to another way of accounting, has as little as possible to bridge.
+        """
         self._server.close()
+        self._cpu.sampler.ask_stop()
+        self._cpu.sampler.wait_rested(LAST_READING_S)
+        deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
+        stop_all([self._analyser], self._clock, deadline_ns)
         samplers: list[Stoppable] = [source.sampler for source in self._energy]
         processes: list[Stoppable] = [self._processes] if self._processes else []
-        readers: list[Stoppable] = [*processes, self._cpu.sampler, *samplers]
-        parts: list[Stoppable] = [self._analyser, self._metadata, *readers]
-        stop_all(parts, self._clock)
+        parts: list[Stoppable] = [self._metadata, *processes, self._cpu.sampler, *samplers]
+        stop_all(parts, self._clock, deadline_ns)
 
     def quiet_s(self) -> float:
         """Seconds since analysis last advanced."""
@@ -307,11 +315,10 @@ def node_facts(config: Config, boot: str) -> NodeFacts:
     )
 
 
-def stop_all(parts: Sequence[Stoppable], clock: Clock) -> None:
-    """Stop all parts at once; together they get ``STOP_S``, and one that hangs is left behind."""
+def stop_all(parts: Sequence[Stoppable], clock: Clock, deadline_ns: int) -> None:
+    """Stop all parts at once; they get until the deadline, and one that hangs is left behind."""
     for part in parts:
         part.ask_stop()
-    deadline_ns = clock.now_ns() + round(STOP_S * 1e9)
     for part in parts:
         part.join(max(deadline_ns - clock.now_ns(), 0) / 1e9)
 

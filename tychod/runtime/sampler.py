@@ -22,6 +22,8 @@ S = TypeVar("S", bound=Timed)
 REPROBE_S: Final = 30.0
 """How often a source that is not there is looked for again: a driver may come later."""
 GATE_S: Final = 1.0
+RELEASE_S: Final = 2.0
+"""How long a source stays open after its last reading, at most."""
 GIVE_UP_AFTER_S: Final = 30.0
 """A source that gave nothing for this long is closed and probed anew."""
 STALLED_AFTER_S: Final = 2.0
@@ -93,6 +95,7 @@ class Access(Generic[R, S]):
     gate: Callable[[], Closed | None] = lambda: None  # the reason to stay off, or None
     outdated: Callable[[R], bool] = lambda _: False  # after a reading: it has to be probed anew
     pace: Callable[[R], Pace | None] = lambda _: None  # where the plan's does not fit
+    last: Callable[[R], Sequence[S]] | None = None  # read so at the end, then wait to be let go
 
 
 class Sampler(Generic[R, S]):
@@ -113,6 +116,8 @@ class Sampler(Generic[R, S]):
         self._followers: tuple[Callable[[], None], ...] = ()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._rested = threading.Event()
+        self._released = threading.Event()
         self._health: Latest[Health] = Latest()
         self._opened: Latest[Opened[R, S] | None] = Latest()
         self._newest: Opened[R, S] | None = None
@@ -138,8 +143,13 @@ class Sampler(Generic[R, S]):
         self._stop.set()
         self._wake.set()
 
+    def wait_rested(self, timeout_s: float) -> bool:
+        """After ``ask_stop``: wait for the last reading; its samples stay until ``join``."""
+        return self._thread.ident is None or self._rested.wait(timeout_s)
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; False when the source still hangs."""
+        self._released.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -210,6 +220,8 @@ class Sampler(Generic[R, S]):
         except Exception:  # the outermost frame of the thread: a fault of ours ends the daemon
             log.critical("the thread that reads %s failed", self.plan.name, exc_info=True)
             self._crashed(f"reading {self.plan.name} failed")
+        finally:
+            self._rested.set()
 
     def _live(self) -> None:
         while not self._stop.is_set():
@@ -300,14 +312,25 @@ class Sampler(Generic[R, S]):
                 self._count_late((following_ns - deadline_ns) // interval_ns - 1)
             deadline_ns = following_ns
             self._stop.wait((deadline_ns - now_ns) / 1e9)
+        self._read_last(opened)
+
+    def _read_last(self, opened: Opened[R, S]) -> None:
+        """Read up to the end, and keep it open until everything has been made of it."""
+        if self._access.last is None:
+            return
+        self._read_once(opened, self._access.last)
+        self._rested.set()
+        self._released.wait(RELEASE_S)
 
     def _first_deadline_ns(self, pace: Pace) -> int:
         return self.plan.epoch_ns + round(pace.phase_s * 1e9)
 
-    def _read_once(self, opened: Opened[R, S]) -> bool:
+    def _read_once(
+        self, opened: Opened[R, S], read: Callable[[R], Sequence[S]] | None = None
+    ) -> bool:
         health = self._now()
         try:
-            samples = self._access.read(opened.collector)
+            samples = (read or self._access.read)(opened.collector)
         except OSError as exc:
             self._failed(health, render_error(exc))
             return False

@@ -190,6 +190,7 @@ def cpu_sampler(
         methodcaller("read"),
         outdated=attrgetter("outdated"),
         pace=attrgetter("pace"),
+        last=methodcaller("read_last"),
     )
     found = CpuSampler(Sampler(plan, access, clock, crashed))
     return found

@@ -159,6 +159,12 @@ class BpfReader:
             return self._fail("no bin of 50 ms has ended since the last reading")
         return self._read_bins(now_ns, closed)
 
+    def read_last(self) -> tuple[CpuSample, ...]:
+        """Return the samples since the last reading, and one of now: no reading follows."""
+        found = self.read()
+        now_ns = self._clock.now_ns()
+        return (*found, *self._read_wide(now_ns, is_stall=False)) if self._started else found
+
     def _fail(self, reason: str) -> tuple[CpuSample, ...]:
         self.failure = reason
         return ()
@@ -189,8 +195,8 @@ class BpfReader:
         self.figures = self.figures._replace(late_ns=self.figures.late_ns + late_ns)
         return self._publish(edges, own, idle, reached, snapshot)
 
-    def _read_wide(self, now_ns: int) -> tuple[CpuSample, ...]:
-        """Return one sample, of now: the first, or after a silence longer than the ring."""
+    def _read_wide(self, now_ns: int, *, is_stall: bool = True) -> tuple[CpuSample, ...]:
+        """Return one sample, of now: the first or last, or after a silence longer than the ring."""
         if not self._started and not self._is_ready(now_ns):
             return ()
         closed, snapshot = self._close_present()
@@ -205,7 +211,7 @@ class BpfReader:
         edges = np.array([snapshot.t_ns], np.int64)
         if not self._started:
             return self._publish_first(snapshot, reached, int(online.sum()))
-        self.figures = self.figures._replace(stalls=self.figures.stalls + 1)
+        self.figures = self.figures._replace(stalls=self.figures.stalls + is_stall)
         after = self._columns.native(reached) + self._columns.shift
         own = np.maximum(self._columns.own, after)[np.newaxis]
         idle = self._idle_at(edges, own, reached.idle_ns + self._idle_shift_ns, online)
