@@ -54,7 +54,7 @@ class Node:
             "RUNTIME_DIRECTORY": str(self.socket.parent),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONFAULTHANDLER": "1",
-            # A simulated machine's cgroups are not this kernel's; tests of the programs ask for them.
+            # A simulated machine's cgroups are not this kernel's; tests of programs ask for them.
             "TYCHOD_ACCOUNTING_LOADER": "off",
             **environment,
         }

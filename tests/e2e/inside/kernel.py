@@ -34,7 +34,6 @@ CAP_PERFMON, CAP_BPF = 38, 39
 TWO: Final = 1 << CAP_PERFMON | 1 << CAP_BPF
 OWN: Final = PINS / "tychod"
 DETACHED: Final = "CPU time while accounting was detached"
-UNSAVED_S: Final = 3.5  # a window, and the longest that it is held open
 SHOW_CAPABILITIES: Final = "[Service]\nExecStartPost=/bin/grep ^Cap /proc/self/status\n"
 NO_PERFMON: Final = (
     "[Service]\nAmbientCapabilities=\nAmbientCapabilities=CAP_BPF\n"
@@ -164,7 +163,7 @@ def upgrade_keeps_the_account(scene: Scene) -> str:
 
 
 def new_layout_replaces_the_old(scene: Scene) -> str:
-    """An upgrade with another layout loses at most what was not saved yet, and says so."""
+    """An upgrade to another layout loses what ran between stop and attach at most, and says so."""
     ensure_running()
     before, since = attached(), journal_cursor()
     irq = [(0.0, 0.0)]
@@ -176,19 +175,20 @@ def new_layout_replaces_the_old(scene: Scene) -> str:
 
     burnt = burn_through(scene, "abi", upgrade)
     require_replaced(before, attached())
-    began_s, ended_s = reload_times(since)
+    stop_s, (began_s, ended_s) = stopping_at(since), reload_times(since)
+    require(stop_s < began_s, "the daemon was not stopped before its maps were replaced")
     read_s, irq_s = irq[-1]
     missing_s = burnt.witness_s - burnt.counted_s - irq_s
-    # Since the last window was saved, until the end of the reload; the new daemon cannot read the
-    # old maps. And irq time of the old maps between our look at them and their end.
-    lost_s = (UNSAVED_S + ended_s - began_s) * burnt.rate
+    # The daemon saves what the old maps have when it stops; nobody can read them later. And irq
+    # time of the old maps between our look at them and their end.
+    lost_s = (ended_s - stop_s) * burnt.rate
     lost_s += irq_s / burnt.witness_s * (ended_s - read_s)
     text = f"{missing_s * 1e3:.1f} ms of {burnt.witness_s:.2f} s are not the leaf's"
     most_s = lost_s + burnt.tolerance_s
     require(missing_s <= most_s, f"{text}, more than {most_s * 1e3:.1f} ms")
     require(missing_s >= -burnt.tolerance_s, f"{text}: counted twice")
     require(burnt.unattributed_s >= missing_s, f"{text}, unattributed {burnt.unattributed_s:.3f} s")
-    return f"{text}, reload {(ended_s - began_s) * 1e3:.0f} ms"
+    return f"{text}, {(ended_s - stop_s) * 1e3:.0f} ms from stop to attached"
 
 
 def reason() -> str:
@@ -202,6 +202,14 @@ def require_replaced(before: Attached, after: Attached) -> None:
     require(after.stamp != before.stamp, "maps of another layout have the same stamp")
     names = [path.name for path in OWN.iterdir()]
     require(names == [f"v{after.abi}"], f"pinned: {names}")
+
+
+def stopping_at(since: str) -> float:
+    """Return when the daemon was asked to stop (CLOCK_MONOTONIC), by systemd's journal."""
+    entries = journal(since, unit=UNIT)
+    found = [e for e in entries if str(e.get("MESSAGE", "")).startswith("Stopping ")]
+    require(found, f"the daemon was not stopped:\n{messages(entries)}")
+    return int(str(found[0]["__MONOTONIC_TIMESTAMP"])) / 1e6
 
 
 def reload_times(since: str) -> tuple[float, float]:
