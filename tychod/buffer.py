@@ -33,6 +33,13 @@ class Buffer(Generic[S]):
             self._samples.append(sample)
             return True
 
+    def grown(self, capacity: int) -> "Buffer[S]":
+        """Return another buffer that begins with the newest samples of this one."""
+        other: Buffer[S] = Buffer(capacity)
+        with self._lock:
+            other._samples.extend(self._samples)
+        return other
+
     def cut(self, start_ns: int, end_ns: int) -> tuple[S, ...]:
         """Return the samples in ``(start, end]``, the last one before and the first one after."""
         with self._lock:

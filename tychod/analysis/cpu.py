@@ -40,7 +40,8 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
     times = np.array([s.t_ns for s in samples], np.int64)
     edges, rows = _edges(times, own, window)
     first = _first_row(keys, rows[0], series.run, state)
-    used = np.maximum(np.diff(np.vstack([first, rows[1:]]), axis=0), 0)
+    # A key that was away for some samples, as by a change of the method, goes on where it was.
+    used = np.diff(np.vstack([first, np.maximum(rows[1:], first)]), axis=0)
     last = samples[-1]
     live = frozenset(last.keys.tolist())
     reached = np.maximum(rows[-1], first)

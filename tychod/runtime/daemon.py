@@ -293,7 +293,7 @@ class Daemon:
         collector = self._cpu.collector()
         if collector is None:
             return Cgroups(self.settings.config.host.cgroupfs, {})
-        return Cgroups(collector.root, collector.cgroups)
+        return Cgroups(collector.root, self._cpu.cgroups())
 
     def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Mapping[int, Identity]:
         return complete(self._metadata.identities(), cgroups)

@@ -78,11 +78,11 @@ class Closed(NamedTuple):
 
 
 class Opened(NamedTuple, Generic[R, S]):
-    """A collector that was found, and its samples; a new probe starts a new buffer."""
+    """A collector that was found, and its samples."""
 
     collector: R
     buffer: Buffer[S]
-    run: int  # how many were opened before this one
+    run: int  # another number: its samples have nothing to do with those before
     pace: Pace
 
 
@@ -96,6 +96,7 @@ class Access(Generic[R, S]):
     outdated: Callable[[R], bool] = lambda _: False  # after a reading: it has to be probed anew
     pace: Callable[[R], Pace | None] = lambda _: None  # where the plan's does not fit
     last: Callable[[R], Sequence[S]] | None = None  # read so at the end, then wait to be let go
+    goes_on: bool = False  # samples of one that is opened anew go on from those before
 
 
 class Sampler(Generic[R, S]):
@@ -256,10 +257,12 @@ class Sampler(Generic[R, S]):
     def _open(self, ready: Ready[R]) -> Opened[R, S]:
         for note in ready.notes:
             log.info("%s: %s", self.plan.name, note, extra={"source": self.plan.name})
-        run = self._newest.run + 1 if self._newest else 0
         pace = self._access.pace(ready.collector) or self.plan.pace
         capacity = (int(pace.history_s / pace.interval_s) + 2) * pace.samples
-        return Opened(ready.collector, Buffer(capacity), run, pace)
+        before = self._newest
+        if before is not None and self._access.goes_on:
+            return Opened(ready.collector, before.buffer.grown(capacity), before.run, pace)
+        return Opened(ready.collector, Buffer(capacity), before.run + 1 if before else 0, pace)
 
     def _pace(self) -> Pace:
         opened = self.opened()

@@ -1,8 +1,9 @@
 """Samplers as analysis sees them, and which source may run beside which."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from operator import attrgetter, methodcaller
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Final
 
 from tychod.clock import Clock
@@ -10,11 +11,13 @@ from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
 from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
 from tychod.config import Config
 from tychod.hostfs import Host
+from tychod.kernel.bridge import Splice
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
 from tychod.runtime.sampler import Access, Closed, Plan, Sampler
-from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
+from tychod.samples import CgroupRef, CpuSample, CpuSeries, EnergySample, EnergySeries
 
+Crashed = Callable[[str], None]
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
 """A meter of one of these measures the CPU; then no model is needed."""
 
@@ -66,12 +69,70 @@ class EnergySampler:
 class CpuSampler:
     """The accounting of CPU time."""
 
-    def __init__(self, sampler: Sampler[CpuCollector, CpuSample]) -> None:
-        self.sampler: Final = sampler
+    def __init__(
+        self,
+        plan: Plan,
+        find: Callable[[], Ready[CpuCollector] | Unavailable],
+        clock: Clock,
+        crashed: Crashed,
+        saved: CpuBaseline | None,
+    ) -> None:
+        """``saved``: where another process got to; the first collector goes on from there."""
+        self._find = find
+        self._saved = saved
+        self._former: Mapping[int, CgroupRef] = {}
+        self._former_until_ns = 0
+        self._known: tuple[object, Mapping[int, CgroupRef]] = (None, {})
+        self._splices: tuple[tuple[CpuCollector, Splice], ...] = ()  # of the newest two
+        access: Access[CpuCollector, CpuSample] = Access(
+            self._probe,
+            lambda collector: self._spliced(collector, collector.read()),
+            outdated=attrgetter("outdated"),
+            pace=attrgetter("pace"),
+            last=lambda collector: self._spliced(collector, collector.read_last()),
+            goes_on=True,
+        )
+        self.sampler: Final = Sampler(plan, access, clock, crashed)
+
+    def _probe(self) -> Ready[CpuCollector] | Unavailable:
+        """Find a collector that goes on from where the one before it got to."""
+        outcome = self._find()
+        known = self.baseline() or self._saved
+        if not isinstance(outcome, Ready) or known is None:
+            return outcome
+        outcome.collector.resume(known)
+        before = self.sampler.newest()
+        last = before.buffer.last() if before else None
+        if before is not None and last is not None:
+            self._former, self._former_until_ns = before.collector.cgroups, last.t_ns
+            splice = Splice(last, self._splice_of(before.collector))
+            self._splices = (*self._splices[-1:], (outcome.collector, splice))
+        return outcome
+
+    def _spliced(
+        self, collector: CpuCollector, samples: tuple[CpuSample, ...]
+    ) -> tuple[CpuSample, ...]:
+        splice = self._splice_of(collector)
+        return splice.apply(samples) if splice else samples
+
+    def _splice_of(self, collector: CpuCollector) -> Splice | None:
+        return next((s for owner, s in self._splices if owner is collector), None)
 
     def newest_ns(self) -> int | None:
         """Monotonic time of the newest sample."""
         return self.sampler.last_ns()
+
+    def cgroups(self) -> Mapping[int, CgroupRef]:
+        """Which cgroup each key stands for; for a while those of the collector before, too."""
+        opened = self.sampler.opened()
+        if opened is None:
+            return {}
+        present, former = opened.collector.cgroups, self._former
+        if not former:
+            return present
+        if self._known[0] is not present:
+            self._known = (present, MappingProxyType({**former, **present}))
+        return self._known[1]
 
     def collector(self) -> CpuCollector | None:
         """Return the collector while it is there."""
@@ -83,12 +144,14 @@ class CpuSampler:
         opened = self.sampler.opened()
         if opened is None:
             return None
+        if window.start_ns > self._former_until_ns:
+            self._former = {}
         samples = opened.buffer.cut(window.start_ns, window.end_ns)
         collector = opened.collector
         return CpuSeries(
             method=collector.method,
             samples=samples,
-            cgroups=collector.cgroups,
+            cgroups=self.cgroups(),
             run=opened.run,
             stamp=collector.stamp,
             counters=collector.counters,
@@ -102,9 +165,6 @@ class CpuSampler:
             return None
         found = opened.collector
         return baseline_of(found.method, last, found.cgroups, found.stamp)
-
-
-Crashed = Callable[[str], None]
 
 
 def energy_samplers(
@@ -170,13 +230,6 @@ def cpu_sampler(
     """
     spec = CPU_COLLECTOR
 
-    def probe() -> Ready[CpuCollector] | Unavailable:
-        outcome = spec.find(host, config, clock)
-        known = found.baseline() or baseline
-        if isinstance(outcome, Ready) and known:
-            outcome.collector.resume(known)
-        return outcome
-
     plan = Plan(
         spec.name,
         enabled=True,
@@ -185,15 +238,7 @@ def cpu_sampler(
         history_s=config.window.history,
         epoch_ns=epoch_ns,
     )
-    access: Access[CpuCollector, CpuSample] = Access(
-        probe,
-        methodcaller("read"),
-        outdated=attrgetter("outdated"),
-        pace=attrgetter("pace"),
-        last=methodcaller("read_last"),
-    )
-    found = CpuSampler(Sampler(plan, access, clock, crashed))
-    return found
+    return CpuSampler(plan, partial(spec.find, host, config, clock), clock, crashed, baseline)
 
 
 def off_status(config: Config) -> tuple[SourceStatus, ...]:
