@@ -38,8 +38,8 @@ class FileIdentity(NamedTuple):
 class KeptFile:
     """A file opened once and read again from its start; the kernel answers anew each time."""
 
-    def __init__(self, path: str) -> None:
-        self._fd = _open(path)
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        self._fd = _open(path) if fd is None else fd
         self.path: Final = path
 
     def fileno(self) -> int:
@@ -141,6 +141,12 @@ class Host:
         """Open a file to be read many times; OSError where that fails."""
         return KeptFile(path)
 
+    def open_directory(self, path: str, parent: int | None = None) -> KeptFile:
+        """Open a directory, never where a link points; its last name below ``parent`` if given."""
+        name = path if parent is None else os.path.basename(path)  # noqa: PTH119
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+        return KeptFile(path, os.open(name, flags, dir_fd=parent))
+
     def pids(self) -> Iterator[int]:
         """Yield the pids that procfs lists at this moment; any of them may be gone when used."""
         for name in self.list_dir(self.procfs) or ():
@@ -150,6 +156,11 @@ class Host:
     def process_file(self, pid: int, name: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
         """Return a file of a process, None if the process is gone."""
         return self.read_bytes(f"{self.procfs}/{pid}/{name}", limit)
+
+
+def fd_path(fd: int) -> str:
+    """Return a path by which the kernel finds what a descriptor of ours is of (proc(5))."""
+    return f"/proc/self/fd/{fd}"
 
 
 def render_error(exc: OSError) -> str:

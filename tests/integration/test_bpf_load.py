@@ -313,8 +313,8 @@ def test_maps_of_another_layout_are_refused(pin_root: str) -> None:
 
 
 def test_the_loader_needs_two_capabilities_and_the_reader_none(pin_root: str) -> None:
-    """As nobody: CAP_BPF and CAP_PERFMON attach, one of them is refused by name; a reader needs
-    the group only, and nobody without the group sees nothing."""
+    """As nobody, in a directory from root: CAP_BPF and CAP_PERFMON attach, one of them is refused
+    by name; a reader needs the group only, and nobody without the group sees nothing."""
     group = 4242
     Path(pin_root).mkdir()
     os.chown(pin_root, NOBODY, group)
@@ -339,6 +339,28 @@ def test_the_loader_needs_two_capabilities_and_the_reader_none(pin_root: str) ->
     assert {p.stat().st_gid for p in Path(pin_root, pins.VERSION).iterdir()} == {group}
     assert reader.stdout == "True\n", reader
     assert "not permitted" in stranger.stderr
+
+
+def test_a_strangers_directory_is_nothing_to_root_and_reader(tmp_path: Path) -> None:
+    """In a BPF file system open to all, what anybody made first is refused, and left alone."""
+    require_bpf()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").touch()
+    script = "import os,sys; os.mkdir(sys.argv[1], 0o755); os.symlink(sys.argv[2], sys.argv[3])"
+    with bpf_lock(), bpffs("1777") as mounted:
+        root = str(mounted / "tychod")
+        made = run_as(NOBODY, NOBODY, (), "-c", script, root, str(victim), f"{root}/v0")
+        done = [run_load(command, "--pin-dir", root) for command in ("attach", "detach", "status")]
+        with pytest.raises(LoadError, match=f"somebody else's work .user {NOBODY}"):
+            pins.open_pins(HOST, root)
+        left = [p.name for p in Path(root).iterdir()]
+
+    assert made.returncode == 0, made
+    assert [d.returncode for d in done] == [1, 1, 1]
+    assert all("somebody else's work" in d.stderr for d in done)
+    assert left == ["v0"]
+    assert [p.name for p in victim.iterdir()] == ["kept"]
 
 
 def run_as(

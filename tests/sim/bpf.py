@@ -56,11 +56,11 @@ def bpf_lock() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bpffs() -> Iterator[Path]:
-    """Mount a BPF file system of one's own; root only."""
+def bpffs(mode: str = "0755") -> Iterator[Path]:
+    """Mount a BPF file system of one's own, which only root writes to; root only."""
     with tempfile.TemporaryDirectory(prefix="tychod-bpffs-") as place:
         Path(place).chmod(0o755)
-        subprocess.run(["mount", "-t", "bpf", "bpf", place], check=True)
+        subprocess.run(["mount", "-t", "bpf", "-o", f"mode={mode}", "bpf", place], check=True)
         try:
             yield Path(place)
         finally:

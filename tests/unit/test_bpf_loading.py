@@ -1,5 +1,6 @@
 """The loader's parts that need no kernel: plan, child's protocol, pins' rules, command line."""
 
+import fcntl
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from tychod import config, load
 from tychod.hostfs import Host
-from tychod.kernel.bpf import attach, attached, child, cpus, pins
+from tychod.kernel.bpf import attach, attached, child, cpus, directory, pins
 from tychod.kernel.bpf.child import Backend
 from tychod.kernel.bpf.plan import Loaded, LoadError, LoadPlan
 
@@ -238,7 +239,7 @@ def test_no_pins_are_made_elsewhere(tmp_path: Path) -> None:
         pins.locked_root(host, str(tmp_path / "x"), create=True),
     ):
         pass
-    assert "mount -t bpf" in caught.value.remedy
+    assert "mount -t bpf -o mode=0700" in caught.value.remedy
     assert not (tmp_path / "x").exists()
 
 
@@ -267,6 +268,88 @@ def test_only_our_names_are_removed(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "renew", "v1x", "vx"]
 
 
+def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+    """Where a directory of ours should be, somebody's link costs nobody a file."""
+    victim, root = tmp_path / "victim", tmp_path / "root"
+    victim.mkdir()
+    (victim / "a").touch()
+    root.mkdir()
+    (root / "v0").symlink_to(victim)
+    (root / "v2").mkdir()
+    (root / "v2" / "ty_ctl").symlink_to(victim / "a")
+    attached.detach_pinned(Host(config.Host()), str(root))
+
+    assert not root.exists()
+    assert [p.name for p in victim.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["root", "root/v1"])
+def test_no_link_is_a_place_for_pins(tmp_path: Path, name: str) -> None:
+    """Neither the root nor the directory in it may lie elsewhere."""
+    (tmp_path / "real" / "v1").mkdir(parents=True)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "real")
+
+    with pytest.raises(LoadError, match="symbolic link") as caught:
+        pins.open_pins(Host(config.Host()), str(tmp_path / "root"))
+    assert f"rm -r {tmp_path / name}" in caught.value.remedy
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o770])
+def test_a_root_that_others_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    """Neither loader nor reader believes what anybody could have put there."""
+    root = tmp_path / "root"
+    (root / "v1").mkdir(parents=True)
+    root.chmod(mode)
+    host = Host(config.Host())
+    for attempt in (attached.detach_pinned, attached.read_state, pins.open_pins):
+        with pytest.raises(LoadError, match="somebody else's work"):
+            attempt(host, str(root))
+    assert (root / "v1").exists()
+
+
+def status(uid: int, mode: int) -> os.stat_result:
+    """Return the status of a directory."""
+    return os.stat_result((0o040000 | mode, 1, 1, 2, uid, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "above_uid", "above_mode", "is_believed"),
+    [
+        (0, 0o2750, 0, 0o1777, True),
+        (990, 0o2750, 0, 0o1777, True),
+        (1000, 0o2750, 0, 0o1777, False),
+        (1000, 0o2750, 0, 0o700, True),
+        (1000, 0o2750, 990, 0o700, False),
+        (1000, 0o2750, 0, 0o775, False),
+        (0, 0o2770, 0, 0o700, False),
+        (0, 0o2752, 0, 0o700, False),
+    ],
+)
+def test_whose_directory_is_believed(
+    uid: int, mode: int, above_uid: int, above_mode: int, is_believed: bool
+) -> None:
+    """Root's and the loader's, or whose root gave it; of nobody where others may write."""
+    found = directory.is_believed(status(uid, mode), status(above_uid, above_mode), {0, 990})
+
+    assert found == is_believed
+
+
+def test_a_held_lock_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may read the root can hold its lock: the message names the process."""
+    monkeypatch.setattr(pins, "LOCK_S", 0.1)
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(LoadError, match=rf"process {os.getpid()} holds .* more than 0\.1 s"):
+            attached.detach_pinned(Host(config.Host()), str(tmp_path))
+    finally:
+        os.close(held)
+    assert "nothing is attached" in attached.detach_pinned(Host(config.Host()), str(tmp_path)).text
+
+
 # ---- the command ----
 
 
@@ -292,7 +375,7 @@ def test_a_machine_without_a_place_for_pins_fails_in_words(
     where = ["--config", os.devnull, "--pin-dir", str(tmp_path / "x")]
 
     assert load.main(["attach", *where]) == 1
-    assert "mount -t bpf bpf" in capsys.readouterr().err
+    assert "mount -t bpf -o mode=0700 bpf" in capsys.readouterr().err
     assert load.main(["status", *where, "--json"]) == 3
     assert json.loads(capsys.readouterr().out) == {"attached": False}
     assert load.main(["detach", *where]) == 0

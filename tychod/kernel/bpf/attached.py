@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tychod.kernel.bpf import abi, attach, perf, pins, syscall
+from tychod.kernel.bpf import abi, attach, directory, perf, pins, syscall
 from tychod.kernel.bpf.core import close_all, hierarchy, load_core, packages, process_slots
 from tychod.kernel.bpf.plan import LoadError
 
 if TYPE_CHECKING:
     from tychod.config import Config
-    from tychod.hostfs import Host
+    from tychod.hostfs import Host, KeptFile
     from tychod.kernel.bpf.plan import Loaded, LoadPlan
 
 LOADERS: Final = {abi.LOADER_CORE: "core", abi.LOADER_BCC: "bcc"}
@@ -80,9 +80,9 @@ def detach_pinned(host: Host, root: str) -> Outcome:
         if place is None:
             return Outcome("nothing is attached")
         try:
-            names = pins.ours(root)
+            names = place.ours()
             for name in names:
-                pins.remove_tree(f"{root}/{name}")
+                place.remove(name)
         except OSError as exc:
             raise LoadError(
                 f"cannot remove {exc.filename or root}: {exc.strerror}",
@@ -97,7 +97,11 @@ def read_state(host: Host, root: str) -> State | None:
     """Return what is attached, None if nothing of this ABI is; LoadError where we may not look."""
     path = f"{root}/{pins.VERSION}"
     try:
-        ctl, used = _look(path)
+        with (
+            contextlib.closing(directory.open_root(host, root)) as top,
+            contextlib.closing(directory.open_below(host, top, pins.VERSION)) as held,
+        ):
+            ctl, used = _look(held)
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -150,14 +154,14 @@ def render(state: State | None, root: str) -> str:
     )
 
 
-def _look(path: str) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.void]], int]:
+def _look(held: KeptFile) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.void]], int]:
     """Return the control map and how many cgroups have a slot."""
-    ctl_fd = syscall.obj_get(f"{path}/ty_ctl")
+    ctl_fd = directory.open_pin(held, "ty_ctl")
     try:
         ctl = pins.read_ctl(ctl_fd)
     finally:
         os.close(ctl_fd)
-    slot_fd = syscall.obj_get(f"{path}/ty_slot_of")
+    slot_fd = directory.open_pin(held, "ty_slot_of")
     try:
         keys, _ = syscall.lookup_all(
             slot_fd, np.dtype("<u8"), np.dtype("<u4"), int(ctl["nslot"][0])
@@ -175,7 +179,7 @@ def _counters(flags: int) -> tuple[str, ...]:
 def _fits(place: pins.Place, plan: LoadPlan, loader: str) -> bool:
     """Say whether what is pinned is whole and as the settings want it."""
     try:
-        state = read_state(place.host, place.root)
+        state = read_state(place.host, place.held.path)
         names = set(os.listdir(place.current))  # noqa: PTH208
     except (LoadError, OSError):
         return False
@@ -217,7 +221,7 @@ def _attached(place: pins.Place, loaded: Loaded) -> str:
 
 
 def _remove_others(place: pins.Place) -> None:
-    for name in pins.ours(place.root):
+    for name in place.ours():
         if name != pins.VERSION:
             with contextlib.suppress(OSError):
-                pins.remove_tree(f"{place.root}/{name}")
+                place.remove(name)

@@ -12,12 +12,13 @@ import fcntl
 import grp
 import os
 import re
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tychod.hostfs import GONE
-from tychod.kernel.bpf import abi, syscall
+from tychod.hostfs import GONE, fd_path
+from tychod.kernel.bpf import abi, directory, syscall
 from tychod.kernel.bpf.plan import LoadError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ VERSION: Final = f"v{abi.ABI}"
 STAGING: Final = "new"
 OURS: Final = re.compile(r"v\d+|new")
 """Names in the root that are ours to remove; whatever else lies there is somebody else's."""
+LOCK_S: Final = 15.0
+"""How long others may hold a root: less than systemd gives the loader to detach (20 s)."""
+LOCK_STEP_S: Final = 0.05
 ATTACH: Final = "run: systemctl restart tychod-bpf (or, as root: tychod-load attach)"
 MAY_READ: Final = f"run as root or as a member of the group {GROUP}"
 
@@ -40,23 +44,21 @@ MAY_READ: Final = f"run as root or as a member of the group {GROUP}"
 class Pins:
     """The pinned maps, opened by their one reader; the lock is held until ``close``."""
 
-    def __init__(self, host: Host, path: str, directory: KeptFile, maps: Mapping[str, int]) -> None:
-        self._host = host
-        self._path = path
-        self._directory = directory
-        self._identity = _identity(os.fstat(directory.fileno()))
+    def __init__(self, held: KeptFile, maps: Mapping[str, int]) -> None:
+        self._held = held
+        self._identity = _identity(os.fstat(held.fileno()))
         self.maps: Final = maps
 
     def replaced(self) -> bool:
         """Say whether other pins, or none, are at this place now; costs one stat."""
         try:
-            return _identity(os.stat(self._path)) != self._identity  # noqa: PTH116 - once a second
+            return _identity(os.stat(self._held.path)) != self._identity  # noqa: PTH116
         except OSError:
             return True
 
     def close(self) -> None:
         """Give everything back; mapped memory stays as it is."""
-        self._directory.close()
+        self._held.close()
         for fd in self.maps.values():
             os.close(fd)
 
@@ -68,21 +70,20 @@ def default_root(host: Host) -> str:
 
 def open_pins(host: Host, root: str) -> Pins:
     """Open all maps of this ABI as the only reader; LoadError where there are none for us."""
-    path = f"{root}/{VERSION}"
-    directory = _open_directory(host, path, root)
+    held = _open_version(host, root)
     maps: dict[str, int] = {}
     try:
-        _lock_for_reading(host, directory, path)
+        _lock_for_reading(host, held)
         for name in abi.MAPS:
-            maps[name] = syscall.obj_get(f"{path}/{name}")
+            maps[name] = directory.open_pin(held, name)
         check_abi(read_ctl(maps["ty_ctl"]))
-        return Pins(host, path, directory, maps)
+        return Pins(held, maps)
     except (OSError, LoadError) as exc:
-        directory.close()
+        held.close()
         for fd in maps.values():
             os.close(fd)
         if isinstance(exc, OSError):
-            raise _unusable(exc, path) from exc
+            raise _unusable(exc, held.path) from exc
         raise
 
 
@@ -124,37 +125,59 @@ class Place(NamedTuple):
     """A locked root directory."""
 
     host: Host
-    root: str
+    held: KeptFile
 
     @property
     def current(self) -> str:
         """The directory of this ABI."""
-        return f"{self.root}/{VERSION}"
+        return f"{self.held.path}/{VERSION}"
+
+    def ours(self) -> list[str]:
+        """Return the names in it that are ours."""
+        return ours(self.held.fileno())
+
+    def remove(self, name: str) -> None:
+        """Remove pins; what only they kept alive ends.  OSError."""
+        directory.remove(self.host, self.held, name)
 
 
 @contextlib.contextmanager
 def locked_root(host: Host, root: str, *, create: bool) -> Iterator[Place | None]:
     """Hold the root against others that attach or detach; None where it is not there."""
-    if create:
-        _make_root(host, root)
     while True:
+        if create:
+            _make_root(host, root)
         try:
-            held = host.open_kept(root)
+            held = directory.open_root(host, root)
         except OSError as exc:
             if exc.errno in GONE and not create:
                 yield None
                 return
             raise _unusable(exc, root) from exc
-        fcntl.flock(held.fileno(), fcntl.LOCK_EX)
-        if host.inode(root) == os.fstat(held.fileno()).st_ino:
-            break
-        held.close()  # whoever had the lock removed the directory
-        if create:
-            _make_root(host, root)
-    try:
-        yield Place(host, root)
-    finally:
-        held.close()
+        try:
+            _lock(host, held)
+            if host.inode(root) == os.fstat(held.fileno()).st_ino:
+                yield Place(host, held)
+                return
+        finally:
+            held.close()
+        # whoever had the lock removed the directory
+
+
+def _lock(host: Host, held: KeptFile) -> None:
+    """Wait for the lock on a root, but not for ever: who may read the root can hold it."""
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(LOCK_STEP_S)
+                continue
+        raise LoadError(
+            f"{_holder(host, held)} holds {held.path} for more than {LOCK_S:g} s",
+            "wait for it if it is another tychod-load, else end it; then try again",
+        )
 
 
 def pin_all(place: Place, loaded: Loaded) -> None:
@@ -162,38 +185,36 @@ def pin_all(place: Place, loaded: Loaded) -> None:
 
     Maps are the group's to read and write, links the owner's alone: a link in hand can be detached.
     """
-    staging = f"{place.root}/{STAGING}"
+    root = place.held
     before = os.umask(0o007)
     try:
-        remove_tree(staging)
-        os.mkdir(staging, 0o750)  # noqa: PTH102 - the group comes from the root (set-group-id)
-        for name, fd in {**loaded.links, **loaded.maps}.items():
-            syscall.obj_pin(fd, f"{staging}/{name}")
-        for name in loaded.maps:
-            os.chmod(f"{staging}/{name}", 0o660)  # noqa: PTH101
-        for name in ours(place.root):
+        place.remove(STAGING)
+        os.mkdir(STAGING, 0o750, dir_fd=root.fileno())  # the group is the root's (set-group-id)
+        with contextlib.closing(directory.open_below(place.host, root, STAGING)) as staging:
+            _pin(staging, loaded)
+        for name in place.ours():
             if name != STAGING:
-                remove_tree(f"{place.root}/{name}")
-        os.rename(staging, place.current)  # noqa: PTH104
+                place.remove(name)
+        os.rename(STAGING, VERSION, src_dir_fd=root.fileno(), dst_dir_fd=root.fileno())
     except OSError as exc:
         with contextlib.suppress(OSError):
-            remove_tree(staging)
-        raise _unusable(exc, place.root) from exc
+            place.remove(STAGING)
+        exc.filename = None  # below a descriptor, it says little
+        raise _unusable(exc, root.path) from exc
     finally:
         os.umask(before)
 
 
-def ours(root: str) -> list[str]:
-    """Return the names in a root that are ours."""
+def _pin(staging: KeptFile, loaded: Loaded) -> None:
+    for name, fd in {**loaded.links, **loaded.maps}.items():
+        syscall.obj_pin(fd, f"{fd_path(staging.fileno())}/{name}")
+    for name in loaded.maps:
+        os.chmod(name, 0o660, dir_fd=staging.fileno())
+
+
+def ours(root: str | int) -> list[str]:
+    """Return the names in a root, a path or a descriptor, that are ours."""
     return sorted(name for name in os.listdir(root) if OURS.fullmatch(name))  # noqa: PTH208
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory of pins; what only they kept alive ends."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(path):  # noqa: PTH208
-            os.unlink(f"{path}/{name}")  # noqa: PTH108
-        os.rmdir(path)  # noqa: PTH106
 
 
 def is_bpffs(mountinfo: str, path: str) -> bool:
@@ -216,26 +237,32 @@ def _make_root(host: Host, root: str) -> None:
     if not is_bpffs(mounts, os.path.realpath(root)):
         raise LoadError(
             f"{root} is not in a BPF file system",
-            f"mount one: mount -t bpf bpf {os.path.dirname(root)}",  # noqa: PTH120
+            f"mount one: mount -t bpf -o mode=0700 bpf {os.path.dirname(root)}",  # noqa: PTH120
         )
     try:
         os.mkdir(root, 0o750)  # noqa: PTH102
-        with contextlib.suppress(KeyError):  # without the group only root reads
-            os.chown(root, -1, grp.getgrnam(GROUP).gr_gid)
-        os.chmod(root, 0o2750)  # noqa: PTH101, S103 - set-group-id, so that pins are the group's
     except FileExistsError:
         return
     except OSError as exc:
         raise _unusable(exc, root) from exc
-
-
-def _open_directory(host: Host, path: str, root: str) -> KeptFile:
     try:
-        return host.open_kept(path)
+        with contextlib.closing(directory.open_root(host, root)) as held:
+            with contextlib.suppress(KeyError):  # without the group only root reads
+                os.fchown(held.fileno(), -1, grp.getgrnam(GROUP).gr_gid)
+            os.fchmod(held.fileno(), 0o2750)  # set-group-id, so that pins are the group's
+    except OSError as exc:
+        raise _unusable(exc, root) from exc
+
+
+def _open_version(host: Host, root: str) -> KeptFile:
+    try:
+        with contextlib.closing(directory.open_root(host, root)) as top:
+            return directory.open_below(host, top, VERSION)
     except OSError as exc:
         if exc.errno not in GONE:
-            raise _unusable(exc, path) from exc
+            raise _unusable(exc, root) from exc
     others = ", ".join(_versions(root)) or "nothing"
+    path = f"{root}/{VERSION}"
     raise LoadError(f"no kernel programs are pinned at {path} (there: {others})", ATTACH)
 
 
@@ -246,16 +273,21 @@ def _versions(root: str) -> list[str]:
         return []
 
 
-def _lock_for_reading(host: Host, directory: KeptFile, path: str) -> None:
+def _lock_for_reading(host: Host, held: KeptFile) -> None:
     try:
-        fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = reader_of(host, path)
-        who = f"process {pid}" if pid else "another process"
         raise LoadError(
-            f"{who} reads the maps at {path} already; there can be one reader",
+            f"{_holder(host, held)} reads the maps at {held.path} already; there can be one reader",
             "stop it (systemctl stop tychod), or give one of them another --pin-dir",
         ) from None
+
+
+def _holder(host: Host, held: KeptFile) -> str:
+    """Say who has locked a directory that is open here."""
+    locks = host.read_text(f"{host.procfs}/locks") or ""
+    pid = parse_locks(locks, os.fstat(held.fileno()))
+    return f"process {pid}" if pid else "another process"
 
 
 def _unusable(exc: OSError, path: str) -> LoadError:
