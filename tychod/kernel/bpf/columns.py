@@ -55,7 +55,9 @@ class Columns:
 
     def _connect(self, owner: Int64s) -> None:
         slots = np.flatnonzero(owner != NOBODY)
-        columns = np.searchsorted(self.keys, owner[slots])
+        columns = np.minimum(np.searchsorted(self.keys, owner[slots]), len(self.keys) - 1)
+        # Every owner is listed.  If one were not, its time must not come to a neighbour.
+        columns[self.keys[columns] != owner[slots]] = self.column(OUTSIDE_KEY)
         first, rows = np.unique(columns, return_index=True)
         self._source = np.full(len(self.keys), -1, np.intp)  # the last column of any row is 0
         self._source[first] = slots[rows]

@@ -8,7 +8,6 @@ can come, and its memory is emptied only when that time has long been saved.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -18,7 +17,7 @@ from tychod.kernel.bpf import abi
 from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -29,7 +28,7 @@ NOBODY: Final = -(1 << 62)
 """Owner of a slot that is free, or whose time has been published for good."""
 
 REMEMBERED: Final = 20_000
-"""Removed cgroups whose path and parent are kept."""
+"""Removed cgroups whose path and parent are kept, and more of those that have a slot."""
 
 DRAINS_AFTER_RMDIR: Final = 2
 """The last tasks of a removed cgroup are still on their way out."""
@@ -63,8 +62,8 @@ class Places:
 
     def __init__(self) -> None:
         self.living: dict[int, Place] = {}
-        self._dead: OrderedDict[int, Place] = OrderedDict()
-        self._retired: OrderedDict[int, None] = OrderedDict()
+        self._dead: dict[int, Place] = {}  # in the order of their removal
+        self._retired: dict[int, None] = {}
         self.roots: frozenset[int] = frozenset()
 
     def replace(self, root: int, nodes: Iterable[Node]) -> None:
@@ -82,14 +81,25 @@ class Places:
     def remember(self, inode: int, place: Place) -> None:
         """Keep the place of a cgroup that is not in the tree."""
         self._dead[inode] = place
-        if len(self._dead) > REMEMBERED:
-            self._dead.popitem(last=False)
 
     def retire(self, inode: int) -> None:
         """Never give this cgroup a key again."""
         self._retired[inode] = None
-        if len(self._retired) > REMEMBERED:
-            self._retired.popitem(last=False)
+
+    def trim(self, most: int, held: Callable[[], Iterable[int]]) -> None:
+        """Forget the oldest of the removed beyond ``most``, never a held one nor what is above."""
+        if max(len(self._dead), len(self._retired)) <= most:
+            return
+        kept = set(held())
+        for inode in tuple(kept):
+            place = self._dead.get(inode)
+            while place is not None and place.parent not in kept:
+                kept.add(place.parent)
+                place = self._dead.get(place.parent)
+        for table in (self._dead, self._retired):
+            free = [inode for inode in table if inode not in kept]
+            for inode in free[: max(len(table) - most, 0)]:
+                del table[inode]
 
     def is_retired(self, inode: int) -> bool:
         """Say whether the cgroup had a key once and lost it."""
@@ -176,7 +186,12 @@ class Slots:
             self._leave(slot)
         if tree_changed:
             self._move_from_dead(changed)
+        self._places.trim(max(REMEMBERED, 2 * len(self.owner)), self._held)
         return changed
+
+    def _held(self) -> list[int]:
+        """Return the cgroups whose place and past must be known: those in the table, and owners."""
+        return [*self._cgid.tolist(), *self.owner.tolist()]
 
     def _assign(self, slot: int, changed: dict[int, tuple[int, int]]) -> None:
         entry = self._views.info[slot]
