@@ -109,7 +109,7 @@ def test_json_is_what_the_daemon_said(path: Path, latest: Latest[Snapshot]) -> N
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["processes"],
+        ["gpus"],
         ["pods", "-o", "yaml"],
         ["pods", "-w", "0"],
         ["pods", "--wait", "-1"],
