@@ -288,6 +288,51 @@ def test_a_machine_that_never_rests_costs_its_tries(make: Make) -> None:
     assert machine.reader.figures.exhausted == 1
 
 
+def test_a_machine_that_never_rests_gives_slots_back(make: Make) -> None:
+    """Each CPU by itself is seen between two programs; no reading has to be consistent for it."""
+    machine = make(nslot=40)
+    restless = machine.kernel.cpus[1]
+
+    def write_all_the_time() -> None:
+        restless.enter += 1
+        restless.leave += 1
+        machine.kernel.show(restless)
+
+    machine.clock.on_look = write_all_the_time
+    for _ in range(100):
+        cgid = machine.mkdir(ROOT_CGID)
+        machine.switch(0, Task(7, cgid))
+        machine.wait(5 * MS)
+        machine.switch(0, IDLE)
+        machine.rmdir(cgid)
+        machine.wait(995 * MS)
+        machine.do_tick(0, 0)
+        assert machine.reader.read()
+
+    assert machine.reader.figures.exhausted == 100
+    assert int(machine.kernel.ctl["no_slot"]) == 0
+    assert machine.kernel.free
+
+
+def test_a_cpu_in_the_middle_of_a_program_keeps_slots(make: Make) -> None:
+    """It may be about to charge to one; those that it was seen without later come back."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.switch(0, Task(7, cgid))
+    machine.wait(5 * MS)
+    machine.switch(0, IDLE)
+    machine.rmdir(cgid)
+    stuck = machine.kernel.cpus[1]
+    for in_program in (1, -1):
+        stuck.enter += in_program
+        machine.kernel.show(stuck)
+        for _ in range(20):
+            machine.wait(1000 * MS)
+            machine.do_tick(0, 0)
+            assert machine.reader.read()
+        assert len(machine.kernel.free) == (in_program < 0)
+
+
 def test_a_key_stays_until_its_last_bin_is_told(make: Make) -> None:
     """However fast readings follow each other, what was used last is in the samples."""
     machine = make()

@@ -287,9 +287,7 @@ class BpfReader:
         self._columns.own = own[-1]
         self._slot_ns[: len(reached.task) - 1] = reached.task[:-1]
         self._t_ns, self._idle_ns = int(edges[-1]), int(idle[-1])
-        self._slots.advance(
-            snapshot.cpu, self._t_ns, snapshot.t_ns, is_certain=not snapshot.tries_used_up
-        )
+        self._slots.advance(snapshot.seen, self._t_ns, snapshot.t_ns)
         self._count(snapshot.t_ns)
         self.counters = read_counters(self._views, self._columns, snapshot.total.shape[1])
         self.failure = ""

@@ -19,8 +19,7 @@ from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from numpy.typing import NDArray
-
+    from tychod.kernel.bpf.snapshot import Seen
     from tychod.kernel.tree import Node
     from tychod.samples import Int64s
 
@@ -154,6 +153,7 @@ class _Leaving:
         self.stage = Stage.GONE
         self.drains = 0
         self.since_ns = 0
+        self.waits_for = -1  # a bit for each CPU that may have it in mind; at first all
 
 
 class Slots:
@@ -252,27 +252,39 @@ class Slots:
             self.owner[slot] = NOBODY
         return changed
 
-    def advance(
-        self, cpu: NDArray[np.void], edge_ns: int, now_ns: int, *, is_certain: bool
-    ) -> None:
+    def advance(self, seen: Seen, edge_ns: int, now_ns: int) -> None:
         """Bring the slots of removed cgroups a stage on; ``edge_ns``: the newest sample's time."""
         self.failure = ""
-        unlisted = [x for x in self._leaving.values() if x.stage is Stage.GONE and self._unlist(x)]
+        unlisted = {x for x in self._leaving.values() if x.stage is Stage.GONE and self._unlist(x)}
+        minded = self._minded(seen) if len(unlisted) < len(self._leaving) else {}
         if unlisted:
             # After the deletions: who sees the new number finds no removed cgroup any more.
             self._views.ctl["epoch"] += 1
         for slot, leaving in tuple(self._leaving.items()):
             # The CPUs' states are older than what was unlisted just now.
-            if leaving.stage is Stage.UNLISTED and is_certain and leaving not in unlisted:
-                self._hush(slot, leaving, cpu, now_ns)
+            if leaving.stage is Stage.UNLISTED and leaving not in unlisted:
+                leaving.waits_for &= seen.unseen | minded.get(slot, 0)
+                if not leaving.waits_for:
+                    leaving.stage, leaving.since_ns = Stage.QUIET, seen.t_ns
             elif leaving.stage is Stage.QUIET and edge_ns >= leaving.since_ns:
                 leaving.stage = Stage.FINAL
             elif leaving.stage is Stage.KEPT and now_ns - leaving.since_ns >= KEPT_NS:
                 self._give_back(slot)
 
-    def _hush(self, slot: int, leaving: _Leaving, cpu: NDArray[np.void], now_ns: int) -> None:
-        if not self._is_cached(cpu, slot):
-            leaving.stage, leaving.since_ns = Stage.QUIET, now_ns
+    def _minded(self, seen: Seen) -> dict[int, int]:
+        """Return slot -> bits of the CPUs that may charge to it.
+
+        An idle CPU with an old epoch looks up first.  So a CPU once seen without an unlisted slot
+        never has it again, whatever the others do meanwhile.
+        """
+        cpu, found = seen.cpu, dict[int, int]()
+        may_charge = (cpu["tgid"] != 0) | (cpu["epoch"] == self._views.ctl["epoch"][0])
+        for name, which in (("slot", may_charge), ("pend_slot", cpu["pend"] != 0)):
+            for at, slot in zip(
+                np.flatnonzero(which).tolist(), cpu[name][which].tolist(), strict=True
+            ):
+                found[slot] = found.get(slot, 0) | 1 << at
+        return found
 
     def _unlist(self, leaving: _Leaving) -> bool:
         leaving.drains += 1
@@ -285,12 +297,6 @@ class Slots:
             return False
         leaving.stage = Stage.UNLISTED
         return True
-
-    def _is_cached(self, cpu: NDArray[np.void], slot: int) -> bool:
-        """Say whether a CPU may charge to a slot; an idle one with an old epoch looks up first."""
-        busy = (cpu["tgid"] != 0) | (cpu["epoch"] == self._views.ctl["epoch"][0])
-        cached = (cpu["slot"] == slot) & busy
-        return bool((cached | ((cpu["pend_slot"] == slot) & (cpu["pend"] != 0))).any())
 
     def _give_back(self, slot: int) -> None:
         total = self._views.total[:, slot]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tychod.samples import Int64s
 
 TRIES: Final = 50
+ROW_TRIES: Final = 20
+"""Of one CPU's state: some 2 us each, and even a CPU without rest is outside our programs often."""
+
 OPEN_ROWS: Final = 4
 """Buckets after the closed ones that may hold time already: two, and two for a slow copy."""
 
@@ -32,6 +35,14 @@ _TOTAL_WORDS: Final = abi.TOTAL.itemsize // 8
 _ENTER, _LEAVE = 0, 1  # words of a CPU's state
 
 Pairs = list[tuple["Int64s", "Int64s"]]
+
+
+class Seen(NamedTuple):
+    """States of the CPUs, each by itself consistent, but for those in ``unseen``."""
+
+    t_ns: int  # no state is younger
+    cpu: NDArray[np.void]
+    unseen: int  # a bit for each CPU
 
 
 class Snapshot(NamedTuple):
@@ -46,6 +57,7 @@ class Snapshot(NamedTuple):
     open_task: Int64s  # shape (npkg, used): in buckets that are not closed
     open_irq_ns: int
     tries_used_up: bool
+    seen: Seen
 
 
 class Charge(NamedTuple):
@@ -148,9 +160,28 @@ class Snapshots:
             open_task = self._open[:, :, :used].sum(axis=0)
             open_irq_ns = int(self._kept_irq.sum())
         cpu = self._kept.view(abi.CPU)[:, 0]
+        seen = self._look_again() if tries_used_up else Seen(t_ns, cpu, 0)
         return Snapshot(
-            t_ns, cpu, self._kept_total[:, :used], open_task, open_irq_ns, tries_used_up
+            t_ns, cpu, self._kept_total[:, :used], open_task, open_irq_ns, tries_used_up, seen
         )
+
+    def _look_again(self) -> Seen:
+        """Look at each CPU by itself: on a busy machine they are never still all together."""
+        unseen = 0
+        for at in range(len(self._cpu)):
+            if not self._saw(at):
+                unseen |= 1 << at
+        return Seen(self._now_ns(), self._again.view(abi.CPU)[:, 0], unseen)
+
+    def _saw(self, at: int) -> bool:
+        """Copy the state of a CPU; False: it wrote at every try."""
+        state, copied = self._cpu[at], self._again[at]
+        for _ in range(ROW_TRIES):
+            left = state[_LEAVE]
+            np.copyto(copied, state)
+            if state[_ENTER] == left:
+                return True
+        return False
 
 
 def ring(first: int, count: int) -> list[tuple[slice, slice]]:
