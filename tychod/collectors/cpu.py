@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 from tychod.collectors.base import (
@@ -12,6 +15,7 @@ from tychod.collectors.base import (
     Ready,
     Unavailable,
 )
+from tychod.hostfs import render_error
 from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.kernel.bpf.opening import OpenMaps, PinWatch, SlotTable, open_maps
 from tychod.kernel.bpf.plan import LoadError
@@ -107,6 +111,8 @@ class KernelMaps:
         self, opened: OpenMaps, reader: BpfReader, hierarchy: Hierarchy, pace: Pace
     ) -> None:
         self._reader = reader
+        self._open = threading.Lock()  # held by who uses descriptors in another thread
+        self._closed = False
         self.opened: Final = opened
         self.stamp: Final = reader.stamp
         self.pace: Final = pace
@@ -163,10 +169,23 @@ class KernelMaps:
         """Return the samples since the last reading, and one of now."""
         return self._reader.read_last()
 
+    def share(self, name: str) -> int:
+        """Return a copy of a map's descriptor, the caller's to close; OSError once we are closed.
+
+        Any thread may ask: after our end the number of ours may be another file's.
+        """
+        with self._open:
+            if self._closed:
+                raise OSError(errno.EBADF, "the accounting was closed")
+            return os.dup(self.opened.fds[name])
+
     def close(self) -> None:
         """Give the maps back; pinned programs go on counting."""
         self._reader.close()
-        self.opened.close()
+        with self._open:
+            if not self._closed:
+                self._closed = True
+                self.opened.close()
 
 
 def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Unavailable:
@@ -187,7 +206,12 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     samples = math.ceil(interval_s * 1e9 / BUCKET_NS) + 1
     pace = Pace(interval_s, history_s, KERNEL_PHASE_S, samples)
     table = SlotTable(opened.fds)
-    reader = BpfReader(host, hierarchy, clock, opened.views, table, round(history_s * 1e9))
+    try:
+        reader = BpfReader(host, hierarchy, clock, opened.views, table, round(history_s * 1e9))
+    except OSError as exc:
+        opened.close()
+        why = f"no kernel accounting: {render_error(exc)}"
+        return _files(host, config, clock, hierarchy, why, watch)
     collector = KernelMaps(opened, reader, hierarchy, pace)
     return Ready(collector, (*opened.notes, *collector.problems))
 

@@ -204,17 +204,25 @@ def open_processes(host: Host, clock: Clock, collector: CpuCollector) -> Process
     if isinstance(collector, KernelMaps):
         opened = collector.opened
         if counts_processes(opened.views.ctl):
-            fd = os.dup(opened.fds["ty_proc"])  # the collector may close its own at any time
-            try:
-                ring = ExitRing(opened.fds["ty_exit"])
-            except OSError:
-                os.close(fd)
-                raise
-            ctl = opened.views.ctl
-            return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock)
+            return _open_map(collector, clock)
         if opened.method == "bpf-core":
             return open_scan(host, clock, collector, (NOT_COUNTED,))
     return open_scan(host, clock, collector)
+
+
+def _open_map(collector: KernelMaps, clock: Clock) -> BpfProcesses:
+    ring_fd = collector.share("ty_exit")
+    try:
+        ring = ExitRing(ring_fd)
+    finally:
+        os.close(ring_fd)  # what is mapped stays
+    try:
+        fd = collector.share("ty_proc")
+    except OSError:
+        ring.close()
+        raise
+    ctl = collector.opened.views.ctl
+    return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock)
 
 
 def open_scan(

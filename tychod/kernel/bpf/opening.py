@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tychod.kernel.hierarchy import Hierarchy
 
 HIERARCHIES: Final = {2: "v2", 1: "v1"}
+MEMORY: Final = "lower [accounting] slots, or raise tychod's memory limit (MemoryMax)"
 RELOAD: Final = "run: systemctl restart tychod-bpf"
 
 
@@ -90,7 +91,11 @@ def _load(host: Host, config: Config) -> OpenMaps:
         for fd in fds:
             os.close(fd)
 
-    views = view_maps(loaded.maps)
+    try:
+        views = view_maps(loaded.maps)
+    except OSError as exc:
+        close()
+        raise LoadError(f"the maps cannot be mapped ({exc.strerror})", MEMORY) from None
     return OpenMaps(loaded.maps, views, "loaded by tychod", loaded.notes, lambda: False, close)
 
 

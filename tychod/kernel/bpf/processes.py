@@ -5,6 +5,7 @@ Both lose entries by design (an LRU map, a ring that may be full): no total is m
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -97,9 +98,13 @@ class ExitRing:
     def __init__(self, fd: int, size: int = RING_BYTES) -> None:
         """Map a BPF ring buffer; OSError where the kernel refuses."""
         page = mmap.PAGESIZE
-        self._own = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._own = _mapped(fd, page, mmap.PROT_READ | mmap.PROT_WRITE, 0)
         theirs = page + 2 * size  # positions of the kernel, then the data twice
-        self._theirs = mmap.mmap(fd, theirs, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        try:
+            self._theirs = _mapped(fd, theirs, mmap.PROT_READ, page)
+        except OSError:
+            self._own.close()
+            raise
 
     def drain(self) -> NDArray[np.void]:
         """Return the records since the last time and let the kernel have their place."""
@@ -116,6 +121,13 @@ class ExitRing:
         """Unmap; the descriptor is the owner's."""
         self._own.close()
         self._theirs.close()
+
+
+def _mapped(fd: int, size: int, protection: int, offset: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset)
+    except ValueError as exc:  # Python's own word for a file that is shorter
+        raise OSError(errno.EINVAL, f"no ring of exit records: {exc}") from None
 
 
 def counts_processes(ctl: NDArray[np.void]) -> bool:
