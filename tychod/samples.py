@@ -3,7 +3,7 @@
 Counters are cumulative; a missed reading loses resolution, never energy or CPU time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -97,6 +97,7 @@ class CpuSeries:
     run: int = 0  # another number: opened anew, and keys and own times began again
     stamp: int = 0  # which life of the native counters
     counters: CounterSample | None = None  # as last read; None: there are none
+    away: Set[int] = frozenset()  # keys of an earlier collector that may come back
 
 
 class ProcessUse(NamedTuple):
@@ -105,7 +106,7 @@ class ProcessUse(NamedTuple):
     pid: int
     start_ns: int  # since boot, suspended time included; with the pid it names a process for ever
     comm: str
-    key: int  # of its cgroup, as in CpuSample
+    key: int | None  # of its cgroup, as in CpuSample; None: it is not known yet, so book nothing
     cpu_ns: int  # cumulative
     exited: bool
     cgroup: int = 0  # id of the one cgroup that ``cpu_ns`` is counted in; 0: of all it was in

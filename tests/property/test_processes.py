@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import msgpack
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ class Row:
     key: int
     ns: int = 0
     exited: bool = False
+    is_known: bool = True  # its cgroup has a key
 
 
 @dataclass
@@ -60,6 +62,9 @@ class Table:
         elif event == "exit":
             for row in mine:
                 row.exited = True
+        elif event in ("known", "unknown"):
+            for row in mine:
+                row.is_known = event == "known" or self.method == "procfs"
         elif event in ("evict", "vanish"):
             self.rows = [row for row in self.rows if row.pid != pid]
 
@@ -83,7 +88,7 @@ class Table:
                     r.pid,
                     r.start_ns,
                     f"p{r.pid}",
-                    r.key,
+                    r.key if r.is_known else None,
                     r.ns,
                     r.exited,
                     0 if self.method == "procfs" else abs(r.key),
@@ -94,7 +99,7 @@ class Table:
 
 
 events = st.tuples(
-    st.sampled_from(("run", "run", "run", "exit", "evict", "vanish")),
+    st.sampled_from(("run", "run", "run", "exit", "evict", "vanish", "known", "unknown")),
     st.integers(1, 14),
     st.sampled_from(KEYS),
     st.sampled_from((0, 1, 1_000_000, 400 * MS, 5 * S)),
@@ -206,6 +211,35 @@ def test_what_an_eviction_took_is_kept() -> None:
     last = [snapshot for snapshot, _ in run("bpf", story)][-1]  # type: ignore[arg-type]
 
     assert cpu_ns(last, 1) == {"a.service": 12}
+
+
+def test_a_cgroup_without_a_key_delays_and_loses_nothing() -> None:
+    """What is used while nobody knows whose it is is booked once, when that is known."""
+    story = story_of(
+        *(("run", 1, 3, 9), ("run", 1, 3, 5), ("unknown", 1, 3, 0), ("run", 1, 3, 7)),
+        *(("run", 1, 3, 1), ("known", 1, 3, 0), ("run", 1, 3, 2)),
+    )
+    rows = [cpu_ns(snapshot, 1)["a.service"] for snapshot, _ in run("bpf", story)]  # type: ignore[arg-type]
+
+    assert [ns - rows[0] for ns in rows] == [0, 5, 5, 5, 5, 13, 15]
+
+
+@pytest.mark.parametrize("what", ["", "restart"])
+def test_history_does_not_come_again(what: str) -> None:
+    """A row whose cgroup has no key in one reading, after a restart even, is not all new later."""
+    used = (("run", 1, 3, 9), ("run", 1, 3, 5 * S))
+    story = [*story_of(*used), ([("unknown", 1, 3, 0)], what), ([("known", 1, 3, 0)], "")]
+    rows = [cpu_ns(snapshot, 1)["a.service"] for snapshot, _ in run("bpf", story)]  # type: ignore[arg-type]
+
+    assert rows[-1] == rows[1]
+
+
+def test_a_cgroup_that_is_gone_lists_nobody() -> None:
+    """A counter of no leaf that stands still makes no row: its process is listed where it runs."""
+    story = story_of(("run", 1, 999, 0), ("run", 1, 3, 5))
+    for snapshot, _ in run("bpf", story):  # type: ignore[arg-type]
+        assert cpu_ns(snapshot, 1).keys() <= {"a.service"}
+    assert cpu_ns(snapshot, 1).keys() == {"a.service"}
 
 
 def test_a_process_that_moves_has_a_row_for_each_workload() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tychod.kernel.bpf import abi
+from tychod.kernel.bpf import abi, processes
 from tychod.kernel.bpf.processes import (
     BUSY,
     DISCARDED,
@@ -142,7 +142,7 @@ class Kernel:
         return BpfProcesses(self, 5, self, self.ctl, lambda: self.cgroups, self)
 
 
-def uses(reader: BpfProcesses) -> list[tuple[int, int, int, bool]]:
+def uses(reader: BpfProcesses) -> list[tuple[int, int | None, int, bool]]:
     """Read; return pid, key, nanoseconds and whether it ended."""
     return [(u.pid, u.key, u.cpu_ns, u.exited) for u in reader.read().uses]
 
@@ -158,16 +158,61 @@ def test_task_time_and_the_samples_keys() -> None:
     )
 
 
-def test_an_end_is_told_twice_and_then_removed() -> None:
-    """The last slice is charged after the end; all rows of the process leave the map together."""
+def test_an_end_is_told_until_nothing_more_is_used() -> None:
+    """What frees its memory for long stays, ended; at rest all its rows leave the map together."""
     kernel = Kernel((3, 100, 77, 5, 0), (4, 100, 77, 6, 123), (3, 101, 78, 1, 0))
     reader = kernel.reader()
 
     assert uses(reader) == [(100, 30, 5, False), (100, 40, 6, True), (101, 30, 1, False)]
-    kernel.rows[1] = (4, 100, 77, 8, 123)
-    assert uses(reader) == [(100, 30, 5, False), (100, 40, 8, True), (101, 30, 1, False)]
+    for ns in (8, 9):
+        kernel.rows[1] = (4, 100, 77, ns, 123)
+        assert uses(reader) == [(100, 30, 5, False), (100, 40, ns, True), (101, 30, 1, False)]
+    assert uses(reader) == [(100, 30, 5, False), (100, 40, 9, True), (101, 30, 1, False)]
     assert uses(reader) == [(101, 30, 1, False)]
     assert kernel.rows == [(3, 101, 78, 1, 0)]
+
+
+def test_what_runs_on_after_its_removal_is_no_new_process() -> None:
+    """One that hung in its exit is made anew by its last slices: it is ended, and removed again."""
+    kernel = Kernel((3, 100, 77, 5, 123))
+    reader = kernel.reader()
+    uses(reader)
+    uses(reader)
+    assert kernel.rows == []
+    kernel.rows = [(3, 100, 77, 2, 0), (3, 100, 99, 4, 0)]  # the second has its number again
+
+    assert uses(reader) == [(100, 30, 2, True), (100, 30, 4, False)]
+    uses(reader)
+    assert kernel.rows == [(3, 100, 99, 4, 0)]
+
+
+def test_what_is_remembered_of_the_ended_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm of processes costs no memory for ever; the newest are remembered."""
+    monkeypatch.setattr(processes, "MOST_REMEMBERED", 3)
+    kernel = Kernel()
+    reader = kernel.reader()
+    for pid in range(5):
+        kernel.rows = [(3, pid, 77, 5, 123)]
+        uses(reader)
+        uses(reader)
+    kernel.rows = [(3, pid, 77, 1, 0) for pid in range(5)]
+
+    assert [exited for *_, exited in uses(reader)] == [False, False, True, True, True]
+
+
+def test_a_removed_cgroup_is_told_once_more_and_forgotten() -> None:
+    """Its rows keep its last key in one more reading, and leave the map: no history comes again."""
+    kernel = Kernel((3, 100, 77, 5, 0), (4, 100, 77, 6, 0))
+    reader = kernel.reader()
+    uses(reader)
+    kernel.cgroups = {40: kernel.cgroups[40]}
+    kernel.rows[0] = (3, 100, 77, 7, 0)
+
+    assert uses(reader) == [(100, 30, 7, False), (100, 40, 6, False)]
+    assert kernel.rows == [(4, 100, 77, 6, 0)]
+    kernel.rows.append((3, 100, 77, 1, 0))  # a last slice
+    assert uses(reader) == [(100, 40, 6, False), (100, None, 1, False)]
+    assert uses(reader) == [(100, 40, 6, False), (100, OUTSIDE_KEY, 1, False)]
 
 
 def test_a_record_counts_only_where_its_entry_is_gone() -> None:
@@ -183,7 +228,7 @@ def test_a_cgroup_not_known_yet_is_waited_for_once() -> None:
     kernel = Kernel((8, 100, 77, 5, 0), (9, 101, 78, 6, 0))
     reader = kernel.reader()
 
-    assert uses(reader) == []
+    assert uses(reader) == [(100, None, 5, False), (101, None, 6, False)]
     kernel.cgroups = {**kernel.cgroups, 80: CgroupRef("/new", 8)}
     assert uses(reader) == [(100, 80, 5, False), (101, OUTSIDE_KEY, 6, False)]
 

@@ -101,14 +101,15 @@ def book_processes(
     )
     old = before if last_ns is not None else ProcessState()
     whole = last_ns is not None and not state.restarted
-    spent = _spent(series, counters, old, None if whole else horizon_ns, used.leaf_of)
+    known_ns = _known_readings(counters, old, None if whole else horizon_ns)
+    spent = _spent(series, counters, known_ns, used.leaf_of)
     accounts = _opened(known, spent, seen, leaves)
     won = _divide(spent, used.by_leaf)
     _book(accounts, spent, won)
     _end(accounts, series, window)
     after = ProcessState(
         _kept(accounts, spent, window, params),
-        {i: ns for i, (_, ns, _) in counters.items()},
+        _readings(counters, known_ns),
         series.method,
         series.t_ns,
     )
@@ -133,28 +134,48 @@ def _counters(series: ProcessSeries) -> dict[ReadingId, Counter]:
     return found
 
 
-def _spent(
-    series: ProcessSeries,
-    counters: Mapping[ReadingId, Counter],
-    before: ProcessState,
-    horizon_ns: int | None,
-    leaf_of: Mapping[int, str],
-) -> dict[ProcessId, Spent]:
-    """Return what each process used in each leaf since the last reading.
+def _known_readings(
+    counters: Mapping[ReadingId, Counter], before: ProcessState, horizon_ns: int | None
+) -> dict[ReadingId, int]:
+    """Return where each counter stood at the last reading.
 
     A counter that was not read before is all new, unless there may have been a reading that is
     not remembered: then (``horizon_ns``, since boot) only that of a younger process is.
     """
+    found = {}
+    for who, (use, now_ns, _) in counters.items():
+        is_new = horizon_ns is None or use.start_ns > horizon_ns
+        found[who] = before.read_ns.get(who, 0 if is_new else now_ns)
+    return found
+
+
+def _readings(
+    counters: Mapping[ReadingId, Counter], known_ns: Mapping[ReadingId, int]
+) -> dict[ReadingId, int]:
+    """Return where each counter stands; one whose cgroup is not known yet is booked later."""
+    return {
+        who: known_ns[who] if use.key is None else now_ns
+        for who, (use, now_ns, _) in counters.items()
+    }
+
+
+def _spent(
+    series: ProcessSeries,
+    counters: Mapping[ReadingId, Counter],
+    known_ns: Mapping[ReadingId, int],
+    leaf_of: Mapping[int, str],
+) -> dict[ProcessId, Spent]:
+    """Return what each process used in each leaf since the last reading.
+
+    Of a cgroup that is not accounted (any more) only what was used counts: it lists nobody.
+    """
     found: dict[ProcessId, Spent] = {}
     for who, (use, now_ns, exited) in counters.items():
-        had_ns = before.read_ns.get(who)
-        if had_ns is None:
-            is_new = horizon_ns is None or use.start_ns > horizon_ns
-            more_ns = now_ns if is_new else 0
-        elif now_ns < had_ns:  # evicted and made anew, where the kernel does that
+        more_ns = now_ns - known_ns[who]
+        if more_ns < 0:  # evicted and made anew, where the kernel does that
             more_ns = now_ns if series.method == "bpf" else 0
-        else:
-            more_ns = now_ns - had_ns
+        if use.key is None or not (more_ns or use.key in leaf_of):
+            continue
         leaf_id = leaf_of.get(use.key, UNATTRIBUTED_ID)
         owner = ProcessId(who.pid, who.start_ticks, leaf_id)
         other = found.get(owner, Spent(use, 0, exited=False))

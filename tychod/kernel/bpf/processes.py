@@ -17,7 +17,7 @@ from tychod.kernel.procscan import render_comm
 from tychod.samples import OUTSIDE_KEY, ROOT_KEY, ProcessSeries, ProcessUse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,8 @@ RING_BYTES: Final = 256 * 1024
 HEADER_BYTES: Final = 8
 BUSY: Final = 1 << 31  # its writer is not done (linux/bpf.h)
 DISCARDED: Final = 1 << 30
+MOST_REMEMBERED: Final = 4096
+"""Removed processes that are still known as ended: one that hangs in its exit may run again."""
 Process = tuple[int, int]  # pid, start
 
 
@@ -157,7 +159,8 @@ class BpfProcesses:
         self._cgroups = cgroups
         self._clock = clock
         self._keys = _Keys(int(ctl["root_cgid"][0]))
-        self._dying: frozenset[Process] = frozenset()
+        self._dying: dict[Process, int] = {}  # what those that ended had used when last read
+        self._removed: dict[Process, None] = {}  # the newest last
         self._lost_ns = int(ctl["proc_lost"][0])
         self._missed = int(ctl["exit_lost"][0])
 
@@ -181,27 +184,43 @@ class BpfProcesses:
     def read(self) -> ProcessSeries:
         """Read all processes; OSError where the kernel refuses.
 
-        One that ended is reported twice: its last slice is charged after its end.
+        One that ended is reported until it has used nothing more since the reading before: its
+        memory is freed, and its last slice charged, after its end.
         """
         exits = self._records.drain()  # first: what they are of is in the map then, or evicted
         keys, values = self._calls.lookup_all(
             self._fd, abi.PROC_KEY, abi.PROC, int(self._ctl["nproc"][0])
         )
         t_ns = self._clock.now_ns()
-        key_of = self._keys.renewed(self._cgroups())
-        uses = _uses_of(keys, values, key_of) + _evicted(exits, keys, key_of)
+        self._keys.renew(self._cgroups())
+        uses = _uses_of(keys, values, self._keys.find, self._removed)
+        uses += _evicted(exits, keys, self._keys.find)
         self._forget(keys, values)
         self._keys.settle()
         return ProcessSeries(t_ns, self.method, tuple(uses))
 
     def _forget(self, keys: NDArray[np.void], values: NDArray[np.void]) -> None:
-        """Remove the processes whose end was reported before."""
-        dead = values["exited"] != 0
-        exited = frozenset(_processes(keys[dead]))
-        done = [who in self._dying for who in _processes(keys)]
+        """Remove processes that have come to rest, and what was used in cgroups that are gone."""
+        rows = _processes(keys)
+        flags, used = (values["exited"] != 0).tolist(), values["ns"].sum(axis=1).tolist()
+        ended = {who for who, flag in zip(rows, flags, strict=True) if flag or who in self._removed}
+        dying = dict.fromkeys(ended, 0)
+        for who, ns in zip(rows, used, strict=True):
+            if who in ended:
+                dying[who] += ns
+        resting = {who for who, ns in dying.items() if self._dying.get(who) == ns}
+        cgids = keys["cgid"].tolist()
+        former = self._keys.former
+        done = [w in resting or cgid in former for w, cgid in zip(rows, cgids, strict=True)]
         if any(done):
             self._calls.delete_batch(self._fd, keys[np.array(done, bool)])
-        self._dying = exited - self._dying
+        self._dying = {who: ns for who, ns in dying.items() if who not in resting}
+        self._remember(resting)
+
+    def _remember(self, removed: Iterable[Process]) -> None:
+        self._removed |= dict.fromkeys(removed)
+        for who in list(self._removed)[:-MOST_REMEMBERED]:
+            del self._removed[who]
 
     def close(self) -> None:
         """Close the map and unmap the ring."""
@@ -218,17 +237,20 @@ class _Keys:
         self._known: dict[int, int] = {}
         self._waited: frozenset[int] = frozenset()
         self._unknown: set[int] = set()
+        self.former: Mapping[int, int] = {}  # known in the last reading, gone since
 
-    def renewed(self, cgroups: Mapping[int, CgroupRef]) -> Callable[[int], int | None]:
-        """Take over the present cgroups; return what finds a key, or None to wait."""
-        if cgroups is not self._cgroups:
-            self._cgroups = cgroups
-            self._known = {ref.inode: key for key, ref in sorted(cgroups.items())}
-            self._known[self._root_cgid] = ROOT_KEY
-        return self._find
+    def renew(self, cgroups: Mapping[int, CgroupRef]) -> None:
+        """Take over the present cgroups and begin a reading."""
+        if cgroups is self._cgroups:
+            return
+        known = {ref.inode: key for key, ref in sorted(cgroups.items())}
+        known[self._root_cgid] = ROOT_KEY
+        self.former = {cgid: key for cgid, key in self._known.items() if cgid not in known}
+        self._cgroups, self._known = cgroups, known
 
-    def _find(self, cgid: int) -> int | None:
-        key = self._known.get(cgid)
+    def find(self, cgid: int) -> int | None:
+        """Return a cgroup's key, the last it had where it is gone; None: wait."""
+        key = self._known.get(cgid, self.former.get(cgid))
         if key is not None:
             return key
         self._unknown.add(cgid)
@@ -237,6 +259,7 @@ class _Keys:
     def settle(self) -> None:
         """End a reading."""
         self._waited, self._unknown = frozenset(self._unknown), set()
+        self.former = {}
 
 
 def _processes(keys: NDArray[np.void]) -> list[Process]:
@@ -244,7 +267,10 @@ def _processes(keys: NDArray[np.void]) -> list[Process]:
 
 
 def _uses_of(
-    keys: NDArray[np.void], values: NDArray[np.void], key_of: Callable[[int], int | None]
+    keys: NDArray[np.void],
+    values: NDArray[np.void],
+    key_of: Callable[[int], int | None],
+    ended: Container[Process],
 ) -> list[ProcessUse]:
     rows = zip(
         keys["tgid"].tolist(),
@@ -256,9 +282,12 @@ def _uses_of(
         strict=True,
     )
     return [
-        ProcessUse(pid, start, render_comm(comm), key, ns, exited != 0, cgid)
+        ProcessUse(
+            *(pid, start, render_comm(comm), key_of(cgid), ns),
+            exited=exited != 0 or (pid, start) in ended,
+            cgroup=cgid,
+        )
         for pid, start, cgid, ns, exited, comm in rows
-        if (key := key_of(cgid)) is not None
     ]
 
 
