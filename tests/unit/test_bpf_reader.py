@@ -368,6 +368,37 @@ def test_a_cpu_that_was_offline_was_not_idle(make: Make) -> None:
     assert passed_ns - MS < after.idle_ns - before.idle_ns <= passed_ns + 4000 * MS
 
 
+def test_a_cpu_that_is_back_counts_from_its_first_event(make: Make) -> None:
+    """It is listed as online a little before; its time offline is nobody's, and not idle."""
+    machine = make()
+    machine.switch(1, Task(21, 0))  # who stops a CPU is a kernel thread, and the last one seen
+    machine.online = {0}
+    machine._write_online()
+    a_minute = [read_again(machine) for _ in range(60)]
+    machine.online = {0, 1}
+    machine._write_online()
+
+    listed = read_again(machine)
+    machine.kernel.cpus[1].tgid = 0  # as cross() does when it comes back in its idle task
+    machine.switch(1, IDLE)
+    back = [read_again(machine) for _ in range(3)][-1]
+
+    for sample in (listed, back):
+        before, now = own(a_minute[0]), own(sample)
+        assert now[KERNEL_KEY] - before.get(KERNEL_KEY, 0) < MS
+    passed_ns = back.t_ns - a_minute[0].t_ns
+    # The first CPU idled all the time, the other three seconds and a part of one more.
+    idle_ns = back.idle_ns - a_minute[0].idle_ns
+    assert passed_ns + 2000 * MS < idle_ns <= passed_ns + 5000 * MS
+
+
+def read_again(machine: Machine) -> CpuSample:
+    """Let a second pass, and return the newest sample."""
+    machine.wait(1000 * MS)
+    machine.do_tick(0, 0)
+    return machine.reader.read()[-1]
+
+
 def test_bcc_takes_what_the_tree_lacks_for_long_as_removed(make: Make) -> None:
     """Without a program for rmdir the slots of removed cgroups come back too."""
     machine = make()

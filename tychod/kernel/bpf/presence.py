@@ -31,9 +31,11 @@ class Presence:
     def __init__(self, host: Host, ncpu: int) -> None:
         self.absent_ns = 0
         self.missing: tuple[int, ...] = ()  # online, and nothing has run on them yet
-        self._before: NDArray[np.bool_] | None = None
-        self._idle_ns: Int64s = np.zeros(ncpu, np.int64)
+        self._counted: NDArray[np.bool_] | None = None  # at the last reading
+        self._idle_ns: Int64s = np.zeros(ncpu, np.int64)  # then, of those not counted
+        self._ts = np.zeros(ncpu, np.uint64)
         self._t_ns = 0
+        self._text, self._listed = b"", np.zeros(ncpu, bool)
         self._file: KeptFile | None = None
         with suppress(OSError):  # a partial tree: those that have started count as online
             self._file = host.open_kept(f"{host.sysfs}/devices/system/cpu/online")
@@ -47,24 +49,42 @@ class Presence:
         """Return which CPUs are online now; where that cannot be read, those that have started."""
         if self._file:
             with suppress(OSError, ValueError):
-                numbers = parse_cpu_numbers(self._file.read(ONLINE_BYTES).decode())
-                online = np.zeros(len(started), bool)
-                online[[n for n in numbers if n < len(started)]] = True
-                return online
+                text = self._file.read(ONLINE_BYTES)
+                if text != self._text:
+                    numbers = parse_cpu_numbers(text.decode())
+                    self._listed = np.zeros(len(started), bool)
+                    self._listed[[n for n in numbers if n < len(started)]] = True
+                    self._text = text
+                return self._listed
         return started
 
     def update(self, snapshot: Snapshot) -> NDArray[np.bool_]:
-        """Return which CPUs are online and count; take in how long others were not."""
-        cpu = snapshot.cpu
-        started = has_started(cpu)
-        online = self.online(started)
-        self.missing = tuple(np.flatnonzero(online & ~started).tolist())
-        online = online & started
-        waiting = np.where(cpu["tgid"] == 0, cpu["acc"][:, abi.TASK], 0)
-        idle_ns = (cpu["idle"][:, abi.TASK] + waiting).astype(np.int64)
-        if self._before is not None:
-            came = online & ~self._before
-            excess = idle_ns - self._idle_ns - (snapshot.t_ns - self._t_ns)
-            self.absent_ns += int(np.maximum(excess[came], 0).sum())
-        self._before, self._idle_ns, self._t_ns = online, idle_ns, snapshot.t_ns
-        return online
+        """Return which CPUs are online and count; take in how long others were not.
+
+        A CPU is listed before its first event.  Until then its state is of the time before it left,
+        so it counts from the first event after a reading that went without it.
+        """
+        cpu, before = snapshot.cpu, self._counted
+        ts = cpu["ts"]
+        started = ts != 0
+        listed = self.online(started)
+        counted: NDArray[np.bool_] = listed & started
+        came = np.zeros(0, np.intp)
+        if before is not None and not np.array_equal(counted, before):
+            counted &= before | (ts != self._ts)
+            came = np.flatnonzero(counted & ~before)
+        if len(came):
+            excess = _idle_ns(cpu)[came] - self._idle_ns[came] - (snapshot.t_ns - self._t_ns)
+            self.absent_ns += int(np.maximum(excess, 0).sum())
+        self.missing = ()
+        if not counted.all():
+            self.missing = tuple(np.flatnonzero(listed & ~started).tolist())
+            self._idle_ns, self._ts = _idle_ns(cpu), ts.copy()
+        self._counted, self._t_ns = counted, snapshot.t_ns
+        return counted
+
+
+def _idle_ns(cpu: NDArray[np.void]) -> Int64s:
+    waiting = np.where(cpu["tgid"] == 0, cpu["acc"][:, abi.TASK], 0)
+    idle_ns: Int64s = (cpu["idle"][:, abi.TASK] + waiting).astype(np.int64)
+    return idle_ns
