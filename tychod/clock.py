@@ -28,6 +28,27 @@ class SystemClock:
         return wall - (before + time.monotonic_ns()) // 2
 
 
+class EndingClock:
+    """Another clock, until it is told at which time to stand still."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._end_ns: int | None = None
+
+    def end(self, t_ns: int) -> None:
+        """Stand still at this time from now on; the first one stays."""
+        self._end_ns = t_ns if self._end_ns is None else self._end_ns
+
+    def now_ns(self) -> int:
+        """Nanoseconds of the monotonic clock, up to the end."""
+        now_ns = self._clock.now_ns()
+        return now_ns if self._end_ns is None else min(now_ns, self._end_ns)
+
+    def wall_offset_ns(self) -> int:
+        """Nanoseconds to add to a monotonic time for the wall clock."""
+        return self._clock.wall_offset_ns()
+
+
 def next_deadline_ns(deadline_ns: int, interval_ns: int, now_ns: int) -> int:
     """Return the first deadline after ``now_ns`` on the grid: missed ones are skipped."""
     if deadline_ns + interval_ns > now_ns:

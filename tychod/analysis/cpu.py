@@ -45,7 +45,9 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
     last = samples[-1]
     live = frozenset(last.keys.tolist())
     reached = np.maximum(rows[-1], first)
-    consumed = dict(zip(keys.tolist(), reached.tolist(), strict=True))
+    credited = state.consumed_ns if series.run == state.cpu_run else {}
+    consumed = {key: credited[key] for key in series.away if key in credited}
+    consumed |= zip(keys.tolist(), reached.tolist(), strict=True)
     at_end = _at_end(samples, keys, window.end_ns)
     return CpuWindow(edges, keys, used, live, consumed, series.run, at_end)
 

@@ -1,4 +1,4 @@
-"""CPU time of every cgroup, from the cgroup files of the hierarchy this host uses."""
+"""CPU time of every cgroup: from the kernel programs' maps, else from the cgroups' own files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
+from tychod.clock import Clock, EndingClock
 from tychod.collectors.base import (
     CollectorSpec,
     CpuCollector,
@@ -17,7 +18,13 @@ from tychod.collectors.base import (
 )
 from tychod.hostfs import render_error
 from tychod.kernel.bpf.abi import BUCKET_NS
-from tychod.kernel.bpf.opening import OpenMaps, PinWatch, SlotTable, open_maps
+from tychod.kernel.bpf.opening import (
+    OpenMaps,
+    PinWatch,
+    SlotTable,
+    counted_hierarchy,
+    open_maps,
+)
 from tychod.kernel.bpf.plan import LoadError
 from tychod.kernel.bpf.reader import BpfReader
 from tychod.kernel.bridge import bridge
@@ -28,7 +35,6 @@ from tychod.model import AccountingFigures
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tychod.clock import Clock
     from tychod.config import Config
     from tychod.hostfs import Host
     from tychod.samples import CgroupRef, CounterSample, CpuSample
@@ -107,10 +113,11 @@ class KernelMaps:
     name: Final = "cpu"
     delay_s: Final = 0.0
 
-    def __init__(
-        self, opened: OpenMaps, reader: BpfReader, hierarchy: Hierarchy, pace: Pace
-    ) -> None:
+    def __init__(self, opened: OpenMaps, reader: BpfReader, clock: EndingClock, pace: Pace) -> None:
+        """``clock`` is the reader's."""
+        hierarchy = reader.hierarchy
         self._reader = reader
+        self._clock = clock
         self._open = threading.Lock()  # held by who uses descriptors in another thread
         self._closed = False
         self.opened: Final = opened
@@ -162,8 +169,15 @@ class KernelMaps:
         return self._reader.resume(baseline)
 
     def read(self) -> tuple[CpuSample, ...]:
-        """Return the samples of the bins since the last reading; none until all CPUs count."""
-        return self._reader.read()
+        """Return the samples of the bins since the last reading; none until all CPUs count.
+
+        Once these maps are no longer the pinned ones their time ends with the last event in them:
+        who has used the CPUs since is not to be guessed from who ran then.
+        """
+        if not self.opened.replaced():
+            return self._reader.read()
+        self._clock.end(int(self.opened.views.cpu["ts"].max()))
+        return self._reader.read_last()
 
     def read_last(self) -> tuple[CpuSample, ...]:
         """Return the samples since the last reading, and one of now."""
@@ -199,7 +213,7 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     try:
         opened = open_maps(host, config, hierarchy)
     except LoadError as exc:
-        why = f"no kernel accounting: {exc.reason}; {exc.remedy}"
+        why = f"no kernel accounting: {exc.text}"
         return _files(host, config, clock, hierarchy, why, watch)
     history_s = min(config.window.history, 2 * config.window.length + 4.0)  # 20 samples a second
     interval_s = drain_interval_s(config)
@@ -207,12 +221,14 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     pace = Pace(interval_s, history_s, KERNEL_PHASE_S, samples)
     table = SlotTable(opened.fds)
     try:
-        reader = BpfReader(host, hierarchy, clock, opened.views, table, round(history_s * 1e9))
-    except OSError as exc:
+        hierarchy = counted_hierarchy(host, config, opened, hierarchy)
+        ending = EndingClock(clock)
+        reader = BpfReader(host, hierarchy, ending, opened.views, table, round(history_s * 1e9))
+    except (LoadError, OSError) as exc:
         opened.close()
-        why = f"no kernel accounting: {render_error(exc)}"
-        return _files(host, config, clock, hierarchy, why, watch)
-    collector = KernelMaps(opened, reader, hierarchy, pace)
+        why = exc.text if isinstance(exc, LoadError) else render_error(exc)
+        return _files(host, config, clock, hierarchy, f"no kernel accounting: {why}", watch)
+    collector = KernelMaps(opened, reader, ending, pace)
     return Ready(collector, (*opened.notes, *collector.problems))
 
 

@@ -148,6 +148,7 @@ class CpuSampler:
             self._former = {}
         samples = opened.buffer.cut(window.start_ns, window.end_ns)
         collector = opened.collector
+        splice = self._splice_of(collector)
         return CpuSeries(
             method=collector.method,
             samples=samples,
@@ -155,6 +156,7 @@ class CpuSampler:
             run=opened.run,
             stamp=collector.stamp,
             counters=collector.counters,
+            away=splice.had.keys() if splice else frozenset(),
         )
 
     def baseline(self) -> CpuBaseline | None:

@@ -65,7 +65,7 @@ CPU: Final = np.dtype(
         *((name, _U64) for name in ("epoch", "pend_at", "pend_cgid")),
         *((name, _U32) for name in ("pend_slot", "unused_a")),
         ("idle", _U64, KINDS),
-        *((name, _U64) for name in ("switches", "t0", "charged", "unused_b")),
+        *((name, _U64) for name in ("switches", "t0", "charged", "full")),
     ]
 )
 INFO: Final = np.dtype(

@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.hostfs import is_cgroup_mount
 from tychod.kernel.bpf import attach, pins, refusal, syscall
 from tychod.kernel.bpf.abi import LOADER_BCC, Views, view_maps
 from tychod.kernel.bpf.plan import LoadError
+from tychod.kernel.hierarchy import Hierarchy, choose_hierarchy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tychod.config import Config
     from tychod.hostfs import Host
-    from tychod.kernel.hierarchy import Hierarchy
+    from tychod.kernel.hierarchy import Version
 
-HIERARCHIES: Final = {2: "v2", 1: "v1"}
+HIERARCHIES: Final[Mapping[int, Version]] = MappingProxyType({2: "v2", 1: "v1"})
 MEMORY: Final = "lower [accounting] slots, or raise tychod's memory limit (MemoryMax)"
 RELOAD: Final = "run: systemctl restart tychod-bpf"
 
@@ -56,14 +58,26 @@ def open_maps(host: Host, config: Config, hierarchy: Hierarchy) -> OpenMaps:
             opened = _load(host, config)
         except LoadError as failed:
             raise LoadError(f"{failed.reason} (and {refused.reason})", failed.remedy) from None
-    found = HIERARCHIES.get(int(opened.views.ctl["hierarchy"][0]))
-    if found != hierarchy.version:
-        opened.close()
-        raise LoadError(
-            f"the programs count cgroups of {found}, but this host's truth is {hierarchy.version}",
-            RELOAD,
-        )
     return opened
+
+
+def counted_hierarchy(
+    host: Host, config: Config, opened: OpenMaps, hierarchy: Hierarchy
+) -> Hierarchy:
+    """Return the hierarchy that the programs count; LoadError where the settings want another.
+
+    What tells a hybrid host's truth may change with every process; the account stays what it is.
+    """
+    found = HIERARCHIES[int(opened.views.ctl["hierarchy"][0])]
+    if found == hierarchy.version:
+        return hierarchy
+    other = choose_hierarchy(host, found) if config.host.hierarchy == "auto" else None
+    if isinstance(other, Hierarchy):
+        return other._replace(reason="the kernel programs count its cgroups")
+    raise LoadError(
+        f"the programs count cgroups of {found}, but this host's truth is {hierarchy.version}",
+        RELOAD,
+    )
 
 
 def _open_pinned(host: Host) -> OpenMaps:

@@ -39,3 +39,8 @@ class LoadError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.reason}; {self.remedy}"
