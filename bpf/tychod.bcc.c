@@ -20,6 +20,8 @@
  */
 #define SETTLE_NS 1000000ULL /* an irq charges what is older than this, and looks who runs */
 #define WALK_BUCKETS 8       /* a longer silence than this many buckets is the reader's to place */
+#define AGAIN_NS 10000000ULL /* a CPU that found the table full tries again after this */
+#define NO_EPOCH (~0ULL)     /* of a cgroup that has no slot */
 #define MMAPABLE 1024        /* BPF_F_MMAPABLE, which older headers do not name */
 
 #define ONCE(x) (*(volatile typeof(x) *)&(x))
@@ -208,13 +210,13 @@ static __always_inline u64 advance(struct ty_cpu *s)
 /* ---- who runs ---- */
 
 /* Give a cgroup its slot; TY_SLOT_OVERFLOW when there is none left. */
-static __always_inline u32 new_slot(u64 cgid)
+static __always_inline u32 new_slot(struct ty_cpu *s, u64 cgid)
 {
 	struct ty_ctl *ctl = control();
 	struct ty_info *info;
 	u32 slot = 0, *won;
 
-	if (!ctl)
+	if (!ctl || (s->full && s->ts - s->full < AGAIN_NS))
 		return TY_SLOT_OVERFLOW;
 	if (ty_free.pop(&slot)) {
 		if (ONCE(ctl->next_slot) >= TY_NSLOT)
@@ -232,14 +234,16 @@ static __always_inline u32 new_slot(u64 cgid)
 	if (ty_slot_of.insert(&cgid, &slot)) {
 		ONCE(info->cgid) = 0;
 		ty_free.push(&slot, 0);
-		won = ty_slot_of.lookup(&cgid); /* another CPU was first */
-		if (won)
+		won = ty_slot_of.lookup(&cgid);
+		if (won) /* another CPU was first */
 			return *won;
-		goto full;
+		__sync_fetch_and_add(&ctl->no_slot, 1); /* -EBUSY: an irq met that part of the hash */
+		return TY_SLOT_OVERFLOW;
 	}
 	__sync_fetch_and_add(&ctl->changes, 1);
 	return slot;
 full:
+	s->full = s->ts;
 	__sync_fetch_and_add(&ctl->no_slot, 1);
 	return TY_SLOT_OVERFLOW;
 }
@@ -256,11 +260,11 @@ static __always_inline int is_kernel_thread(void *ctx)
 	return bpf_get_stack(ctx, &frame, sizeof(frame), BPF_F_USER_STACK) <= 0;
 }
 
-static __always_inline u32 slot_of(u64 cgid)
+static __always_inline u32 slot_of(struct ty_cpu *s, u64 cgid)
 {
 	u32 *slot = ty_slot_of.lookup(&cgid);
 
-	return slot ? *slot : new_slot(cgid);
+	return slot ? *slot : new_slot(s, cgid);
 }
 
 /* Whoever is met here has had the CPU since the last switch, and since the last charge. */
@@ -281,7 +285,9 @@ static __always_inline void meet(struct ty_cpu *s, void *ctx)
 	if (ctl && (cgid != s->cgid || s->epoch != ONCE(ctl->epoch))) {
 		s->epoch = ONCE(ctl->epoch);
 		s->cgid = cgid;
-		KNOWN_SLOT(s) = cgid ? slot_of(cgid) : TY_SLOT_KERNEL;
+		KNOWN_SLOT(s) = cgid ? slot_of(s, cgid) : TY_SLOT_KERNEL;
+		if (KNOWN_SLOT(s) == TY_SLOT_OVERFLOW)
+			s->epoch = NO_EPOCH;
 	}
 	s->slot = KNOWN_SLOT(s);
 }

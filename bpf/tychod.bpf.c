@@ -25,6 +25,9 @@
 #define SETTLE_NS 1000000ULL /* an irq charges what is older than this, and looks who runs */
 #define WALK_BUCKETS 8       /* a longer silence than this many buckets is the reader's to place */
 #define CLAIM_TRIES 4
+#define LEVELS 16            /* how far up a cgroup without a slot looks for one */
+#define AGAIN_NS 10000000ULL /* a CPU that found the table full tries again after this */
+#define NO_EPOCH (~0ULL)     /* of a slot that is not the cgroup's own */
 
 #define ACCESS_ONCE(x) (*(volatile typeof(x) *)&(x))
 
@@ -411,7 +414,7 @@ static __always_inline __u64 advance(struct ty_cpu *s, const bool open)
 			from = ACCESS_ONCE(s->ts);
 			now = bpf_ktime_get_ns();
 			if (now <= from)
-				return from; /* nothing to take */
+				break; /* nothing to take */
 			if (__sync_val_compare_and_swap(&s->ts, from, now) == from)
 				break;
 		}
@@ -420,13 +423,15 @@ static __always_inline __u64 advance(struct ty_cpu *s, const bool open)
 	} else {
 		from = s->ts;
 		now = bpf_ktime_get_ns();
-		if (now <= from)
-			return from;
-		s->ts = now;
+		if (now > from)
+			s->ts = now;
 	}
+	if (now < from)
+		now = from;
 	if (ACCESS_ONCE(s->pend))
 		from = settle(s, from, now);
-	spend(s, from, now, open);
+	if (now > from)
+		spend(s, from, now, open);
 	return now;
 }
 
@@ -448,10 +453,11 @@ static __always_inline struct cgroup *cgroup_of(struct task_struct *task)
 static __noinline __u32 new_slot(struct cgroup *cgroup, __u64 cgid)
 {
 	struct ty_ctl *ctl = control();
+	struct ty_cpu *s = this_cpu();
 	struct ty_info *info;
 	__u32 slot = 0, *won;
 
-	if (!ctl)
+	if (!ctl || !s || (s->full && s->ts - s->full < AGAIN_NS))
 		return TY_SLOT_OVERFLOW;
 	if (bpf_map_pop_elem(&ty_free, &slot)) {
 		if (ACCESS_ONCE(ctl->next_slot) >= ty_nslot)
@@ -469,32 +475,64 @@ static __noinline __u32 new_slot(struct cgroup *cgroup, __u64 cgid)
 	bpf_probe_read_kernel_str(info->name, sizeof(info->name), cgroup->kn->name);
 	ACCESS_ONCE(info->cgid) = cgid;
 	if (bpf_map_update_elem(&ty_slot_of, &cgid, &slot, BPF_NOEXIST)) {
+		info->name[0] = 0;
 		ACCESS_ONCE(info->cgid) = 0;
 		bpf_map_push_elem(&ty_free, &slot, 0);
-		won = bpf_map_lookup_elem(&ty_slot_of, &cgid); /* another CPU was first */
-		if (won)
+		won = bpf_map_lookup_elem(&ty_slot_of, &cgid);
+		if (won) /* another CPU was first */
 			return *won;
-		goto full;
+		__sync_fetch_and_add(&ctl->no_slot, 1); /* -EBUSY: an irq met that part of the hash */
+		return TY_SLOT_OVERFLOW;
 	}
 	__sync_fetch_and_add(&ctl->changes, 1);
 	return slot;
 full:
+	s->full = s->ts;
 	__sync_fetch_and_add(&ctl->no_slot, 1);
 	return TY_SLOT_OVERFLOW;
 }
 
-static __always_inline __u32 slot_of(struct cgroup *cgroup, __u64 cgid)
+/* Without a slot a cgroup's time is the nearest one's above that has one: most likely its tenant. */
+static __noinline __u32 slot_above(struct cgroup *cgroup)
 {
-	__u32 *slot = bpf_map_lookup_elem(&ty_slot_of, &cgid);
+	struct cgroup_subsys_state *above = cgroup->self.parent;
+	__u32 *slot;
+	__u64 cgid;
+	int level;
 
-	return slot ? *slot : new_slot(cgroup, cgid);
+	for (level = 0; level < LEVELS && above; level++) {
+		cgroup = above->cgroup;
+		cgid = cgroup->kn->id;
+		slot = bpf_map_lookup_elem(&ty_slot_of, &cgid);
+		if (slot)
+			return *slot;
+		above = cgroup->self.parent;
+	}
+	return TY_SLOT_OVERFLOW;
+}
+
+/* Find who is charged for a cgroup; *own: by itself, so that it need not be looked up again. */
+static __always_inline __u32 slot_of(struct cgroup *cgroup, __u64 cgid, bool *own)
+{
+	__u32 *known = bpf_map_lookup_elem(&ty_slot_of, &cgid), slot;
+
+	*own = true;
+	if (known)
+		return *known;
+	slot = new_slot(cgroup, cgid);
+	if (slot != TY_SLOT_OVERFLOW)
+		return slot;
+	*own = false;
+	return slot_above(cgroup);
 }
 
 /* From here on the time of this CPU is the task's. */
 static __always_inline void rekey(struct ty_cpu *s, struct task_struct *task)
 {
+	const bool was_busy = s->tgid;
 	struct cgroup *cgroup;
 	struct ty_ctl *ctl;
+	bool own = true;
 	__u64 cgid;
 
 	s->tgid = task->pid ? task->tgid : 0;
@@ -509,11 +547,18 @@ static __always_inline void rekey(struct ty_cpu *s, struct task_struct *task)
 		cgid = 0;
 	if (ty_processes)
 		s->start = task->group_leader->start_boottime;
-	if (cgid == s->cgid && s->epoch == ACCESS_ONCE(ctl->epoch))
-		return;
+	if (cgid == s->cgid) {
+		if (s->epoch == ACCESS_ONCE(ctl->epoch))
+			return;
+		/* The reader takes it that a CPU that was idle looks up what is not of this epoch. */
+		if (s->epoch == NO_EPOCH && was_busy && s->ts - s->full < AGAIN_NS)
+			return;
+	}
 	s->epoch = ACCESS_ONCE(ctl->epoch);
 	s->cgid = cgid;
-	s->slot = cgid ? slot_of(cgroup, cgid) : TY_SLOT_KERNEL;
+	s->slot = cgid ? slot_of(cgroup, cgid, &own) : TY_SLOT_KERNEL;
+	if (!own)
+		s->epoch = NO_EPOCH;
 }
 
 /* ---- hardware counters ---- */
@@ -680,11 +725,15 @@ int ty_softirq_out(void *ctx)
 	return 0;
 }
 
-/* Leave a note that the running task is in another cgroup from now on. */
+/*
+ * Leave a note that the running task is in another cgroup from now on.  There is room for one: a
+ * note that no event has settled yet is settled first, so that each cgroup has its part.
+ */
 static __always_inline void moved(struct ty_cpu *s, struct task_struct *task)
 {
 	struct cgroup *cgroup = cgroup_of(task);
-	__u64 cgid, now = bpf_ktime_get_ns();
+	bool own = true;
+	__u64 cgid, now;
 	__u32 slot;
 
 	if (!cgroup || !s->ts || s->tgid != task->tgid)
@@ -692,14 +741,19 @@ static __always_inline void moved(struct ty_cpu *s, struct task_struct *task)
 	cgid = cgroup->kn->id;
 	if (cgid == ty_root_cgid && task->flags & PF_KTHREAD)
 		cgid = 0;
-	if (cgid == s->cgid || (s->pend && cgid == s->pend_cgid))
+	if (cgid == (ACCESS_ONCE(s->pend) ? s->pend_cgid : s->cgid))
 		return;
-	slot = cgid ? slot_of(cgroup, cgid) : TY_SLOT_KERNEL;
+	enter(s, true);
+	now = ACCESS_ONCE(s->pend) ? advance(s, true) : bpf_ktime_get_ns();
+	slot = cgid ? slot_of(cgroup, cgid, &own) : TY_SLOT_KERNEL;
 	__sync_lock_test_and_set(&s->pend, 0);
 	s->pend_cgid = cgid;
 	s->pend_slot = slot;
 	s->pend_at = now;
+	if (!own)
+		s->epoch = NO_EPOCH;
 	__sync_lock_test_and_set(&s->pend, 1);
+	leave(s, true);
 }
 
 SEC("tp_btf/cgroup_attach_task")
@@ -745,7 +799,7 @@ int BPF_PROG(ty_exiting, struct task_struct *task)
 	struct ty_proc *proc;
 	struct ty_cpu *s;
 	struct ty_ctl *ctl;
-	__u64 now, ns;
+	__u64 now, since, ns;
 
 	if (!ty_processes || task->signal->live.counter)
 		return 0;
@@ -757,16 +811,22 @@ int BPF_PROG(ty_exiting, struct task_struct *task)
 	key.start = task->group_leader->start_boottime;
 	key.tgid = task->tgid;
 	now = bpf_ktime_get_ns();
-	ns = s->tgid == key.tgid ? s->acc[0] + s->acc[1] + s->acc[2] + (now - s->ts) : 0;
+	since = ACCESS_ONCE(s->ts); /* an irq may have charged since */
+	ns = s->tgid == key.tgid ? s->acc[0] + s->acc[1] + s->acc[2] : 0;
+	if (s->tgid == key.tgid && since < now)
+		ns += now - since;
 	proc = bpf_map_lookup_elem(&ty_proc, &key);
-	if (proc) {
-		proc->exited = now;
-		ns += proc->ns[0] + proc->ns[1] + proc->ns[2];
-	} else if (!(task->flags & PF_KTHREAD)) {
+	if (!proc && !(task->flags & PF_KTHREAD)) {
 		/* It never left the CPU: all its time is charged after this. */
-		fresh.exited = now;
 		bpf_probe_read_kernel(fresh.comm, sizeof(fresh.comm), &task->group_leader->comm);
 		bpf_map_update_elem(&ty_proc, &key, &fresh, BPF_NOEXIST);
+		proc = bpf_map_lookup_elem(&ty_proc, &key);
+	}
+	if (proc) {
+		/* The last two threads, on two CPUs, may both have seen that nobody is left. */
+		if (__sync_val_compare_and_swap(&proc->exited, 0, now))
+			return 0;
+		ns += proc->ns[0] + proc->ns[1] + proc->ns[2];
 	}
 	if (ns < ty_exit_ns)
 		return 0;
@@ -788,12 +848,21 @@ int BPF_PROG(ty_exiting, struct task_struct *task)
 	return 0;
 }
 
-/* A slot for each new cgroup, though it may only hold others: the path of those that live shortly. */
+/*
+ * A slot for each new cgroup, though it may only hold others: the path of those that live shortly.
+ * Anybody who may make cgroups can make many: a quarter is kept for those in which something runs.
+ */
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(ty_mkdir, struct cgroup *cgroup)
 {
-	if (cgroup->root->hierarchy_id == ty_hierarchy_id)
-		slot_of(cgroup, cgroup->kn->id);
+	struct ty_ctl *ctl = control();
+	__u64 cgid = cgroup->kn->id;
+
+	if (cgroup->root->hierarchy_id != ty_hierarchy_id || !ctl)
+		return 0;
+	if (ACCESS_ONCE(ctl->next_slot) < ty_nslot / 4 * 3 &&
+	    !bpf_map_lookup_elem(&ty_slot_of, &cgid))
+		new_slot(cgroup, cgid);
 	return 0;
 }
 

@@ -66,7 +66,7 @@ struct ty_ctl {
 	/* written by the programs */
 	__u64 next_slot; /* the first slot never used */
 	__u64 changes;   /* slots taken, cgroups removed */
-	__u64 no_slot;   /* lookups that found the table full */
+	__u64 no_slot;   /* how often a CPU found no free slot; each looks every 10 ms at most */
 	__u64 late;      /* time charged to closed buckets: in the totals, not in a bucket */
 	__u64 proc_lost; /* time that found no place in ty_proc */
 	__u64 exit_lost; /* exit records that found no room */
@@ -101,7 +101,7 @@ struct ty_cpu {
 	__u64 switches;
 	__u64 t0;      /* the clock of this CPU began */
 	__u64 charged; /* time of the last charge */
-	__u64 unused_b;
+	__u64 full;    /* when it last found no free slot */
 };
 
 /* ty_info[nslot]: which cgroup has a slot; cgid 0: none. */

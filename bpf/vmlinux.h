@@ -3,7 +3,8 @@
  * The few kernel types that tychod.bpf.c reads, with only the fields it reads.  Offsets are those of
  * the running kernel: libbpf relocates every access by its BTF (CO-RE), so the order and what is
  * left out here do not matter.  Nothing of this is generated; add a field when a program needs it.
- * Names are the kernel's.  Fields here exist in 5.13 to 6.18.
+ * Names are the kernel's.  Fields here exist in 5.13 to 6.18; the programs' atomic operations take
+ * 5.13 on x86-64 and 5.18 on arm64.
  */
 #ifndef TY_VMLINUX_H
 #define TY_VMLINUX_H

@@ -7,6 +7,8 @@ a switch and one tick.  Time that the hypervisor stole is in ours and not in cpu
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +43,23 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf]
 SWITCH_NS = 3_000
 JIFFY_NS = round(1e9 * time.clock_getres(6))  # CLOCK_MONOTONIC_COARSE: a tick of this kernel
 USER_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+MOVER = """
+import os, sys, time
+cpu, steps, *places = sys.argv[1:]
+doors = [os.open(place + "/cgroup.procs", os.O_WRONLY) for place in places]
+os.sched_setaffinity(0, {int(cpu)})
+for step in steps.split():
+    os.write(doors[int(step[0])], b"0")
+    end = time.thread_time_ns() + 1000 * int(step[1:])
+    while time.thread_time_ns() < end:
+        pass
+"""
+"""Moves itself: each step is a place and how many microseconds it stays there.
+
+cpu.stat gives a task's time since the last tick or switch to where it is then; asking for its own
+time brings cpu.stat up to date first.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +261,27 @@ def test_a_moved_task_is_split(cgroups: RealCgroups, load: Path) -> None:
         for place in (one, two):
             used_ns, witness_ns = maps.used(inode(place)).sum_ns, usage_ns(place)
             assert abs(used_ns - witness_ns) <= witness_ns / 100, place.name
+        assert maps.partition_error_ns() == 0
+
+
+@pytest.mark.parametrize("round_", ["11 0800", "11000 0800", "11000 2800 11000 0800"])
+def test_moves_between_two_events(cgroups: RealCgroups, round_: str) -> None:
+    """Who moves again before the CPU's next event leaves each cgroup its part, there and back."""
+    places = [cgroups.make(name) for name in ("one", "two", "three")]
+    steps = " ".join(["01000", *[round_] * 300])
+    with accounted("v2") as maps:
+        since = read_times()
+        cpu = max(os.sched_getaffinity(0))
+        command = [sys.executable, "-c", MOVER, str(cpu), steps, *map(str, places)]
+        subprocess.run(command, check=True)
+        time.sleep(0.05)
+        used = [maps.used(inode(place)) for place in places]
+        # As at a switch, the kernel's clock changes hands a little before the tracepoint.
+        events = len(steps.split()) + sum(one.switches for one in used)
+        allowed = allowed_ns(events, since)
+
+        for place, one in zip(places, used, strict=True):
+            assert abs(one.sum_ns - usage_ns(place)) <= allowed, place.name
         assert maps.partition_error_ns() == 0
 
 

@@ -132,6 +132,53 @@ def test_a_task_on_its_way_out_of_a_removed_cgroup(tmp_path: Path) -> None:
     machine.close()
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_two_moves_between_two_events(tmp_path: Path, *, back: bool) -> None:
+    """Who moves on before the CPU's next event leaves the cgroup in between its part."""
+    machine = Machine(tmp_path, ncpu=1, npkg=1)
+    one, two, three = (machine.mkdir(ROOT_CGID) for _ in range(3))
+    machine.switch(0, Task(7, one))
+    for number, cgid in enumerate((two, one if back else three)):
+        machine.wait((3 + number) * MS)
+        machine.do_attach(0, list(machine.paths).index(cgid))
+    machine.wait(11 * MS)
+    machine.switch(0, IDLE)
+    machine.wait(700 * MS)
+    machine.drain()
+
+    shown = [machine.published.get(cgid, 0) for cgid in (one, two, three)]
+    assert shown == ([14 * MS, 4 * MS, 0] if back else [3 * MS, 4 * MS, 11 * MS])
+    machine.close()
+
+
+def test_a_cgroup_without_a_slot_is_counted_with_the_one_above(tmp_path: Path) -> None:
+    """In a full table a cgroup's time is its tenant's; with room again it is its own."""
+    machine = Machine(tmp_path, ncpu=1, npkg=1, nslot=abi.SLOT_FIRST + 2)
+    tenant, other = machine.mkdir(ROOT_CGID), machine.mkdir(ROOT_CGID)
+    below = machine.mkdir(machine.mkdir(tenant))
+    for cgid in (tenant, other, below):
+        machine.switch(0, Task(7, cgid))
+        machine.wait(20 * MS)
+    machine.switch(0, IDLE)
+    machine.wait(700 * MS)
+    machine.drain()
+    shown = [machine.published.get(cgid, 0) for cgid in (tenant, other, below)]
+    machine.rmdir(other)
+    for _ in range(20):
+        machine.wait(1000 * MS)
+        machine.drain()
+    machine.switch(0, Task(7, below))
+    machine.wait(20 * MS)
+    machine.switch(0, IDLE)
+    machine.wait(700 * MS)
+    machine.drain()
+
+    assert shown == [40 * MS, 20 * MS, 0]
+    assert int(machine.kernel.ctl["no_slot"]) == 1
+    assert [machine.published.get(cgid, 0) for cgid in (tenant, below)] == [40 * MS, 20 * MS]
+    machine.close()
+
+
 def test_the_witness_would_notice(tmp_path: Path) -> None:
     """A nanosecond in the wrong place fails the comparison that the tests above rest on."""
     machine = Machine(tmp_path, ncpu=1, npkg=1)

@@ -22,6 +22,9 @@ IDLE_KEY = 0
 ROOT_CGID = 1
 SETTLE_NS = 1_000_000
 WALK_BUCKETS = 8
+LEVELS = 16
+AGAIN_NS = 10_000_000
+NO_EPOCH = (1 << 64) - 1
 CALL_NS = 150  # what one look at the clock costs
 
 
@@ -94,6 +97,7 @@ class Cpu:
     switches: int = 0
     t0: int = 0
     charged: int = 0
+    full: int = 0
     current: Task = IDLE
 
     @property
@@ -148,7 +152,7 @@ class Kernel:
         """Let a reader see the state of a CPU."""
         now = (s.enter, s.leave, s.ts, s.edge, s.bucket, s.acc, s.cgid, s.slot, s.pkg, 0, s.tgid)
         pend = (s.pend, s.irq, s.soft, s.epoch, s.pend_at, s.pend_cgid, s.pend_slot, 0)
-        self.views.cpu[s.number] = (*now, *pend, s.idle, s.switches, s.t0, s.charged, 0)
+        self.views.cpu[s.number] = (*now, *pend, s.idle, s.switches, s.t0, s.charged, s.full)
 
     def to_bucket(self, s: Cpu, kind: int, bucket: int, ns: int) -> None:
         """Charge a bucket, unless it is the reader's."""
@@ -207,32 +211,30 @@ class Kernel:
         """Take the time since the last event for what the CPU has been doing."""
         start, now = s.ts, self.clock.t_ns
         seen(now)
-        if now <= start:
-            return
-        s.ts = now
+        s.ts = max(now, start)
         if s.pend:
             s.pend = 0
-            at = min(s.pend_at, now)
+            at = min(s.pend_at, s.ts)
             if at > start:
                 yield from self.spend(s, start, at)
                 start = at
             yield from self.flush(s, s.bucket)
             s.cgid, s.slot = s.pend_cgid, s.pend_slot
-        yield from self.spend(s, start, now)
+        if s.ts > start:
+            yield from self.spend(s, start, s.ts)
 
     # ---- who runs ----
 
-    def find_slot(self, cgid: int) -> int:
-        """Return a cgroup's slot, a new one if need be."""
-        if not cgid:
-            return abi.SLOT_KERNEL
-        if cgid in self.slot_of:
-            return self.slot_of[cgid]
+    def new_slot(self, s: Cpu, cgid: int) -> int:
+        """Give a cgroup its slot; SLOT_OVERFLOW when there is none left."""
+        if s.full and s.ts - s.full < AGAIN_NS:
+            return abi.SLOT_OVERFLOW
         if self.free:
             slot = self.free.pop(0)
         else:
             slot = int(self.ctl["next_slot"])
             if slot >= self.nslot:
+                s.full = s.ts
                 self.ctl["no_slot"] += np.uint64(1)
                 return abi.SLOT_OVERFLOW
             self.ctl["next_slot"] = slot + 1
@@ -243,13 +245,42 @@ class Kernel:
         self.ctl["changes"] += np.uint64(1)
         return slot
 
+    def slot_above(self, cgid: int) -> int:
+        """Return the slot of the nearest cgroup above that has one."""
+        for _ in range(LEVELS):
+            parent = self.cgroups[cgid].parent
+            if not parent:
+                break
+            cgid = parent if parent in self.cgroups else ROOT_CGID
+            if cgid in self.slot_of:
+                return self.slot_of[cgid]
+        return abi.SLOT_OVERFLOW
+
+    def find_slot(self, s: Cpu, cgid: int) -> tuple[int, bool]:
+        """Return who is charged for a cgroup, and whether that is itself."""
+        if not cgid:
+            return abi.SLOT_KERNEL, True
+        if cgid in self.slot_of:
+            return self.slot_of[cgid], True
+        slot = self.new_slot(s, cgid)
+        if slot != abi.SLOT_OVERFLOW:
+            return slot, True
+        return self.slot_above(cgid), False
+
     def rekey(self, s: Cpu) -> None:
         """From here on the time of this CPU is the current task's."""
-        s.tgid = s.current.tgid
-        if not s.tgid or (s.current.cgid == s.cgid and s.epoch == int(self.ctl["epoch"])):
+        was_busy, s.tgid = bool(s.tgid), s.current.tgid
+        if not s.tgid:
             return
+        if s.current.cgid == s.cgid:
+            if s.epoch == int(self.ctl["epoch"]):
+                return
+            if s.epoch == NO_EPOCH and was_busy and s.ts - s.full < AGAIN_NS:
+                return
         s.epoch, s.cgid = int(self.ctl["epoch"]), s.current.cgid
-        s.slot = self.find_slot(s.cgid)
+        s.slot, own = self.find_slot(s, s.cgid)
+        if not own:
+            s.epoch = NO_EPOCH
 
     # ---- programs ----
 
@@ -314,11 +345,20 @@ class Kernel:
         """cgroup_attach_task and sched_process_exec: the running task is in another cgroup now."""
         s = self.cpus[cpu]
         s.current = Task(s.current.tgid, cgid)
-        if cgid == s.cgid or (s.pend and cgid == s.pend_cgid):
+        if cgid == (s.pend_cgid if s.pend else s.cgid):
             return
-        s.pend_slot, s.pend_cgid, s.pend_at = self.find_slot(cgid), cgid, self.clock.t_ns
+        for _ in self.program(cpu, self.note(s, cgid)):
+            pass
+
+    def note(self, s: Cpu, cgid: int) -> Iterator[None]:
+        """Leave a note; one that no event has settled yet is settled first."""
+        if s.pend:
+            yield from self.advance(s, lambda _: None)
+        slot, own = self.find_slot(s, cgid)
+        s.pend_slot, s.pend_cgid, s.pend_at = slot, cgid, self.clock.t_ns
+        if not own:
+            s.epoch = NO_EPOCH
         s.pend = 1
-        self.show(s)
 
     def rmdir(self, cgid: int) -> None:
         """cgroup_rmdir."""
