@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -68,10 +69,15 @@ def attach_pinned(host: Host, config: Config, root: str) -> Outcome:
     with pins.locked_root(host, root, create=True) as place:
         if place is None:
             raise LoadError(f"{root} is gone", pins.ATTACH)
-        if _fits(place, plan, config.accounting.loader):
+        if _fits(place, plan, config):
             _remove_others(place)
             return Outcome(f"already attached at {place.current}")
-        return _attach_anew(place, host, config)
+        before = place.ours()
+        outcome = _attach_anew(place, host, config)
+        if not before:
+            return outcome
+        text = f"{outcome.text}; what was attached before was not as wanted and is gone"
+        return outcome._replace(text=text)
 
 
 def detach_pinned(host: Host, root: str) -> Outcome:
@@ -176,8 +182,12 @@ def _counters(flags: int) -> tuple[str, ...]:
     return tuple(name for name, flag in pairs if flags & flag)
 
 
-def _fits(place: pins.Place, plan: LoadPlan, loader: str) -> bool:
-    """Say whether what is pinned is whole and as the settings want it."""
+def _fits(place: pins.Place, plan: LoadPlan, config: Config) -> bool:
+    """Say whether what is pinned is whole and as the settings want it.
+
+    Where the settings leave the hierarchy open, the account is not thrown away for another choice.
+    """
+    loader = config.accounting.loader
     try:
         state = read_state(place.host, place.held.path)
         names = set(os.listdir(place.current))  # noqa: PTH208
@@ -185,6 +195,9 @@ def _fits(place: pins.Place, plan: LoadPlan, loader: str) -> bool:
         return False
     if state is None or state.abi != abi.ABI or loader not in ("auto", state.loader):
         return False
+    if config.host.hierarchy == "auto":
+        version: Literal["v2", "v1"] = "v1" if state.hierarchy == "v1" else "v2"
+        plan = dataclasses.replace(plan, version=version)
     whole = {*abi.MAPS, *NEEDED.get(abi.LOADER_CORE if state.loader == "core" else 0, ())}
     return whole <= names and _wanted(plan, state.loader) == (
         *(int(state.hierarchy[1:]), state.slots, state.cpus, state.packages),
@@ -193,12 +206,12 @@ def _fits(place: pins.Place, plan: LoadPlan, loader: str) -> bool:
 
 
 def _wanted(plan: LoadPlan, loader: str) -> tuple[object, ...]:
-    core = loader == "core"  # bcc has neither packages nor counters
+    core = loader == "core"  # bcc has neither packages nor counters nor processes
     found, _ = perf.available(plan.counters if core else ())
     places = {counter.place for counter in found}
     return (
         *(hierarchy(plan), plan.slots, len(plan.packages), packages(plan) if core else 1),
-        *(plan.processes, process_slots(plan)),
+        *((plan.processes, process_slots(plan)) if core else (False, 1)),
         tuple(name for place, name in enumerate(abi.COUNTERS) if place in places),
     )
 
