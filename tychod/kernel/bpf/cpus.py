@@ -5,17 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tychod.hostfs import parse_cpu_numbers
+
 if TYPE_CHECKING:
     from tychod.hostfs import Host
-
-
-def parse_cpus(text: str) -> tuple[int, ...]:
-    """Return the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
-    found: list[int] = []
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(found)
 
 
 def online(host: Host) -> tuple[int, ...]:
@@ -36,7 +29,7 @@ def package_rows(host: Host) -> tuple[int, ...]:
 
 def _listed(host: Host, name: str) -> tuple[int, ...]:
     try:
-        return parse_cpus(host.read_text(f"{host.sysfs}/devices/system/cpu/{name}") or "")
+        return parse_cpu_numbers(host.read_text(f"{host.sysfs}/devices/system/cpu/{name}") or "")
     except (OSError, ValueError):
         return ()
 
