@@ -88,13 +88,13 @@ def _load(opened: Opened, notes: tuple[str, ...]) -> Loaded:
     try:
         maps |= {name: opened.file.map_fd(name) for name in abi.MAPS}
         _begin(opened, maps)
-        perf.connect(opened.counters, cpus.online(opened.host), opened.file.map_fd)
+        uncounted = perf.connect(opened.counters, cpus.online(opened.host), opened.file.map_fd)
         more = _attach(opened, maps, links)
         start_clocks(maps, opened.host)
     except OSError:
         close_all((*links.values(), *maps.values()))
         raise
-    return Loaded(maps, links, (*notes, *more))
+    return Loaded(maps, links, (*notes, *uncounted, *more))
 
 
 def close_all(fds: tuple[int, ...]) -> None:

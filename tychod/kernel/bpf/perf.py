@@ -52,19 +52,33 @@ def available(names: Iterable[str]) -> tuple[tuple[Counter, ...], tuple[str, ...
     return tuple(found), tuple(notes)
 
 
-def connect(counters: Iterable[Counter], cpus: Iterable[int], map_fd: Callable[[str], int]) -> None:
-    """Open each counter on each of these CPUs and put it into its array, which keeps it."""
+def connect(
+    counters: Iterable[Counter], cpus: Iterable[int], map_fd: Callable[[str], int]
+) -> tuple[str, ...]:
+    """Open each counter on each of these CPUs and put it into its array, which keeps it.
+
+    Return a note for each CPU that has none: its time is not covered, the others count.
+    """
+    notes, wanted = [], tuple(cpus)
     for counter in counters:
         array = map_fd(f"ty_pmu_{counter.place}")
         try:
-            for cpu in cpus:
-                event = _open(counter, cpu)
+            for cpu in wanted:
                 try:
-                    syscall.update(array, struct.pack("=I", cpu), struct.pack("=I", event))
-                finally:
-                    os.close(event)
+                    _connect_one(counter, cpu, array)
+                except OSError as exc:  # it went offline, or somebody has the hardware there
+                    notes.append(f"counter {counter.name} is not counted on CPU {cpu}: {_why(exc)}")
         finally:
             os.close(array)
+    return tuple(notes)
+
+
+def _connect_one(counter: Counter, cpu: int, array: int) -> None:
+    event = _open(counter, cpu)
+    try:
+        syscall.update(array, struct.pack("=I", cpu), struct.pack("=I", event))
+    finally:
+        os.close(event)
 
 
 def _counter(name: str, position: int) -> Counter:
