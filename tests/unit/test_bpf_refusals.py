@@ -161,6 +161,50 @@ def test_an_unknown_counter_is_a_note_not_a_failure() -> None:
     assert all("is not counted" in note for note in notes)
 
 
+def test_one_cpu_without_a_counter_costs_its_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that went offline meanwhile, or whose hardware is taken: a note; the others count."""
+    connected: list[tuple[int, str]] = []
+
+    def open_one(counter: perf.Counter, cpu: int) -> int:
+        if cpu == 1:
+            raise error(errno.EBUSY)
+        connected.append((cpu, counter.name))
+        return os.open(os.devnull, os.O_RDONLY)
+
+    monkeypatch.setattr(perf, "_open", open_one)
+    monkeypatch.setattr(perf.syscall, "update", lambda *_: None)
+    counters = (perf.Counter("cycles", 0, 0, 0), perf.Counter("llc_misses", 2, 0, 3))
+    notes = perf.connect(counters, iter((0, 1, 2)), lambda _: os.open(os.devnull, os.O_RDONLY))
+
+    assert connected == [(0, "cycles"), (2, "cycles"), (0, "llc_misses"), (2, "llc_misses")]
+    assert [note.partition(":")[0] for note in notes] == [
+        f"counter {name} is not counted on CPU 1" for name in ("cycles", "llc_misses")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("release", "machine_name", "is_named"),
+    [
+        ("5.15.0-119-generic", "aarch64", True),
+        ("5.17", "aarch64", True),
+        ("5.18.0", "aarch64", False),
+        ("6.1.0", "aarch64", False),
+        ("unheard of", "aarch64", False),
+        ("5.15.0", "x86_64", False),
+    ],
+)
+def test_old_kernels_on_arm_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, machine_name: str, is_named: bool
+) -> None:
+    """Their compiler lacks the atomic operations: what helps is a newer kernel."""
+    monkeypatch.setattr(refusal.platform, "machine", lambda: machine_name)
+    monkeypatch.setattr(refusal.platform, "release", lambda: release)
+    found = refusal.explain(machine(tmp_path), OSError(524, "Unknown error 524"), "log line")
+
+    assert ("atomic" in found.reason) == is_named
+    assert ("Linux 5.18" in found.remedy) == is_named
+
+
 def need_library() -> None:
     """Skip where libbpf is not installed."""
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import platform
+import re
 from typing import TYPE_CHECKING, Final
 
 from tychod.kernel.bpf.plan import LoadError
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
 CAP_SYS_ADMIN: Final = 21
 LOG_LINES: Final = 6
+ARM: Final = "aarch64"
+FIRST_ON_ARM: Final = (5, 18)
 
 
 def explain(host: Host, exc: OSError, printed: str) -> LoadError:
@@ -22,6 +26,7 @@ def explain(host: Host, exc: OSError, printed: str) -> LoadError:
         or _locked_down(host)
         or _not_allowed(host, exc)
         or _no_memory(exc)
+        or _old_arm()
         or _refused(exc, printed)
     )
 
@@ -87,6 +92,17 @@ def _no_memory(exc: OSError) -> LoadError | None:
     return LoadError(
         f"the kernel has no memory for the maps: {exc.strerror}",
         "lower [accounting] slots, or raise the memory limit of tychod-bpf.service (MemoryMax)",
+    )
+
+
+def _old_arm() -> LoadError | None:
+    """Before 5.18 arm64 compiles no atomic operation but an addition (commit 1902472b4fa9)."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    if platform.machine() != ARM or not found or tuple(map(int, found.groups())) >= FIRST_ON_ARM:
+        return None
+    return LoadError(
+        f"Linux {found[0]} on arm64 cannot compile the programs' atomic operations",
+        "use Linux 5.18 or later; the accounting by cgroup files goes on meanwhile",
     )
 
 
