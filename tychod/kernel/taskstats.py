@@ -8,11 +8,13 @@ the records are cut here (Documentation/accounting/taskstats-struct.rst, linux/t
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import struct
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.kernel.procscan import Ended
@@ -32,6 +34,8 @@ BUFFER_BYTES: Final = 4 << 20
 WAIT_S: Final = 0.5
 MOST_KEPT: Final = 20_000
 """Ends between two readings; more are counted and not listed."""
+RECENT_S: Final = 60.0
+"""How long after the last loss it is told."""
 MOST_LOOKUPS: Final = 2_000
 """Of those, how many have their cgroup looked up: a storm of processes must not cost as much."""
 
@@ -148,6 +152,21 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
+@dataclass
+class _Losses:
+    """What was lost lately: counted until there is none for ``RECENT_S``."""
+
+    count: int = 0
+    last_s: float = -math.inf
+
+    def note(self) -> None:
+        self.count = self.recent() + 1
+        self.last_s = time.monotonic()
+
+    def recent(self) -> int:
+        return self.count if time.monotonic() - self.last_s <= RECENT_S else 0
+
+
 class ExitListener:
     """Receives ends in a thread of its own, since nobody may be slow to take them."""
 
@@ -159,9 +178,10 @@ class ExitListener:
         self._lookups = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._overflows = 0
-        self._dropped = 0
+        self._overflows = _Losses()
+        self._dropped = _Losses()
         self._failure: Refusal | None = None
+        self._fault: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="exits", daemon=True)
         self._thread.start()
 
@@ -169,10 +189,10 @@ class ExitListener:
     def reason(self) -> str | None:
         """Why some or all ends are not known."""
         found = [f"{NOT_LISTED}: {self._failure.reason}"] if self._failure else []
-        if self._overflows:
-            found.append(f"the kernel had no room for exit records {self._overflows} times")
-        if self._dropped:
-            found.append(f"{self._dropped} exits too many for one window")
+        if overflows := self._overflows.recent():
+            found.append(f"the kernel had no room for exit records {overflows} times")
+        if dropped := self._dropped.recent():
+            found.append(f"{dropped} exits too many for one window")
         return "; ".join(found) or None
 
     @property
@@ -182,7 +202,9 @@ class ExitListener:
         return ((f"{NOT_LISTED}: {failure.reason}", failure.remedy),) if failure else ()
 
     def drain(self) -> tuple[Ended, ...]:
-        """Return the processes that ended since the last time."""
+        """Return the processes that ended since the last time; raise what ended the thread."""
+        if self._fault is not None:
+            raise self._fault
         with self._lock:
             ended, self._ended, self._lookups = self._ended, [], 0
         return tuple(ended)
@@ -194,6 +216,12 @@ class ExitListener:
         self._socket.close()
 
     def _run(self) -> None:
+        try:
+            self._listen()
+        except Exception as exc:  # noqa: BLE001 - told to who drains: a fault of ours ends the daemon
+            self._fault = exc
+
+    def _listen(self) -> None:
         self._socket.settimeout(WAIT_S)
         while not self._stop.is_set():
             try:
@@ -209,11 +237,11 @@ class ExitListener:
                 if exc.errno != errno.ENOBUFS:
                     self._failure = Refusal(f"taskstats: {exc.strerror}", None)
                     return
-                self._overflows += 1
+                self._overflows.note()
 
     def _take(self, one: Exit) -> None:
         if len(self._ended) >= MOST_KEPT:
-            self._dropped += 1
+            self._dropped.note()
             return
         cgroup = self._cgroup(one.pid) if self._lookups < MOST_LOOKUPS else None
         start_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - one.lived_ns
