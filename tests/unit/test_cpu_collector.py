@@ -11,7 +11,7 @@ import pytest
 
 from tests.fixtures.hosts.trees import host_at
 from tests.sim.accounting import Machine
-from tychod.clock import SystemClock
+from tychod.clock import EndingClock, SystemClock
 from tychod.collectors import cpu
 from tychod.collectors.base import Pace, Ready
 from tychod.collectors.cpu import KernelMaps
@@ -52,8 +52,8 @@ def opened_by(machine: Machine) -> OpenMaps:
 
 def collector_of(machine: Machine) -> KernelMaps:
     """Return a collector on the machine's maps."""
-    pace = Pace(1.0, 10.0)
-    return KernelMaps(opened_by(machine), machine.open(), hierarchy(machine), pace)
+    clock = EndingClock(machine.clock)
+    return KernelMaps(opened_by(machine), machine.open(), clock, Pace(1.0, 10.0))
 
 
 def test_maps_that_cannot_be_read_are_closed_and_the_files_read(
@@ -69,6 +69,7 @@ def test_maps_that_cannot_be_read_are_closed_and_the_files_read(
     def fail(*_: object) -> None:
         raise NO_FILE
 
+    machine.kernel.views.ctl["hierarchy"] = 2
     monkeypatch.setattr(cpu, "choose_hierarchy", lambda *_: hierarchy(machine))
     monkeypatch.setattr(cpu, "open_maps", lambda *_: opened._replace(close=close))
     monkeypatch.setattr(cpu, "BpfReader", fail)
