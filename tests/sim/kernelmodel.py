@@ -245,6 +245,11 @@ class Kernel:
         self.ctl["changes"] += np.uint64(1)
         return slot
 
+    def find_slot(self, cgid: int) -> None:
+        """cgroup_mkdir: a slot for what may only hold others, but for a quarter of the table."""
+        if int(self.ctl["next_slot"]) < self.nslot // 4 * 3 and cgid not in self.slot_of:
+            self.new_slot(self.cpus[0], cgid)
+
     def slot_above(self, cgid: int) -> int:
         """Return the slot of the nearest cgroup above that has one."""
         for _ in range(LEVELS):
@@ -256,7 +261,7 @@ class Kernel:
                 return self.slot_of[cgid]
         return abi.SLOT_OVERFLOW
 
-    def find_slot(self, s: Cpu, cgid: int) -> tuple[int, bool]:
+    def slot_for(self, s: Cpu, cgid: int) -> tuple[int, bool]:
         """Return who is charged for a cgroup, and whether that is itself."""
         if not cgid:
             return abi.SLOT_KERNEL, True
@@ -278,7 +283,7 @@ class Kernel:
             if s.epoch == NO_EPOCH and was_busy and s.ts - s.full < AGAIN_NS:
                 return
         s.epoch, s.cgid = int(self.ctl["epoch"]), s.current.cgid
-        s.slot, own = self.find_slot(s, s.cgid)
+        s.slot, own = self.slot_for(s, s.cgid)
         if not own:
             s.epoch = NO_EPOCH
 
@@ -354,7 +359,7 @@ class Kernel:
         """Leave a note; one that no event has settled yet is settled first."""
         if s.pend:
             yield from self.advance(s, lambda _: None)
-        slot, own = self.find_slot(s, cgid)
+        slot, own = self.slot_for(s, cgid)
         s.pend_slot, s.pend_cgid, s.pend_at = slot, cgid, self.clock.t_ns
         if not own:
             s.epoch = NO_EPOCH
