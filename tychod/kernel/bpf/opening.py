@@ -68,10 +68,11 @@ def counted_hierarchy(
 
     What tells a hybrid host's truth may change with every process; the account stays what it is.
     """
-    found = HIERARCHIES[int(opened.views.ctl["hierarchy"][0])]
+    found = HIERARCHIES.get(int(opened.views.ctl["hierarchy"][0]))
     if found == hierarchy.version:
         return hierarchy
-    other = choose_hierarchy(host, found) if config.host.hierarchy == "auto" else None
+    may_follow = config.host.hierarchy == "auto"
+    other = choose_hierarchy(host, found) if found and may_follow else None
     if isinstance(other, Hierarchy):
         return other._replace(reason="the kernel programs count its cgroups")
     raise LoadError(
