@@ -27,7 +27,10 @@ START_NS = 10_000_000_000_000
 class Machine:
     """CPUs, cgroups as real directories, the maps, the reader, and the truth beside it."""
 
-    def __init__(self, base: Path, *, ncpu: int, npkg: int, nslot: int = 64) -> None:
+    def __init__(
+        self, base: Path, *, ncpu: int, npkg: int, nslot: int = 64, history_ns: int = 10**10
+    ) -> None:
+        self.history_ns = history_ns
         self.base, self.clock = base, Clock(START_NS)
         self.kernel = Kernel(self.clock, ncpu=ncpu, npkg=npkg, nslot=nslot)
         self.truth = Truth(ncpu)
@@ -55,7 +58,8 @@ class Machine:
         """Return a reader of the maps as they are."""
         hierarchy = Hierarchy("v2", str(self.base / "cgroup"), "a test", true_root=True)
         host = host_at(self.base)
-        return BpfReader(host, hierarchy, self.clock, self.kernel.views, self.kernel, 10**10)
+        views = self.kernel.views
+        return BpfReader(host, hierarchy, self.clock, views, self.kernel, self.history_ns)
 
     def close(self) -> None:
         """Close the reader."""

@@ -128,12 +128,16 @@ def test_the_first_reading_waits_for_every_cpu(make: Make) -> None:
     machine = make()
     machine.kernel.cpus[1].ts = 0
     machine.kernel.show(machine.kernel.cpus[1])
+    machine.kernel.ctl["created"] = machine.clock.t_ns
     reader = machine.open()
 
     assert reader.read() == ()
     assert "CPU 1" in reader.failure
     machine.wait(10_000 * MS)
     machine.do_tick(0, 0)
+    another = machine.open()
+    assert len(another.read()) == 1  # the maps are old: their CPUs were waited for already
+    another.close()
     assert len(reader.read()) == 1
     assert any("CPU" in problem and "1" in problem for problem in reader.problems)
     reader.close()
@@ -450,6 +454,82 @@ def test_what_a_gone_cgroup_had_is_not_told_again(make: Make) -> None:
 
     machine.restart(saved(machine))
 
+    assert cgid not in machine.published
+    for _ in range(20):
+        a_second(machine)
+    assert len(machine.kernel.free) == 1
+
+
+def test_a_kill_within_a_long_window_loses_no_cpu_time(tmp_path: Path) -> None:
+    """A gone cgroup's time stays in the table until a state that has it must have been saved."""
+    machine = Machine(tmp_path, ncpu=2, npkg=1, history_ns=124 * 1000 * MS)
+    baseline = saved(machine)
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.switch(1, Task(7, cgid))
+    for _ in range(5):
+        read_again(machine)
+    machine.switch(1, IDLE)
+    machine.rmdir(cgid)
+    for _ in range(60):
+        read_again(machine)
+
+    machine.restart(baseline)
+
+    assert machine.published[cgid] == machine.used_by(cgid) > 5000 * MS
+    for _ in range(130):
+        a_second(machine)
+    assert len(machine.kernel.free) == 1
+    machine.close()
+
+
+def test_a_slot_that_was_never_charged_is_not_kept(make: Make) -> None:
+    """Nothing of it has to be saved: whoever makes and removes cgroups fills no table."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.kernel.find_slot(cgid)
+    a_second(machine)
+    machine.rmdir(cgid)
+    for _ in range(6):
+        a_second(machine)
+
+    assert len(machine.kernel.free) == 1
+
+
+def test_cgroups_without_a_slot_are_listed_up_to_a_bound(make: Make) -> None:
+    """Those that never ran cost memory too; the oldest are listed, and any as soon as it runs."""
+    machine = make(nslot=8)
+    cgids = [machine.mkdir(ROOT_CGID) for _ in range(20)]
+    a_second(machine)
+
+    assert set(machine.published) & set(cgids) == set(cgids[:8])
+    assert len(machine.reader.cgroups) == 8
+    assert any("12 cgroups" in problem for problem in machine.reader.problems)
+
+    machine.switch(1, Task(7, cgids[-1]))
+    machine.wait(100 * MS)
+    machine.switch(1, IDLE)
+    machine.rmdir(cgids[0])
+    a_second(machine)
+    assert machine.published[cgids[-1]] == 100 * MS
+    assert set(machine.published) & set(cgids) == {*cgids[1:9], cgids[-1]}
+    assert any("10 cgroups" in problem for problem in machine.reader.problems)
+
+
+def test_a_slot_made_after_its_cgroup_was_removed_comes_back(make: Make) -> None:
+    """A task on its way out was charged: the kernel will tell of no removal, the tree does."""
+    machine = make()
+    cgid = machine.mkdir(ROOT_CGID)
+    machine.rmdir(cgid)
+    machine.switch(1, Task(7, cgid))
+    machine.wait(3 * MS)
+    machine.switch(1, IDLE)
+    a_second(machine)
+    assert machine.published[cgid] == 3 * MS
+    for _ in range(10):
+        a_second(machine)
+    assert cgid not in machine.published
+
+    machine.restart(saved(machine))
     assert cgid not in machine.published
     for _ in range(20):
         a_second(machine)

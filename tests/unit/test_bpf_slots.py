@@ -76,3 +76,64 @@ def test_an_owner_without_a_key_is_outside() -> None:
     assert folded[columns.column(500)] == 20
     assert folded[columns.column(800)] == 0
     assert folded[columns.column(OUTSIDE_KEY)] == 301
+
+
+def test_a_child_whose_slot_lies_below_its_parents_has_its_path() -> None:
+    """Slots come in any order, parents from anywhere in the table; a late parent is no loss."""
+    table = Table(64)
+    table.views.info[20] = (501, ROOT, 1, 0, b"pod")
+    table.views.info[10] = (502, 501, 1, 0, b"container")
+    table.views.info[5] = (504, 503, 1, 0, b"b")
+    table.refresh()
+
+    assert table.slots.owner[[10, 20, 5]].tolist() == [502, 501, OUTSIDE_KEY]
+    assert table.slots.refs()[502].path == "/pod/container"
+
+    table.views.info[30] = (503, ROOT, 1, 0, b"a")
+    table.refresh()
+
+    assert table.slots.refs()[504].path == "/a/b"
+
+
+def test_a_circle_of_parents_ends() -> None:
+    """Whatever the table says, a reading comes to its end."""
+    table = Table(64)
+    table.views.info[5] = (500, 501, 1, 0, b"a")
+    table.views.info[6] = (501, 500, 1, 0, b"b")
+    table.refresh()
+
+    assert table.slots.owner[[5, 6]].tolist() == [OUTSIDE_KEY, OUTSIDE_KEY]
+
+
+def test_a_name_ends_where_the_kernel_ended_it() -> None:
+    """What another cgroup's longer name left behind in a slot is no part of a path."""
+    table = Table(64)
+    table.views.info[5] = (600, ROOT, 1, 0, b"x\0ger-name.service")
+    table.refresh()
+
+    assert table.slots.refs()[600].path == "/x"
+
+
+class Counted(dict[int, object]):
+    """A dictionary that counts how often it is looked through."""
+
+    def values(self):  # type: ignore[no-untyped-def,override]
+        """Count, and return the values."""
+        self.looked = getattr(self, "looked", 0) + 1
+        return super().values()
+
+
+def test_many_that_leave_and_many_that_come_cost_no_product() -> None:
+    """A thousand new slots do not look through a thousand leaving ones each."""
+    table = Table(2002)
+    info = table.views.info
+    info["cgid"][2:1002], info["gone"][2:1002] = np.arange(5000, 6000), 5
+    info["parent"] = ROOT
+    table.refresh()
+    leaving = table.slots._leaving = Counted(table.slots._leaving)
+    assert len(leaving) == 1000
+    info["cgid"][1002:] = np.arange(10**6, 10**6 + 1000)
+
+    table.refresh()
+
+    assert getattr(leaving, "looked", 0) <= 1

@@ -97,7 +97,7 @@ class BpfReader:
         self._tick_hz = tick_hz()
         self._places = Places()
         self._places.roots = frozenset({int(views.ctl["root_cgid"][0]), self._tree.root.inode})
-        self._slots = Slots(views, device, self._places)
+        self._slots = Slots(views, device, self._places, history_ns)
         self._snapshots = Snapshots(views, clock.now_ns)
         self._columns = Columns()
         self._names = Names(history_ns)
@@ -131,6 +131,11 @@ class BpfReader:
         if self._presence.missing:
             cpus = ", ".join(map(str, self._presence.missing))
             found.append(f"CPUs not accounted until something runs on them: {cpus}")
+        if self._slots.unlisted:
+            found.append(
+                f"{self._slots.unlisted} cgroups are not listed until something runs in them; "
+                "raise [accounting] slots"
+            )
         if self._slots.failure:
             found.append(self._slots.failure)
         return tuple(found)
@@ -228,7 +233,8 @@ class BpfReader:
 
     def _is_ready(self, now_ns: int) -> bool:
         """Say whether every CPU that is online has begun to count, or we have waited enough."""
-        self._asked_ns = now_ns if self._asked_ns is None else self._asked_ns
+        created_ns = int(self._views.ctl["created"][0])  # who read before us has waited too
+        self._asked_ns = min(now_ns, created_ns) if self._asked_ns is None else self._asked_ns
         started = has_started(self._views.cpu)
         waiting = np.flatnonzero(self._presence.online(started) & ~started).tolist()
         if started.any() and (not waiting or now_ns - self._asked_ns >= PATIENCE_NS):
@@ -256,15 +262,17 @@ class BpfReader:
         tree_changed = self._tree.refresh(now_ns) or not self._started
         if tree_changed:
             self._places.replace(self._tree.root.inode, self._tree.nodes)
-        if int(self._views.ctl["loader"][0]) == abi.LOADER_BCC and not self._tree.problems:
-            self._slots.note_absent(used, now_ns, knows_all=self.hierarchy.true_root)
         moved = self._slots.drop_final(now_ns)
         self._columns.move(moved, self._slot_ns)
         changes = int(self._views.ctl["changes"][0])
-        if changes != self._changes or tree_changed:
+        is_changed = changes != self._changes or tree_changed
+        if is_changed:
             changed = self._slots.refresh(used, tree_changed=tree_changed)
             self._columns.move(changed, self._slot_ns)
-        if moved or tree_changed or changes != self._changes:
+        if not self._tree.problems:
+            knows_all = self.hierarchy.true_root
+            self._slots.note_absent(now_ns, knows_all=knows_all, is_changed=is_changed)
+        if moved or is_changed:
             self._changes = changes
             self._rename(now_ns)
 

@@ -17,7 +17,9 @@ from tychod.kernel.bpf import abi
 from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from tychod.kernel.bpf.snapshot import Seen
     from tychod.kernel.tree import Node
@@ -36,7 +38,7 @@ ABSENT_NS: Final = 5_000_000_000
 """(bcc) A cgroup that the tree has lacked for so long is removed: nobody tells of it there."""
 
 KEPT_NS: Final = 10_000_000_000
-"""Longer than a window: after it the last time of a slot has been saved with the state."""
+"""The least that a slot is kept, so that its last time has been saved with the state."""
 
 
 class Device(Protocol):
@@ -159,8 +161,12 @@ class _Leaving:
 class Slots:
     """Owner of each slot, and the slots on their way back."""
 
-    def __init__(self, views: abi.Views, device: Device, places: Places) -> None:
+    def __init__(
+        self, views: abi.Views, device: Device, places: Places, window_ns: int = 0
+    ) -> None:
+        """``window_ns``: after so long the window that a moment lies in has been saved."""
         nslot = len(views.info)
+        self._window_ns = window_ns
         self._views, self._device, self._places = views, device, places
         self.owner: Int64s = np.full(nslot, NOBODY, np.int64)
         self.owner[abi.SLOT_OVERFLOW] = OUTSIDE_KEY
@@ -168,6 +174,7 @@ class Slots:
         self._cgid = np.zeros(nslot, np.int64)
         self._absent_ns: dict[int, int] = {}  # slot -> since when
         self._leaving: dict[int, _Leaving] = {}
+        self.unlisted = 0  # cgroups that have no slot and for which there is no key
         self.failure = ""
 
     def refresh(self, used: int, *, tree_changed: bool) -> dict[int, tuple[int, int]]:
@@ -176,33 +183,48 @@ class Slots:
         cgid = info["cgid"].astype(np.int64)
         cgid[: abi.SLOT_FIRST] = 0
         is_new = cgid != self._cgid[:used]
+        is_new |= self.owner[:used] == OUTSIDE_KEY  # its parent may be known by now
         self._cgid[:used] = cgid
-        gone = np.flatnonzero((info["gone"] != 0) & (cgid != 0)).tolist()
-        unsure = (self.owner[:used] == OUTSIDE_KEY) & (cgid != 0) if tree_changed else False
         changed: dict[int, tuple[int, int]] = {}
-        for slot in np.flatnonzero((is_new | unsure) & (cgid != 0)).tolist():
-            self._assign(slot, changed)
-        for slot in gone:
+        self._assign_all(np.flatnonzero(is_new & (cgid != 0)), changed)
+        for slot in np.flatnonzero((info["gone"] != 0) & (cgid != 0)).tolist():
             self._leave(slot)
         if tree_changed:
             self._move_from_dead(changed)
         self._places.trim(max(REMEMBERED, 2 * len(self.owner)), self._held)
         return changed
 
+    def _assign_all(self, slots: NDArray[np.intp], changed: dict[int, tuple[int, int]]) -> None:
+        """Say whose these slots are, each one's parent first: slots lie in any order."""
+        parents = self._views.info["parent"][slots].tolist()
+        waiting = dict(
+            zip(self._cgid[slots].tolist(), zip(slots.tolist(), parents, strict=True), strict=True)
+        )
+        late = {x.cgid for x in self._leaving.values() if x.stage >= Stage.UNLISTED}
+        while waiting:
+            _, (slot, parent) = waiting.popitem()
+            chain = [slot]
+            while parent in waiting:
+                inode_above, parent = parent, waiting[parent][1]
+                chain.append(waiting.pop(inode_above)[0])
+            for slot in reversed(chain):
+                self._assign(slot, late, changed)
+
     def _held(self) -> list[int]:
         """Return the cgroups whose place and past must be known: those in the table, and owners."""
         return [*self._cgid.tolist(), *self.owner.tolist()]
 
-    def _assign(self, slot: int, changed: dict[int, tuple[int, int]]) -> None:
+    def _assign(self, slot: int, late: Container[int], changed: dict[int, tuple[int, int]]) -> None:
         entry = self._views.info[slot]
         inode = int(self._cgid[slot])
-        owner = self._places.owner(inode, int(entry["parent"]), bytes(entry["name"]))
+        owner = self._places.owner(
+            inode, int(entry["parent"]), bytes(entry["name"]).split(b"\0")[0]
+        )
         if owner != self.owner[slot]:
             changed[slot] = (int(self.owner[slot]), owner)
             self.owner[slot] = owner
-        others = [x.stage for x in self._leaving.values() if x.cgid == inode]
         # A task on its way out of a removed cgroup was given another slot for it.
-        if self._places.is_retired(inode) or any(s >= Stage.UNLISTED for s in others):
+        if self._places.is_retired(inode) or inode in late:
             self._leave(slot)
 
     def _move_from_dead(self, changed: dict[int, tuple[int, int]]) -> None:
@@ -210,17 +232,26 @@ class Slots:
         for slot, leaving in self._leaving.items():
             owner = int(self.owner[slot])
             if owner > 0 and owner != leaving.cgid and self._places.is_retired(owner):
-                self._assign(slot, changed)
+                self._assign(slot, (), changed)
 
-    def note_absent(self, used: int, now_ns: int, *, knows_all: bool) -> None:
-        """(bcc) Take cgroups as removed that the tree has lacked for long."""
-        living = self._places.living
-        for slot in np.flatnonzero(self._cgid[:used]).tolist():
-            inode = int(self._cgid[slot])
-            known = knows_all or self._places.find(inode) is not None
-            if inode in living or inode in self._places.roots or not known:
-                self._absent_ns.pop(slot, None)
-            elif now_ns - self._absent_ns.setdefault(slot, now_ns) >= ABSENT_NS:
+    def note_absent(self, now_ns: int, *, knows_all: bool, is_changed: bool) -> None:
+        """Take cgroups as removed that the tree has lacked for long.
+
+        Under bcc nobody tells of removals; else they are those that had no slot at that time, but
+        a task that was on its way out.
+        """
+        if is_changed:
+            find, living, roots = self._places.find, self._places.living, self._places.roots
+            absent = [
+                slot
+                for slot, inode in enumerate(self._cgid.tolist())
+                if inode and inode not in living and inode not in roots
+                if slot not in self._leaving and (knows_all or find(inode))
+            ]
+            self._absent_ns = {slot: self._absent_ns.get(slot, now_ns) for slot in absent}
+        for slot, since_ns in self._absent_ns.items():
+            if now_ns - since_ns >= ABSENT_NS and slot not in self._leaving:
+                self._views.info["gone"][slot] = now_ns  # a restart looks for it
                 self._leave(slot)
 
     def forget(self, dead: Mapping[int, int]) -> None:
@@ -268,8 +299,14 @@ class Slots:
                     leaving.stage, leaving.since_ns = Stage.QUIET, seen.t_ns
             elif leaving.stage is Stage.QUIET and edge_ns >= leaving.since_ns:
                 leaving.stage = Stage.FINAL
-            elif leaving.stage is Stage.KEPT and now_ns - leaving.since_ns >= KEPT_NS:
+            elif leaving.stage is Stage.KEPT and self._is_saved(slot, now_ns - leaving.since_ns):
                 self._give_back(slot)
+
+    def _is_saved(self, slot: int, passed_ns: int) -> bool:
+        """Say whether no restart will ask for the slot's time; nobody asks where there is none."""
+        if passed_ns >= max(KEPT_NS, self._window_ns):
+            return True
+        return not self._views.total["ns"][:, slot].any()
 
     def _minded(self, seen: Seen) -> dict[int, int]:
         """Return slot -> bits of the CPUs that may charge to it.
@@ -299,10 +336,12 @@ class Slots:
         return True
 
     def _give_back(self, slot: int) -> None:
-        total = self._views.total[:, slot]
-        irq_ns = total["ns"][:, abi.SOFTIRQ :].sum()
-        self._views.ctl["retired"] += irq_ns  # the pooled time of interrupts never falls
+        # A crash after any line: at worst the slot is lost, or its time of interrupts, and of that
+        # a restart misses what came since the saved state.  The other way round all of it would be
+        # told again; a slot that is free before it is empty would be emptied under its new owner.
+        irq_ns = self._views.total["ns"][:, slot, abi.SOFTIRQ :].sum()
         self._views.total[:, slot] = 0
+        self._views.ctl["retired"] += irq_ns  # the pooled time of interrupts never falls
         if self._views.pmu is not None:
             self._views.pmu[:, slot] = 0
         self._views.info[slot] = 0
@@ -315,10 +354,15 @@ class Slots:
         del self._leaving[slot]
 
     def refs(self) -> dict[int, CgroupRef]:
-        """Return every key and what it stands for: cgroups of the tree, and owners of slots."""
-        refs = {inode: CgroupRef(p.path, inode) for inode, p in self._places.living.items()}
-        for inode in np.unique(self.owner[self.owner > 0]).tolist():
-            place = self._places.find(inode)
-            if inode not in refs and place is not None:
-                refs[inode] = CgroupRef(place.path, inode)
-        return refs
+        """Return every key and what it stands for: owners of slots, and cgroups of the tree.
+
+        Of those without a slot, which have used nothing, only the oldest, as many as there are
+        slots: none leaves this list while it lives, and memory has a bound.
+        """
+        owners = dict.fromkeys(np.unique(self.owner[self.owner > 0]).tolist())
+        living = self._places.living
+        idle = [inode for inode in living if inode not in owners]
+        listed = [*owners, *idle[: len(self.owner)]]
+        self.unlisted = max(len(idle) - len(self.owner), 0)
+        places = ((inode, self._places.find(inode)) for inode in listed)
+        return {inode: CgroupRef(place.path, inode) for inode, place in places if place}
