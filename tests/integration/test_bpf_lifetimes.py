@@ -148,7 +148,7 @@ def test_slots_are_used_again(
 ) -> None:
     """More cgroups come and go than the table holds: all get a slot, and all time is published."""
     monkeypatch.setattr(slots, "KEPT_NS", 300_000_000)
-    with accounted("v2", slots=128) as maps, reading(maps) as reader:
+    with accounted("v2", slots=128) as maps, reading(maps, 0.3) as reader:
         used_ns: dict[int, int] = {}
         for generation in range(4):
             ours, published_ns = live_and_die(cgroups, load, reader, maps, generation)

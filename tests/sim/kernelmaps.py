@@ -127,9 +127,9 @@ def accounted(version: Version, **changes: object) -> Iterator[KernelMaps]:
 
 
 @contextmanager
-def reading(maps: KernelMaps) -> Iterator[BpfReader]:
+def reading(maps: KernelMaps, history_s: float = 10.0) -> Iterator[BpfReader]:
     """Open a reader that has had its first sample."""
-    reader = maps.reader()
+    reader = maps.reader(history_s)
     try:
         first(reader)
         yield reader
