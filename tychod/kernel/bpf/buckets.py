@@ -101,7 +101,9 @@ def _reached(
             irq_ns += ns
         elif slot == IDLE:
             idle_ns += ns
-        elif slot < used:  # else (bcc) nobody knows whose it is until it is charged
+        elif slot < used:
+            # Else (bcc) nobody knows whose it is until it is charged.  So what is in flight at the
+            # first snapshot counts as used after it: at most a tick of each CPU, once.
             task[slot] += ns
     if has_buckets:
         open_ns = int(snapshot.open_task.sum()) + snapshot.open_irq_ns
