@@ -125,8 +125,8 @@ class BpfReader:
         found = list(self._tree.problems)
         if self._no_slot[1] and self._t_ns - self._no_slot[1] < FULL_SHOWN_NS:
             found.append(
-                f"the kernel's table of {len(self._views.info)} cgroups is full, further ones are "
-                "unattributed; raise [accounting] slots"
+                f"the kernel's table of {len(self._views.info)} cgroups is full, further ones "
+                "count for the cgroup above them; raise [accounting] slots"
             )
         if self._presence.missing:
             cpus = ", ".join(map(str, self._presence.missing))
