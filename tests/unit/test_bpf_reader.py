@@ -13,7 +13,7 @@ from tests.fixtures.hosts.trees import write_files
 from tests.sim.accounting import MS, Machine
 from tests.sim.kernelmodel import IDLE, ROOT_CGID, Task
 from tychod.kernel.bpf import abi
-from tychod.kernel.bpf.buckets import cumulate, roll_up
+from tychod.kernel.bpf.buckets import cumulate
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.samples import KERNEL_KEY, LOST_KEY, OUTSIDE_KEY, ROOT_KEY, CpuSample
 
@@ -605,17 +605,6 @@ def test_a_baseline_of_the_future_is_refused(make: Make) -> None:
 
     assert not reader.resume(CpuBaseline("bpf-core", machine.clock.t_ns * 2, 0, 0, 0, 0, {}))
     reader.close()
-
-
-def test_children_add_up_along_paths() -> None:
-    """A total with children is its own time and theirs, level by level, gaps in the path or not."""
-    paths = ["/a", "/a/b", "/a/b/c", "/a/x/y", "/d", "/"]
-    times = np.array([[1, 10, 100, 1000, 5, 7]] * 2)
-
-    total = roll_up(paths, times)
-
-    assert total.tolist() == [[1111, 110, 100, 1000, 5, 1123]] * 2
-    assert roll_up([], np.zeros(0, np.int64)).tolist() == []
 
 
 @given(

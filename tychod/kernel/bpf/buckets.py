@@ -151,31 +151,3 @@ def cumulate(
     part[-1] = highest
     values[:, wrong] = part
     return values, int(np.abs(missing).sum())
-
-
-def roll_up(paths: list[str], own: Int64s) -> Int64s:
-    """Return totals with children of cgroups by path; ``own``: shape (..., len(paths)).
-
-    One addition for each level of the deepest path, whatever the number of cgroups.
-    """
-    total = own.copy()
-    for children, parents in levels(paths):
-        np.add.at(total.T, parents, total.T[children])
-    return total
-
-
-def levels(paths: list[str]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return rows of children and of their nearest listed ancestors, deepest first."""
-    row_of = {path: row for row, path in enumerate(paths)}
-    by_depth: dict[int, list[tuple[int, int]]] = {}
-    for path, row in row_of.items():
-        parent = path.rpartition("/")[0]
-        while parent and parent not in row_of:
-            parent = parent.rpartition("/")[0]
-        parent = parent or "/"
-        if parent in row_of and parent != path:
-            by_depth.setdefault(path.count("/"), []).append((row, row_of[parent]))
-    return [
-        (np.array([c for c, _ in pairs], np.intp), np.array([p for _, p in pairs], np.intp))
-        for _, pairs in sorted(by_depth.items(), reverse=True)
-    ]
