@@ -70,7 +70,8 @@ struct ty_ctl {
 	__u64 late;      /* time charged to closed buckets: in the totals, not in a bucket */
 	__u64 proc_lost; /* time that found no place in ty_proc */
 	__u64 exit_lost; /* exit records that found no room */
-	__u64 unused_c[2];
+	__u64 missed;    /* switches that the kernel did not tell: up to a tick each is another's */
+	__u64 unused_c;
 };
 
 /*

@@ -50,8 +50,7 @@ CTL: Final = np.dtype(
         *((name, _U64) for name in ("closed", "epoch", "retired")),
         ("unused_b", _U64, 5),
         *((name, _U64) for name in ("next_slot", "changes", "no_slot", "late")),
-        *((name, _U64) for name in ("proc_lost", "exit_lost")),
-        ("unused_c", _U64, 2),
+        *((name, _U64) for name in ("proc_lost", "exit_lost", "missed", "unused_c")),
     ]
 )
 CPU: Final = np.dtype(
