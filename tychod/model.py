@@ -9,6 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 LeafKind = Literal["container", "vm", "unit", "kernel", "system", "past", "unattributed"]
 Quality = Literal["measured", "modelled", "stale", "unavailable"]
+IdlePolicy = Literal["system", "reserved", "proportional", "equal"]
 SourceState = Literal["ok", "stalled", "unavailable", "off"]
 
 KERNEL_ID: Final = "kernel"
@@ -79,6 +80,10 @@ class Leaf:
     energy: Mapping[str, Energy]
     power_w: Mapping[str, float | None]
     counters: Mapping[str, int] = field(default_factory=dict)  # of the last window; absent: unknown
+    sd_uj: Mapping[str, float] = field(default_factory=dict)  # of ``energy``, by domain
+    window_sd_uj: Mapping[str, float] = field(default_factory=dict)  # of the last window's part
+    intensity: Mapping[str, float] = field(default_factory=dict)  # joules per CPU second
+    flags: tuple[str, ...] = ()  # LEAF_FLAGS
 
     @property
     def total(self) -> Energy:
@@ -90,6 +95,19 @@ class Leaf:
     def total_power_w(self) -> float | None:
         """Mean power of the last window over the same domains; None when none is known."""
         return total_power_w(self.power_w)
+
+
+LEAF_FLAGS: Final = {
+    "pooled": "the data cannot tell its intensity from the others': it has the mean",
+    "new": "too young for an intensity of its own: it has the mean",
+}
+DOMAIN_FLAGS: Final = {
+    "coarse-bins": "the meter gave no usable reading at some edges of 50 ms bins, which were joined",
+    "missing-cpu": "for a part of the window nothing says what ran",
+    "missing-energy": "for a part of the window the meter could not be read",
+    "learning": "the idle floor is still mostly a guess",
+    "fallback-activity": "shared by CPU time, since cache misses are not counted",
+}
 
 
 def total_domains(names: Mapping[str, object]) -> tuple[str, ...]:
@@ -143,6 +161,15 @@ class Zone:
     uuid: str | None = None
 
 
+class IdleFloor(NamedTuple):
+    """The power of a domain when nothing runs, as learned."""
+
+    power_w: float
+    sd_w: float
+    age_s: float  # since the newest observation that went into it
+    confidence: float  # 0: the guess it began with, to 1: the data alone
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """One hardware domain of the node, cumulative; idle/dynamic None where not attributed."""
@@ -156,6 +183,9 @@ class Domain:
     dynamic_uj: int | None
     power_w: float | None
     zones: tuple[Zone, ...]
+    idle_floor: IdleFloor | None = None  # None: not attributed, or the source itself knows it
+    coverage: float | None = None  # 0..1, share of the last window with energy and CPU time seen
+    flags: tuple[str, ...] = ()  # DOMAIN_FLAGS, of the last window
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +201,7 @@ class Snapshot:
     leaves: tuple[Leaf, ...]
     conservation_violations: int = 0
     processes: Processes | None = None  # None: not accounted
+    idle_policy: IdlePolicy = "system"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,9 @@ class CpuSample(NamedTuple):
     total_ns: Int64s  # native counters, as the method has them; kept for restarts
     idle_ns: int
     busy_ns: int = 0  # task and irq time of the node by /proc/stat: bridges a change of method
+    package_ns: Int64s | None = None
+    """Shape (packages, n): what of the own time ran on each package's CPUs, cumulative since the
+    series began.  It says where, never how much; None: not known."""
 
 
 class CounterSample(NamedTuple):
@@ -98,6 +101,8 @@ class CpuSeries:
     stamp: int = 0  # which life of the native counters
     counters: CounterSample | None = None  # as last read; None: there are none
     away: Set[int] = frozenset()  # keys of an earlier collector that may come back
+    packages: tuple[int, ...] = ()  # socket number of each row of ``package_ns``
+    package_cpus: tuple[int, ...] = ()  # CPUs online in each
 
 
 class ProcessUse(NamedTuple):
