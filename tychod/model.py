@@ -102,7 +102,7 @@ LEAF_FLAGS: Final = {
     "new": "too young for an intensity of its own: it has the mean",
 }
 DOMAIN_FLAGS: Final = {
-    "coarse-bins": "the meter gave no usable reading at some edges of 50 ms bins, which were joined",
+    "coarse-bins": "the meter gave no usable reading at some edges of bins; those were joined",
     "missing-cpu": "for a part of the window nothing says what ran",
     "missing-energy": "for a part of the window the meter could not be read",
     "learning": "the idle floor is still mostly a guess",
