@@ -178,6 +178,25 @@ class Workloads:
 
 
 @dataclass(frozen=True, slots=True)
+class Attribution:
+    """Who gets the energy that no workload's own work explains."""
+
+    idle: Annotated[
+        Literal["system", "reserved", "proportional", "equal"],
+        Doc(
+            'Who gets idle energy; "system": nobody; "reserved": by what pods requested, the rest '
+            'by activity of those that requested nothing; "proportional": all by activity; '
+            '"equal": all workloads that run, alike.'
+        ),
+    ] = "system"
+    irq: Annotated[
+        Literal["kernel", "interrupted"],
+        Restart(),
+        Doc('Who gets the time of interrupts; "interrupted": the cgroup that ran just then.'),
+    ] = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """The control socket."""
 
@@ -188,6 +207,14 @@ class Control:
     ] = ""
     group: Annotated[
         str, Restart(), Doc("Group that may connect; empty: the daemon's own group.")
+    ] = ""
+    admin_group: Annotated[
+        str,
+        Restart(),
+        Doc(
+            "Group whose members may have recordings and whatever is finer than a window; "
+            "empty: root only."
+        ),
     ] = ""
 
 
@@ -216,6 +243,7 @@ class Config:
     model: Model = field(default_factory=Model)
     kubelet: Kubelet = field(default_factory=Kubelet)
     workloads: Workloads = field(default_factory=Workloads)
+    attribution: Attribution = field(default_factory=Attribution)
     control: Control = field(default_factory=Control)
     log: Log = field(default_factory=Log)
 

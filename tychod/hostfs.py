@@ -190,6 +190,25 @@ def online_cpus(host: Host) -> int:
         return os.cpu_count() or 1
 
 
+def memory_bytes(host: Host) -> int:
+    """Return the memory that the kernel has, in bytes; 0 where that cannot be read."""
+    try:
+        text = host.read_text(f"{host.procfs}/meminfo") or ""
+    except OSError:
+        return 0
+    return parse_memory_bytes(text)
+
+
+def parse_memory_bytes(text: str) -> int:
+    """Return MemTotal of a meminfo in bytes (its kB are 1024, proc(5)); 0 where it has none."""
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name == "MemTotal" and words and words[0].isdecimal():
+            return int(words[0]) * 1024
+    return 0
+
+
 def parse_cpu_list(text: str) -> int:
     """Count the CPUs in a list such as ``0-3,8``; ValueError if it is none."""
     return len(parse_cpu_numbers(text))

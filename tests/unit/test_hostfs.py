@@ -15,6 +15,7 @@ from tychod.hostfs import (
     UNKNOWN_BOOT,
     Host,
     boot_id,
+    memory_bytes,
     node_name,
     online_cpus,
     own_cpu_ns,
@@ -206,3 +207,21 @@ def test_facts_that_cannot_be_read_have_a_fallback(tmp_path: Path) -> None:
 
     assert boot_id(host_at(tmp_path)) == UNKNOWN_BOOT
     assert online_cpus(host_at(tmp_path)) == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MemTotal:       16384 kB\nMemFree:  1 kB\n", 16384 * 1024),
+        ("MemFree:  1 kB\n", 0),
+        ("MemTotal:\n", 0),
+        ("MemTotal: many kB\n", 0),
+    ],
+)
+def test_memory_is_what_the_kernel_has(tmp_path: Path, text: str, expected: int) -> None:
+    """The node's memory is known in bytes, or said to be unknown by 0."""
+    assert memory_bytes(host_at(tmp_path)) == 0
+
+    write_files(tmp_path, {"proc/meminfo": text})
+
+    assert memory_bytes(host_at(tmp_path)) == expected

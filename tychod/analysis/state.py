@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tychod.model import Energy, Identity
+from tychod.model import Energy, Identity, IdlePolicy
 from tychod.samples import CounterSample, CpuSample, CpuSeries, EnergySeries, ProcessSeries
 
 LATE_NS: Final = 500_000_000
@@ -42,6 +42,8 @@ class Params:
     terminated_max: int = 500
     process_ended_age_ns: int = 60_000_000_000
     processes_max: int = 2_000
+    idle_policy: IdlePolicy = "system"
+    memory_bytes: int = 0  # of the node; 0: not known, so no memory request reserves anything
 
 
 class ZonePoint(NamedTuple):

@@ -18,6 +18,7 @@ from tychod.hostfs import (
     Host,
     boot_id,
     may_read_everything,
+    memory_bytes,
     node_name,
     online_cpus,
     own_cpu_ns,
@@ -100,9 +101,10 @@ class Daemon:
         self._facts = node_facts(settings.config, boot_id(host))
         self._boot_id = self._facts.boot_id
         self._cpus = online_cpus(host)
+        self._memory_bytes = memory_bytes(host)
         self._latest: Latest[Snapshot] = Latest()
         self._params: Latest[Params] = Latest()
-        self._params.publish(params_of(settings.config, self._cpus))
+        self._params.publish(params_of(settings.config, self._cpus, self._memory_bytes))
         saved = store.load(self._boot_id, self._begun_ns) or Saved(State(), None)
         self._since_ns = saved.state.since_ns
         self._crash: Latest[str] = Latest()
@@ -223,7 +225,7 @@ class Daemon:
         config = with_keys(self.settings.config, fresh.config, live)
         origins = {**self.settings.origins, **{key: fresh.origins[key] for key in live}}
         self.settings = Settings(config, origins, fresh.files, fresh.warnings)
-        self._params.publish(params_of(config, self._cpus))
+        self._params.publish(params_of(config, self._cpus, self._memory_bytes))
 
     def summary(self) -> str:
         """Return the one line for systemd: a rejected configuration, or how the sources are."""
@@ -323,8 +325,8 @@ def stop_all(parts: Sequence[Stoppable], clock: Clock, deadline_ns: int) -> None
         part.join(max(deadline_ns - clock.now_ns(), 0) / 1e9)
 
 
-def params_of(config: Config, cpus: int) -> Params:
-    """Return the analysis parameters that the settings give."""
+def params_of(config: Config, cpus: int, memory: int) -> Params:
+    """Return the analysis parameters that the settings give; ``memory`` in bytes."""
     slowest_ns = max(config.rapl.interval, config.model.interval) * 1e9
     return Params(
         cpus=cpus,
@@ -332,6 +334,8 @@ def params_of(config: Config, cpus: int) -> Params:
         stale_ns=max(STALE_NS, round(3 * slowest_ns)),
         terminated_age_ns=round(config.workloads.terminated_age * 1e9),
         terminated_max=config.workloads.terminated_max,
+        idle_policy=config.attribution.idle,
+        memory_bytes=memory,
     )
 
 
