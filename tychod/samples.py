@@ -50,6 +50,7 @@ class EnergySeries:
     zones: tuple[EnergyZone, ...]
     samples: tuple[EnergySample, ...]
     zone_reasons: Mapping[str, str]  # zone key -> why it cannot be read now
+    delay_ns: int = 0  # a value is this much older than its reading
 
 
 class CgroupRef(NamedTuple):

@@ -1,6 +1,7 @@
 """Who runs when: the activity of the generator's workloads (``tests/sim/generator.py``).
 
-Residents live all the time and follow one of four patterns; ``size`` is the CPUs used while running:
+Residents live all the time and follow one of four patterns; their size is the CPUs used while
+running:
 
     bursts  on and off for 0.2 to 5 s each, log-uniform
     blips   on for 20 to 200 ms, off for 0.1 to 0.8 s, uniform
@@ -9,16 +10,18 @@ Residents live all the time and follow one of four patterns; ``size`` is the CPU
 
 Sizes are uniform in 0.5 to 1.5 of what gives the node its expected load with these duties (0.5,
 0.2, 0.5, 1).  Switching falls anywhere within a 10 ms cell.  Where a least load is asked for, the
-steady workloads are sized to give 1.2 times of it, and what is still missing in a cell is added to all by one factor.
+steady workloads are sized to give 1.2 times of it, and what is still missing in a cell is added to
+all by one factor.  A pair (residents 0 and 1) shares activity and package, not size.
 Visitors are born at ``visitors`` per second at uniform moments, live 0.1 to 1 s and use 0.1 to 0.5
 CPU all the time, on one package.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.sim.settings import Settings
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,31 +32,6 @@ BIN = 5
 """Cells of a bin."""
 DUTY = {"bursts": 0.5, "blips": 0.2, "square": 0.5, "steady": 1.0}
 LONGEST = 101  # cells that a life of up to 1 s touches
-
-
-class Wishes(Protocol):
-    """What of the generator's settings says who runs."""
-
-    @property
-    def packages(self) -> int: ...
-    @property
-    def cpus(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def workloads(self) -> int: ...
-    @property
-    def patterns(self) -> tuple[str, ...]: ...
-    @property
-    def load(self) -> float: ...
-    @property
-    def sizes(self) -> tuple[float, ...]: ...
-    @property
-    def pair(self) -> bool: ...
-    @property
-    def visitors(self) -> float: ...
-    @property
-    def min_load(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +89,7 @@ class Visitors:
         return np.repeat(self.home, lengths), summed
 
 
-def residents(s: Wishes, rng: np.random.Generator, cells: int) -> Residents:
+def residents(s: Settings, rng: np.random.Generator, cells: int) -> Residents:
     """The workloads that live all the time."""
     names = [s.patterns[i % len(s.patterns)] for i in range(s.workloads)]
     size = _sizes(s, names, rng)
@@ -130,7 +108,7 @@ def residents(s: Wishes, rng: np.random.Generator, cells: int) -> Residents:
     return Residents(demand, home, away, s.packages)
 
 
-def _sizes(s: Wishes, names: list[str], rng: np.random.Generator) -> Floats:
+def _sizes(s: Settings, names: list[str], rng: np.random.Generator) -> Floats:
     drawn = rng.uniform(0.5, 1.5, len(names))
     if s.sizes:
         return np.array(s.sizes, np.float64)
@@ -164,7 +142,9 @@ def _on_time(name: str, seconds: float, cells: int, rng: np.random.Generator) ->
     run = np.zeros(2 * phases + 1)
     run[2::2] = np.cumsum(on)
     run[1:-1:2] = run[:-2:2]
-    return np.diff(np.interp(np.arange(cells + 1) * CELL, times, run)) / CELL
+    on_until = np.interp(np.arange(cells + 1) * CELL, times, run)
+    shares: Floats = np.diff(on_until) / CELL
+    return shares
 
 
 def _away(cells: int, rng: np.random.Generator) -> Floats:
@@ -175,7 +155,7 @@ def _away(cells: int, rng: np.random.Generator) -> Floats:
     return np.repeat(share, counts)[:cells]
 
 
-def visitors(s: Wishes, rng: np.random.Generator, cells: int) -> Visitors:
+def visitors(s: Settings, rng: np.random.Generator, cells: int) -> Visitors:
     """The workloads that come and go."""
     many = round(s.visitors * s.seconds)
     life = rng.uniform(0.1, 1.0, many)
@@ -205,4 +185,5 @@ def wandering(rng: np.random.Generator, rows: int, cells: int, forget_s: float) 
     for k in range(blocks):
         out[:, k] += carry[:, None] * decay
         carry = out[:, k, -1]
-    return out.reshape(rows, blocks * block)[:, :cells]
+    whole: Floats = out.reshape(rows, blocks * block)[:, :cells]
+    return whole

@@ -16,13 +16,14 @@ workload w, package p and cell t (dt = 10 ms):
                 a_w     AR(1) of unit variance that forgets in ``wander_s``
     dynamic     D_wp(t) = s(u_p) c_w x_wp
     idle        I_p(t)  = idle_w (1 + g drift t / seconds) dt, g = 1 or -1 by the seed
-    noise       N_p(t)  white; its sum over a 50 ms bin has sd ``node_noise_w`` 0.05 s / sqrt(packages)
+    noise       N_p(t)  white; its sum over a 50 ms bin has sd
+                        ``node_noise_w`` 0.05 s / sqrt(packages)
     energy      P_p(t)  = scale (I_p + N_p + sum_w D_wp), spread evenly over its cell; E_p is its
                 integral, continued before 0 and after the end with the power of the edge cell
 
-The sensor: E_p is copied into the counter every ``update_s`` (each moment +- ``update_jitter_s``) and cut to
-multiples of the quantum; the counter begins anywhere and returns to 0 after ``max_range_uj``.
-A read planned for ``k read_s + (delay_s mod read_s)`` happens with normal jitter, one in
+The sensor: E_p is copied into the counter every ``update_s`` (each moment +- ``update_jitter_s``)
+and cut to multiples of the quantum; the counter begins anywhere and returns to 0 where it would
+reach ``max_range_uj``.  A read planned for ``k read_s + (delay_s mod read_s)`` happens with normal jitter, one in
 ``late_every`` 20 to 80 ms late (a read whose moment has passed by then does not happen), one in
 ``lost_every`` returns nothing.  A read at t tells the counter as it was at t - ``delay_s``.
 Activity, intensity, noise and sensor have random streams of their own: the same seed with another
@@ -36,46 +37,11 @@ from numpy.typing import NDArray
 
 from tests.sim import activity, sensor
 from tests.sim.activity import BIN, CELL, Floats, Ints
+from tests.sim.settings import Settings
+
+__all__ = ["BIN_NS", "Run", "Settings", "world"]
 
 BIN_NS = 50_000_000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One world; powers in watts, times in seconds, intensities in joules per CPU second."""
-
-    packages: int = 2
-    cpus: int = 16  # of each package
-    seconds: float = 300.0
-    workloads: int = 20  # residents, which live all the time
-    patterns: tuple[str, ...] = ("bursts", "blips", "square", "steady")  # of resident i: i mod len
-    load: float = 0.45  # expected busy share of the node, residents only
-    sizes: tuple[float, ...] = ()  # CPUs of each resident while it runs; (): drawn to give the load
-    intensities: tuple[float, ...] = ()  # of each resident; (): drawn
-    equal: bool = False  # all intensities are mean_j
-    sigma: float = 0.4
-    mean_j: float = 6.0
-    wander: float = 0.15
-    wander_s: float = 1.0
-    curve: str = "linear"  # "linear" | "sqrt" | "exp"
-    change: float = 1.0
-    changed: float = 0.5  # share of the residents that change
-    pair: bool = False  # residents 0 and 1 always run together
-    visitors: float = 0.0  # born per second; each lives 0.1 to 1 s and uses 0.1 to 0.5 CPU
-    idle_w: float = 40.0  # each package
-    idle_drift: float = 0.0  # relative, over the run
-    min_load: float = 0.0  # the node's busy share is never less
-    node_noise_w: float = 1.0
-    quantum_uj: int = 61
-    update_s: float = 0.000976
-    update_jitter_s: float = 0.00003
-    read_s: float = 0.05
-    read_jitter_s: float = 0.002
-    late_every: int = 200  # 0: never
-    lost_every: int = 1000  # 0: never
-    delay_s: float = 0.0
-    wraps: int = 2  # at least this many in a run; 0: the counter never wraps
-    scale: float = 1.0  # of all powers
 
 
 @dataclass(frozen=True)
@@ -236,7 +202,7 @@ def _visitor_rows(
 ) -> tuple[Floats, Floats]:
     """CPU seconds and dynamic joules (before scale) of visitors, (visitors, cells of a life)."""
     s = node.settings
-    intensity = 1.0 + s.wander * activity.wandering(rng, *guests.demand.shape, s.wander_s)
+    intensity = 1.0 + s.wander * activity.wandering(rng, guests.n, activity.LONGEST, s.wander_s)
     late = guests.cell >= len(node.cap) // 2
     base = node.base[residents:]
     intensity = np.maximum(intensity, 0.05) * np.where(late, base[:, 1:], base[:, :1])
@@ -264,7 +230,8 @@ def _lives(residents: int, bins: int, guests: activity.Visitors) -> tuple[Ints, 
 
 
 def _bins(cells: Floats) -> Floats:
-    return cells.reshape(-1, BIN, cells.shape[1]).sum(axis=1)
+    summed: Floats = cells.reshape(-1, BIN, cells.shape[1]).sum(axis=1)
+    return summed
 
 
 def _rows(packages: list[Floats], guests: tuple[NDArray[np.int64], Floats]) -> Floats:

@@ -1,11 +1,11 @@
 """The energy counter of a package and its reader (``tests/sim/generator.py`` has the equations)."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from tests.sim.activity import CELL, Floats, Ints
+from tests.sim.settings import Settings
 
 LOST = -1
 """Stands where a read returned nothing."""
@@ -19,34 +19,9 @@ class Reads:
     native_uj: Ints  # (r,) LOST: not read
 
 
-class Wishes(Protocol):
-    """What of the generator's settings says how the counter is read."""
-
-    @property
-    def packages(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def quantum_uj(self) -> int: ...
-    @property
-    def update_s(self) -> float: ...
-    @property
-    def update_jitter_s(self) -> float: ...
-    @property
-    def read_s(self) -> float: ...
-    @property
-    def read_jitter_s(self) -> float: ...
-    @property
-    def late_every(self) -> int: ...
-    @property
-    def lost_every(self) -> int: ...
-    @property
-    def delay_s(self) -> float: ...
-    @property
-    def wraps(self) -> int: ...
-
-
-def readings(s: Wishes, rng: np.random.Generator, energy: Floats) -> tuple[tuple[Reads, ...], int]:
+def readings(
+    s: Settings, rng: np.random.Generator, energy: Floats
+) -> tuple[tuple[Reads, ...], int]:
     """The reads of each package, given its energy (cells, packages) in joules, and the range of
     the counter in microjoules."""
     moments = _moments(s, rng)
@@ -66,7 +41,7 @@ def readings(s: Wishes, rng: np.random.Generator, energy: Floats) -> tuple[tuple
     return tuple(reads), max_range
 
 
-def _moments(s: Wishes, rng: np.random.Generator) -> Floats:
+def _moments(s: Settings, rng: np.random.Generator) -> Floats:
     """When the reads happen, in seconds: the first tells of before 0, the last of after the end."""
     first = int(s.delay_s // s.read_s) - 2
     steps = round(s.seconds / s.read_s) + 5
@@ -81,7 +56,7 @@ def _moments(s: Wishes, rng: np.random.Generator) -> Floats:
     return moments[happens]
 
 
-def _updated(s: Wishes, rng: np.random.Generator, energy: Floats, seen: Floats) -> Ints:
+def _updated(s: Settings, rng: np.random.Generator, energy: Floats, seen: Floats) -> Ints:
     """Energy in microjoules at the counter's last update before each moment."""
     phase = rng.uniform(0.0, s.update_s)
     k = np.floor((seen - phase) / s.update_s)
@@ -95,4 +70,5 @@ def _updated(s: Wishes, rng: np.random.Generator, energy: Floats, seen: Floats) 
     inside = np.interp(update, np.arange(cells + 1) * CELL, total)
     inside += np.minimum(update, 0.0) * energy[0] / CELL
     inside += np.maximum(update - cells * CELL, 0.0) * energy[-1] / CELL
-    return np.floor(inside * 1e6).astype(np.int64)
+    counted: Ints = np.floor(inside * 1e6).astype(np.int64)
+    return counted
