@@ -76,7 +76,9 @@ class Visitors:
         if not self.n:
             return np.zeros((cells, self.packages))
         where = (self.cell * self.packages + self.home[:, None]).ravel()
-        summed = np.bincount(where, values.ravel(), minlength=cells * self.packages)
+        summed: Floats = np.bincount(where, values.ravel(), cells * self.packages).astype(
+            np.float64
+        )
         return summed.reshape(cells, self.packages)
 
     def binned(self, values: Floats) -> tuple[Ints, Floats]:
@@ -85,7 +87,7 @@ class Visitors:
         begin = np.concatenate(([0], np.cumsum(lengths)))
         row = begin[:-1, None] + self.cell // BIN - self.alive[:, :1]
         real = self.demand > 0.0
-        summed = np.bincount(row[real], values[real], minlength=int(begin[-1]))
+        summed: Floats = np.bincount(row[real], values[real], int(begin[-1])).astype(np.float64)
         return np.repeat(self.home, lengths), summed
 
 
@@ -159,7 +161,7 @@ def visitors(s: Settings, rng: np.random.Generator, cells: int) -> Visitors:
     """The workloads that come and go."""
     many = round(s.visitors * s.seconds)
     life = rng.uniform(0.1, 1.0, many)
-    birth = np.sort(rng.uniform(0.0, s.seconds - 1.0, many)) if many else np.empty(0)
+    birth = np.sort(rng.uniform(0.0, s.seconds - 1.0 - CELL, many)) if many else np.empty(0)
     size = rng.uniform(0.1, 0.5, many)
     home = rng.integers(0, s.packages, many)
     first = np.floor(birth / CELL).astype(np.int64)

@@ -23,9 +23,11 @@ workload w, package p and cell t (dt = 10 ms):
 
 The sensor: E_p is copied into the counter every ``update_s`` (each moment +- ``update_jitter_s``)
 and cut to multiples of the quantum; the counter begins anywhere and returns to 0 where it would
-reach ``max_range_uj``.  A read planned for ``k read_s + (delay_s mod read_s)`` happens with normal jitter, one in
-``late_every`` 20 to 80 ms late (a read whose moment has passed by then does not happen), one in
-``lost_every`` returns nothing.  A read at t tells the counter as it was at t - ``delay_s``.
+reach ``max_range_uj``.  A read planned for ``k read_s + (delay_s mod read_s)`` happens with normal
+jitter, one in ``late_every`` 20 to 80 ms late (a read whose moment has passed by then does not
+happen), one in ``lost_every`` returns nothing.  A read at t tells the counter as it was at
+t - ``delay_s``.
+
 Activity, intensity, noise and sensor have random streams of their own: the same seed with another
 delay, scale or sigma is the same node.
 """
