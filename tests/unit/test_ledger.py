@@ -192,3 +192,17 @@ def test_a_pod_once_known_stays_the_containers() -> None:
         ledger.admit(accounts, [Seen(bare, 1, is_live=True)], 9)
 
         assert accounts[leaf.id].identity == replace(leaf, name="later")
+
+
+def test_requests_that_are_not_told_any_more_are_remembered() -> None:
+    """Each as last told, while the container is the same one; a new one begins with its own."""
+    leaf = container(1, 7)
+    both = replace(leaf, requests={"cpu_millicores": 1, "memory_bytes": 2})
+    accounts = book(both)
+    for now in (replace(leaf, requests={"cpu_millicores": 5}), leaf):
+        ledger.admit(accounts, [Seen(now, 1, is_live=True)], 9)
+
+        assert accounts[leaf.id].requested == {"cpu_millicores": 5, "memory_bytes": 2}
+        assert accounts[leaf.id].identity == now
+    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 10)
+    assert accounts[leaf.id].requested == {}

@@ -57,11 +57,11 @@ STATE = State(
     },
     domains={"package": DomainAccount(999, Energy(400, 599), attributed=True)},
     accounts={
-        i.id: Account(i, 10**18 + 1, inode, 5, {"package": Energy(1, 2)}, ended)
-        for i, inode, ended in (
-            (NAMED, 77, None),
-            (unit(ODD), None, 4 * 10**9),
-            (Identity("unattributed", "unattributed", "unattributed", reason="why"), None, None),
+        i.id: Account(i, 10**18 + 1, inode, 5, {"package": Energy(1, 2)}, ended, requested)
+        for i, inode, ended, requested in (
+            (NAMED, 77, None, {"cpu_millicores": 250, "memory_bytes": 2**40}),
+            (unit(ODD), None, 4 * 10**9, {}),
+            (Identity("unattributed", "unattributed", "unattributed", reason="?"), None, None, {}),
         )
     },
     idle={"package": IdlePoint(1.0, 0.5)},
@@ -253,6 +253,7 @@ def check_types(state: State) -> None:
         assert type(account.identity.id) is type(account.identity.name) is str
         assert {type(x) for e in account.energy.values() for x in e} <= {int}
         assert {type(x) for pair in account.identity.labels.items() for x in pair} <= {str}
+        assert {type(x) for x in account.requested.values()} <= {int}
     for point in state.idle.values():
         assert {type(x) for x in point} == {float}
 
@@ -335,6 +336,19 @@ def test_state_of_a_version_without_processes_goes_on(store: Store) -> None:
     expected = replace(STATE, restarted=True, processes=ProcessState())
 
     assert store.load(BOOT, NOW_NS) == Saved(expected, BASELINE)
+
+
+def test_state_of_a_version_without_requests_goes_on(store: Store) -> None:
+    """An upgrade to a version that remembers requests loses no counter of a workload."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    write(store, plain | {"accounts": [row[:6] for row in plain["accounts"]]})
+
+    loaded = store.load(BOOT, NOW_NS)
+
+    assert loaded is not None
+    forgotten = {i: replace(a, requested={}) for i, a in STATE.accounts.items()}
+    assert loaded.state.accounts == forgotten
 
 
 def test_readings_of_unlisted_processes_are_not_kept(store: Store) -> None:

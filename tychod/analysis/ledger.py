@@ -56,9 +56,12 @@ def admit(accounts: Accounts, present: Iterable[Seen], now_wall_ns: int) -> None
         if known is not None and _is_other(known, seen):
             evict(accounts, leaf_id)
             known = None
-        accounts[leaf_id] = (
-            _refreshed(known, seen) if known else Account(seen.identity, now_wall_ns, seen.inode)
-        )
+        accounts[leaf_id] = _refreshed(known, seen) if known else _opened(seen, now_wall_ns)
+
+
+def _opened(seen: Seen, now_wall_ns: int) -> Account:
+    requested = dict(seen.identity.requests)
+    return Account(seen.identity, now_wall_ns, seen.inode, requested=requested)
 
 
 def _refreshed(known: Account, seen: Seen) -> Account:
@@ -67,7 +70,10 @@ def _refreshed(known: Account, seen: Seen) -> Account:
     identity = _kept_pod(known.identity, seen.identity)
     if (known.identity, known.inode, known.ended_ns) == (identity, inode, ended_ns):
         return known
-    return replace(known, identity=identity, inode=inode, ended_ns=ended_ns)
+    # Requests are remembered: Kubernetes lets nobody take one back, so one that is missing now is
+    # one that we are no longer told of.
+    requested = {**known.requested, **identity.requests}
+    return replace(known, identity=identity, inode=inode, ended_ns=ended_ns, requested=requested)
 
 
 def _kept_pod(known: Identity, now: Identity) -> Identity:
@@ -97,14 +103,7 @@ def _is_other(known: Account, seen: Seen) -> bool:
 def add(account: Account, gains: Mapping[str, Energy], cpu_ns: int = 0) -> Account:
     """Return the account with more energy, by domain, and more CPU time."""
     energy = _added(account.energy, gains)
-    return Account(
-        account.identity,
-        account.first_seen_ns,
-        account.inode,
-        account.cpu_ns + cpu_ns,
-        energy,
-        account.ended_ns,
-    )
+    return replace(account, cpu_ns=account.cpu_ns + cpu_ns, energy=energy)
 
 
 def _added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[str, Energy]:

@@ -43,7 +43,7 @@ class Params:
     process_ended_age_ns: int = 60_000_000_000
     processes_max: int = 2_000
     idle_policy: IdlePolicy = "system"
-    memory_bytes: int = 0  # of the node; 0: not known, so no memory request reserves anything
+    memory_bytes: int = 0  # of the node; 0: not known, so idle DRAM energy is not reserved
 
 
 class ZonePoint(NamedTuple):
@@ -74,6 +74,7 @@ class Account:
     cpu_ns: int = 0
     energy: Mapping[str, Energy] = field(default_factory=dict)
     ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
+    requested: Mapping[str, int] = field(default_factory=dict)  # as last told, by resource
 
 
 class ProcessId(NamedTuple):

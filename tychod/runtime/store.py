@@ -265,6 +265,7 @@ def _plain_account(account: Account) -> list[object]:
         account.cpu_ns,
         dict(account.energy),  # msgpack writes a named tuple as a list
         account.ended_ns,
+        dict(account.requested),
     ]
 
 
@@ -315,7 +316,7 @@ def _parse_accounts(plain: Mapping[str, Any]) -> Iterable[Account]:
 
 
 def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
-    identity, first_seen_ns, inode, cpu_ns, energy, ended_ns = row
+    identity, first_seen_ns, inode, cpu_ns, energy, ended_ns, *later = row
     return Account(
         _parse_identity(dict(zip(names, identity, strict=True))),
         _checked(first_seen_ns, int),
@@ -323,6 +324,7 @@ def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
         _checked(cpu_ns, int),
         {name: _row(Energy, split) for name, split in _table(energy)},
         _checked(ended_ns, OPTIONAL_INT),
+        {name: _checked(n, int) for name, n in _table(later[0] if later else {})},
     )
 
 
