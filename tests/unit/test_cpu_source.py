@@ -34,6 +34,7 @@ class Meter:
     figures = AccountingFigures()
     counters: CounterSample | None = None
     stamp = 0
+    packages = package_cpus = ()
 
     def __init__(self, key: int, begun_ns: int) -> None:
         self.cgroups = {key: CgroupRef(f"/{key}", key)}

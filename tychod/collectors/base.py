@@ -99,6 +99,14 @@ class CpuCollector(Protocol):
         """Hardware counters as last read; None where there are none."""
 
     @property
+    def packages(self) -> tuple[int, ...]:
+        """Socket number of each row of a sample's ``package_ns``; none where that is not kept."""
+
+    @property
+    def package_cpus(self) -> tuple[int, ...]:
+        """CPUs online in each of them."""
+
+    @property
     def stamp(self) -> int:
         """Which life of the native counters this is; 0 where they live as long as the boot."""
 

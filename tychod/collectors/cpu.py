@@ -52,6 +52,8 @@ class CgroupFiles:
     figures: Final = AccountingFigures()
     stamp: Final = 0
     counters: Final = None
+    packages: Final = ()
+    package_cpus: Final = ()
 
     def __init__(self, reader: CgroupReader, pace: Pace, why: str, better: PinWatch | None) -> None:
         """``why`` tells why the kernel does not count; ``better``: pins that may come."""
@@ -122,6 +124,7 @@ class KernelMaps:
         self._closed = False
         self.opened: Final = opened
         self.stamp: Final = reader.stamp
+        self.packages: Final = reader.packages
         self.pace: Final = pace
         self.method: Final = opened.method
         self.method_reason: Final = (
@@ -158,6 +161,11 @@ class KernelMaps:
     def counters(self) -> CounterSample | None:
         """Hardware counters as last read; None where there are none."""
         return self._reader.counters
+
+    @property
+    def package_cpus(self) -> tuple[int, ...]:
+        """CPUs online in each package."""
+        return self._reader.package_cpus
 
     @property
     def outdated(self) -> bool:

@@ -49,6 +49,7 @@ class Splice:
         self.had: Final[Mapping[int, int]] = {**before.had, **own_ns} if before else own_ns
         self._keys: Int64s | None = None
         self._base: Int64s = last.own_ns
+        self._where: Int64s | None = None
 
     def apply(self, samples: Sequence[CpuSample]) -> tuple[CpuSample, ...]:
         """Return those samples that are newer than the last one of before."""
@@ -57,9 +58,24 @@ class Splice:
     def _shift(self, sample: CpuSample) -> CpuSample:
         if self._keys is not sample.keys:
             self._keys, self._base = sample.keys, self._aligned(sample.keys)
+            self._where = self._placed(sample)
         own_ns = sample.own_ns + self._base
         own_ns.setflags(write=False)
-        return sample._replace(own_ns=own_ns)
+        if sample.package_ns is None or self._where is None:
+            return sample._replace(own_ns=own_ns)
+        package_ns = sample.package_ns + self._where
+        package_ns.setflags(write=False)
+        return sample._replace(own_ns=own_ns, package_ns=package_ns)
 
     def _aligned(self, keys: Int64s) -> Int64s:
         return np.array([self.had.get(key, 0) for key in keys.tolist()], np.int64)
+
+    def _placed(self, sample: CpuSample) -> Int64s | None:
+        """Return where the keys had used their time; None where the packages are others."""
+        now, last = sample.package_ns, self._last.package_ns
+        if now is None or last is None or len(now) != len(last):
+            return None
+        placed = np.zeros_like(now)
+        _, here, there = np.intersect1d(sample.keys, self._last.keys, return_indices=True)
+        placed[:, here] = last[:, there]
+        return placed

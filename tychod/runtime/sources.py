@@ -157,6 +157,8 @@ class CpuSampler:
             stamp=collector.stamp,
             counters=collector.counters,
             away=splice.had.keys() if splice else frozenset(),
+            packages=collector.packages,
+            package_cpus=collector.package_cpus,
         )
 
     def baseline(self) -> CpuBaseline | None:

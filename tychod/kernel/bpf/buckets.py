@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 ANY_BUCKET: Final = 1 << 62
 
 
+class Where(NamedTuple):
+    """Time in closed buckets, each package by itself."""
+
+    task: Int64s  # shape (buckets, packages, used + 1)
+    irq: Int64s  # shape (buckets, packages)
+
+
 class Rows(NamedTuple):
     """Closed buckets: time in each of them, the first is number ``first``."""
 
     first: int
     task: Int64s  # shape (buckets, used + 1); the last column stays 0: for cgroups without a slot
     irq: Int64s  # shape (buckets,)
+    where: Where | None = None  # None: there is one package
 
 
 class Reached(NamedTuple):
-    """Cumulative time at one moment; packages are summed here and nowhere earlier."""
+    """Cumulative time at one moment, of all packages together."""
 
     task: Int64s  # shape (used + 1,); the last is 0
     irq_ns: int  # softirq and irq time, whoever was interrupted
@@ -42,15 +50,30 @@ class Reached(NamedTuple):
 
 def copy_rows(views: abi.Views, first: int, last: int, used: int) -> Rows:
     """Copy closed buckets; call after the snapshot, when nobody writes to them any more."""
-    count = max(last - first + 1, 0)
+    count, packages = max(last - first + 1, 0), views.bucket.shape[1]
+    if packages > 1:
+        where = _copy_apart(views, first, count, used)
+        return Rows(first, where.task.sum(axis=1), where.irq.sum(axis=1), where)
     task, irq = np.zeros((count, used + 1), np.int64), np.zeros(count, np.int64)
     if count:
         bucket, per_cpu = views.bucket.view(np.int64), views.irq_bucket.view(np.int64)
         for to, rows in ring(first, count):
-            # For energy by package: keep this axis, here and in reached().
-            np.sum(bucket[rows, :, :used], axis=1, out=task[to, :used])
+            task[to, :used] = bucket[rows, 0, :used]
             np.sum(per_cpu[:, rows], axis=0, out=irq[to])
     return Rows(first, task, irq)
+
+
+def _copy_apart(views: abi.Views, first: int, count: int, used: int) -> Where:
+    packages = views.bucket.shape[1]
+    task = np.zeros((count, packages, used + 1), np.int64)
+    irq = np.zeros((count, packages), np.int64)
+    bucket, per_cpu = views.bucket.view(np.int64), views.irq_bucket.view(np.int64)
+    of_cpu = np.minimum(views.cpu["pkg"], packages - 1)
+    for to, rows in ring(first, count) if count else ():
+        task[to, :, :used] = bucket[rows, :, :used]
+        for package in range(packages):
+            irq[to, package] = per_cpu[of_cpu == package, rows].sum(axis=0)
+    return Where(task, irq)
 
 
 def clear_rows(views: abi.Views, first: int, last: int, used: int) -> None:
@@ -76,14 +99,23 @@ def reached_at(snapshot: Snapshot, online: NDArray[np.bool_], closed: int, rows:
     """Return the times at the end of the bucket ``closed``, and complete the closed rows."""
     edge_ns = (closed + 1) * abi.BUCKET_NS
     charges = tuple(charges_in_flight(snapshot, online, edge_ns, rows.first, closed))
-    for slot, _pkg, kind, bucket, ns in charges:
-        if bucket < rows.first:
-            continue
-        if kind != abi.TASK:
-            rows.irq[bucket - rows.first] += ns
-        elif 0 <= slot < rows.task.shape[1] - 1:
-            rows.task[bucket - rows.first, slot] += ns
+    for charge in charges:
+        if charge.bucket >= rows.first:
+            _add(rows, charge)
     return _reached(snapshot, charges, edge_ns, has_buckets=True)
+
+
+def _add(rows: Rows, charge: Charge) -> None:
+    slot, package, kind, bucket, ns = charge
+    at, where = bucket - rows.first, rows.where
+    if kind != abi.TASK:
+        rows.irq[at] += ns
+        if where:
+            where.irq[at, package] += ns
+    elif 0 <= slot < rows.task.shape[1] - 1:
+        rows.task[at, slot] += ns
+        if where:
+            where.task[at, package, slot] += ns
 
 
 def _reached(

@@ -12,7 +12,7 @@ from tychod.samples import KERNEL_KEY, LOST_KEY, OUTSIDE_KEY, ROOT_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tychod.kernel.bpf.buckets import Reached
+    from tychod.kernel.bpf.buckets import Reached, Where
     from tychod.samples import Int64s
 
 RESERVED: Final = (ROOT_KEY, OUTSIDE_KEY, KERNEL_KEY)
@@ -25,10 +25,14 @@ class Columns:
     before we began (negative), and what came and went with slots that changed hands.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, packages: int = 1) -> None:
+        """``packages``: where there are several, time of each is kept apart, too."""
         self.keys: Int64s = np.array(RESERVED, np.int64)
         self.keys.setflags(write=False)
         self.own: Int64s = np.zeros(len(RESERVED), np.int64)  # at the newest sample
+        self.where: Int64s | None = None  # shape (packages, keys), of the buckets up to there
+        if packages > 1:
+            self.where = np.zeros((packages, len(RESERVED)), np.int64)
         self._shift: dict[int, int] = {}
         self.shift: Int64s = np.zeros(len(RESERVED), np.int64)  # of each column
         self._source = np.full(len(RESERVED), -1, np.intp)
@@ -42,16 +46,24 @@ class Columns:
         left: tuple[int, ...] = ()
         if not np.array_equal(keys, self.keys):
             left = tuple(np.setdiff1d(self.keys, keys).tolist())
-            own = np.zeros(len(keys), np.int64)
-            stays = np.isin(self.keys, keys)
-            own[np.searchsorted(keys, self.keys[stays])] = self.own[stays]
-            keys.setflags(write=False)
-            self.keys, self.own = keys, own
+            self._realign(keys)
             for key in left:
                 self._shift.pop(key, None)
         self._connect(owner)
         self._spread_shift()
         return left
+
+    def _realign(self, keys: Int64s) -> None:
+        stays = np.isin(self.keys, keys)
+        to = np.searchsorted(keys, self.keys[stays])
+        own = np.zeros(len(keys), np.int64)
+        own[to] = self.own[stays]
+        if self.where is not None:
+            where = np.zeros((len(self.where), len(keys)), np.int64)
+            where[:, to] = self.where[:, stays]
+            self.where = where
+        keys.setflags(write=False)
+        self.keys, self.own = keys, own
 
     def _connect(self, owner: Int64s) -> None:
         slots = np.flatnonzero(owner != NOBODY)
@@ -101,6 +113,22 @@ class Columns:
             np.add.at(folded.T, self._extra_columns, values.T[self._extra_slots])
         folded[..., self.column(KERNEL_KEY)] += irq
         return folded
+
+    def go_on(self, where: Where | None, edges: int) -> list[Int64s] | list[None]:
+        """Return where each key's time was used, up to each of so many edges; None: not kept.
+
+        ``where`` holds the buckets that end at the last of them, None: there were none.
+        """
+        if self.where is None:
+            return [None] * edges
+        steps = np.zeros((edges, *self.where.shape), np.int64)
+        if where is not None:
+            steps[edges - len(where.task) :] = self.fold(where.task, where.irq)
+        steps[0] += self.where
+        np.cumsum(steps, axis=0, out=steps)
+        steps.setflags(write=False)
+        self.where = steps[-1]
+        return list(steps)
 
     def native(self, reached: Reached) -> Int64s:
         """Return the time in each key's slots."""

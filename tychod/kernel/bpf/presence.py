@@ -32,6 +32,7 @@ class Presence:
         self.absent_ns = 0
         self.missing: tuple[int, ...] = ()  # online, and nothing has run on them yet
         self._counted: NDArray[np.bool_] | None = None  # at the last reading
+        self._none = np.zeros(ncpu, bool)
         self._idle_ns: Int64s = np.zeros(ncpu, np.int64)  # then, of those not counted
         self._ts = np.zeros(ncpu, np.uint64)
         self._t_ns = 0
@@ -44,6 +45,11 @@ class Presence:
         """Close the file."""
         if self._file:
             self._file.close()
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which CPUs were online and counted at the last reading; before the first, none."""
+        return self._none if self._counted is None else self._counted
 
     def online(self, started: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which CPUs are online now; where that cannot be read, those that have started."""

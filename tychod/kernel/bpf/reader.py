@@ -7,7 +7,7 @@ at the end of each; the totals have the last word.  Then it empties the buckets 
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -22,13 +22,14 @@ from tychod.kernel.bpf.buckets import (
     reached_at,
     reached_now,
 )
+from tychod.kernel.bpf.busy import NodeBusy
 from tychod.kernel.bpf.columns import Columns
 from tychod.kernel.bpf.counted import read_counters
+from tychod.kernel.bpf.cpus import package_numbers
 from tychod.kernel.bpf.presence import Presence, has_started
 from tychod.kernel.bpf.slots import Places, Slots
 from tychod.kernel.bpf.snapshot import Snapshots
 from tychod.kernel.cgroups import CpuBaseline, Names
-from tychod.kernel.procstat import STAT_BYTES, parse_cpu_times, tick_hz
 from tychod.kernel.tree import CgroupTree
 from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef, CpuSample
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from tychod.clock import Clock
     from tychod.hostfs import Host
+    from tychod.kernel.bpf.buckets import Where
     from tychod.kernel.bpf.slots import Device
     from tychod.kernel.bpf.snapshot import Snapshot
     from tychod.kernel.hierarchy import Hierarchy
@@ -86,20 +88,22 @@ class BpfReader:
         self._clock, self._views = clock, views
         self.stamp: Final = int(views.ctl["stamp"][0])
         with ExitStack() as opened:
-            self._stat = host.open_kept(f"{host.procfs}/stat")
-            opened.callback(self._stat.close)
+            self._busy = NodeBusy(host)
+            opened.callback(self._busy.close)
             self._presence = Presence(host, len(views.cpu))
             opened.callback(self._presence.close)
             v1 = hierarchy.version == "v1"
             self._tree = CgroupTree(host, hierarchy.root, None, may_rename=v1)
             opened.callback(self._tree.close)
             self._opened = opened.pop_all()
-        self._tick_hz = tick_hz()
         self._places = Places()
         self._places.roots = frozenset({int(views.ctl["root_cgid"][0]), self._tree.root.inode})
+        packages = len(views.total)
+        self._package = np.minimum(views.cpu["pkg"].astype(np.intp), packages - 1)  # of each CPU
+        self.packages: Final = package_numbers(host, self._package.tolist(), packages)
         self._slots = Slots(views, device, self._places, history_ns)
         self._snapshots = Snapshots(views, clock.now_ns)
-        self._columns = Columns()
+        self._columns = Columns(packages)
         self._names = Names(history_ns)
         self._slot_ns: Int64s = np.zeros(len(views.info), np.int64)  # at the newest sample
         self._changes = -1
@@ -108,7 +112,6 @@ class BpfReader:
         self._started = False
         self._closed, self._is_first_open = 0, False  # the newest sample lies within _closed
         self._t_ns = self._idle_ns = self._idle_shift_ns = 0
-        self._busy: list[tuple[int, int]] = []  # the newest points of /proc/stat: time, busy time
         self._no_slot = (0, 0)  # how often the table was full, and when we last saw that grow
         self.figures = Figures()
         self.counters: CounterSample | None = None
@@ -118,6 +121,12 @@ class BpfReader:
     def cgroups(self) -> Mapping[int, CgroupRef]:
         """Which cgroup each key stands for; an immutable mapping, replaced on change."""
         return self._names.table
+
+    @property
+    def package_cpus(self) -> tuple[int, ...]:
+        """How many CPUs of each package were online and counted at the newest sample."""
+        found = np.bincount(self._package[self._presence.counted], minlength=len(self.packages))
+        return tuple(found.tolist())
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -198,7 +207,7 @@ class BpfReader:
         idle = self._idle_at(edges, own, reached.idle_ns + self._idle_shift_ns, online)
         self._closed, self._is_first_open = closed, False
         self.figures = self.figures._replace(late_ns=self.figures.late_ns + late_ns)
-        return self._publish(edges, own, idle, reached, snapshot)
+        return self._publish(edges, own, idle, reached, snapshot, rows.where)
 
     def _read_wide(self, now_ns: int, *, is_stall: bool = True) -> tuple[CpuSample, ...]:
         """Return one sample, of now: the first or last, or after a silence longer than the ring."""
@@ -285,10 +294,16 @@ class BpfReader:
     # ---- samples ----
 
     def _publish(
-        self, edges: Int64s, own: Int64s, idle: Int64s, reached: Reached, snapshot: Snapshot
+        self,
+        edges: Int64s,
+        own: Int64s,
+        idle: Int64s,
+        reached: Reached,
+        snapshot: Snapshot,
+        where: Where | None = None,
     ) -> tuple[CpuSample, ...]:
         total = own - self._columns.shift
-        busy = self._busy_at(edges, snapshot.t_ns)
+        busy = self._busy.at(edges, snapshot.t_ns)
         own.setflags(write=False)
         total.setflags(write=False)
         keys = self._columns.keys
@@ -299,12 +314,9 @@ class BpfReader:
         self._count(snapshot.t_ns)
         self.counters = read_counters(self._views, self._columns, snapshot.total.shape[1])
         self.failure = ""
-        return tuple(
-            CpuSample(*row)
-            for row in zip(
-                edges.tolist(), [keys] * len(own), own, total, idle.tolist(), busy, strict=True
-            )
-        )
+        apart = self._columns.go_on(where, len(own))
+        columns = (edges.tolist(), [keys] * len(own), own, total, idle.tolist(), busy, apart)
+        return tuple(CpuSample(*row) for row in zip(*columns, strict=True))
 
     def _publish_first(
         self, snapshot: Snapshot, reached: Reached, online: int
@@ -312,7 +324,7 @@ class BpfReader:
         """Return the present, after what was saved if we continue."""
         self._started = True
         saved, native = self._baseline, self._columns.native(reached)
-        busy_ns = self._read_busy_ns()
+        busy_ns = self._busy.read_ns()
         base, lost_ns = native, 0
         if saved and saved.stamp and saved.stamp == self.stamp:
             self._slots.forget(self._published_before(saved))
@@ -336,7 +348,7 @@ class BpfReader:
             present_ns = (snapshot.t_ns - saved.t_ns) * online - int(own[1].sum())
             idle = [saved.idle_ns, saved.idle_ns + max(present_ns, 0)]
             self._idle_shift_ns = idle[-1] - reached.idle_ns
-            self._busy = [(saved.t_ns, saved.busy_ns)]
+            self._busy.go_on(saved.t_ns, saved.busy_ns)
         return self._publish(np.array(edges), own, np.array(idle), reached, snapshot)
 
     def _base_of(self, saved: CpuBaseline) -> Int64s:
@@ -366,18 +378,6 @@ class BpfReader:
         idle = np.minimum(idle, last_ns)
         idle[-1] = last_ns
         return idle
-
-    def _busy_at(self, edges: Int64s, now_ns: int) -> list[int]:
-        self._busy = [*self._busy[-2:], (now_ns, self._read_busy_ns())]
-        times, values = zip(*self._busy, strict=True)
-        return [int(v) for v in np.interp(edges, times, values)]
-
-    def _read_busy_ns(self) -> int:
-        last_ns = self._busy[-1][1] if self._busy else 0
-        with suppress(OSError, ValueError):  # it is needed after a restart only
-            times = parse_cpu_times(self._stat.read(STAT_BYTES), self._tick_hz)
-            return max(last_ns, times.tasks_ns + times.irq_ns)
-        return last_ns
 
     def _count(self, now_ns: int) -> None:
         ctl = self._views.ctl
