@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: Final = (
     {"schema", "frames", "version"},
     {"config", "model", "protocol"},
-    {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text"},
+    {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text", "codec"},
     {"collectors", "workloads", "analysis"},
     {"runtime", "exposition", "replay", "doctor", "load"},
     {"__main__"},
@@ -33,6 +33,7 @@ BESIDE: Final = {
     "clock": {"samples"},
     "config_text": {"settings"},
     "kernel": {"samples", "hostfs", "clock"},
+    "replay": {"runtime"},
 }
 CLIENT_MAY_IMPORT: Final = {
     *("schema", "config", "config_text", "frames", "model", "protocol", "version"),
@@ -44,7 +45,7 @@ IMPURE: Final = {
     *("shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time"),
 }
 # The parts that need numpy; everything else must start without it.
-NUMERIC: Final = {"analysis", "kernel", "samples"}
+NUMERIC: Final = {"analysis", "kernel", "samples", "codec"}
 LAZY: Final = {"bcc", "prometheus_client", "pynvml", "pyroute2", "pystemd", "rich"}
 HEAVY: Final = ("numpy", "requests", "rich", "prometheus_client", "pystemd")
 # Code that takes what it knows of the machine through hostfs; the settings name its roots.

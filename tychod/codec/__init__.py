@@ -1,0 +1,1 @@
+"""Declared values <-> bytes: what recordings are made of."""
