@@ -14,7 +14,7 @@ from tychod.analysis.pipeline import analyse
 from tychod.analysis.processes import TICK_NS
 from tychod.analysis.state import Params, ProcessesSeen, ProcessState, State
 from tychod.model import Energy, Identity, Process, Processes, Snapshot, Window
-from tychod.runtime.store import _parse_processes, _plain_processes
+from tychod.runtime.saved import _parse_processes, _plain_processes
 from tychod.samples import OUTSIDE_KEY, ProcessSeries, ProcessUse
 
 S = 1_000 * MS

@@ -33,7 +33,8 @@ from tychod.analysis.state import (
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
-from tychod.runtime.store import CHECKSUM, MAGIC, Saved, StateInUseError, Store
+from tychod.runtime.saved import CHECKSUM, MAGIC, Saved
+from tychod.runtime.store import StateInUseError, Store
 from tychod.samples import CgroupRef
 
 BOOT = "8c1f0c1e-boot"

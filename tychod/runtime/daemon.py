@@ -33,9 +33,10 @@ from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
 from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.sampler import Plan
+from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
-from tychod.runtime.store import Saved, Store
+from tychod.runtime.store import Store
 from tychod.samples import CgroupRef
 from tychod.settings import Settings, plain
 from tychod.version import read_build
