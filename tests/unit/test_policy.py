@@ -33,7 +33,7 @@ CAPACITIES = st.sampled_from([0, 1_000, 128_000, 2**40])
 
 def named(found: Sequence[Claimant]) -> list[Claimant]:
     """Return claimants with an id each."""
-    return [dataclasses.replace(c, leaf_id=f"w{i:03}") for i, c in enumerate(found)]
+    return [c._replace(leaf_id=f"w{i:03}") for i, c in enumerate(found)]
 
 
 FOUND = st.lists(CLAIMANTS, max_size=12).map(named)
@@ -143,10 +143,7 @@ def test_a_lost_request_moves_energy_to_the_system_alone(
 ) -> None:
     """Whichever requests are not told any more, no other leaf gains a microjoule."""
     before = share_idle(policy, idle_uj, found, capacity)
-    less = [
-        dataclasses.replace(c, is_lost=c.request > 0) if i in lost else c
-        for i, c in enumerate(found)
-    ]
+    less = [c._replace(is_lost=c.request > 0) if i in lost else c for i, c in enumerate(found)]
 
     after = share_idle(policy, idle_uj, less, capacity)
 
@@ -164,10 +161,10 @@ def test_a_request_that_was_never_told_favours_nobody(
 
     As on every Kubernetes node, the requests together fit the node.
     """
-    asking = [dataclasses.replace(c, request=c.request % 300, is_running=True) for c in found]
+    asking = [c._replace(request=c.request % 300, is_running=True) for c in found]
     truth = share_idle("reserved", idle_uj, asking, 4_000)
     unseen = [
-        dataclasses.replace(c, request=0, is_unknown=True) if i in hidden and c.request else c
+        c._replace(request=0, is_unknown=True) if i in hidden and c.request else c
         for i, c in enumerate(asking)
     ]
 

@@ -5,8 +5,7 @@ request that is no longer told moves its own part there, and while one was never
 given what might be reserved for that pod.  No tenant ever gains by what we fail to see.
 """
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -31,8 +30,7 @@ REQUESTING_QOS: Final = frozenset({"Guaranteed", "Burstable"})
 """QoS classes of pods in which at least one container requests something (Kubernetes)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
+class Claimant(NamedTuple):
     """One leaf in one window and domain, as far as it bears on idle energy."""
 
     leaf_id: str
@@ -81,7 +79,8 @@ def claimants(
     live: Set[str],
 ) -> list[Claimant]:
     """Return every leaf as a claimant, in the order of their ids."""
-    told = pods_told(accounts)
+    told = pods_told(account.identity for account in accounts.values())
+    told |= {uid for a in accounts.values() if a.requested and (uid := a.identity.pod_uid)}
     return [
         _claimant(accounts[leaf_id], request, activity.get(leaf_id, 0.0), leaf_id in live, told)
         for leaf_id in sorted(accounts)
@@ -105,21 +104,16 @@ def _claimant(
     )
 
 
-def pods_told(accounts: Mapping[str, Account]) -> Set[str]:
+def pods_told(identities: Iterable[Identity]) -> Set[str]:
     """Return the uids of the pods that the kubelet has told about: nobody else knows these facts.
 
     A container of such a pod for which no request is known has none.
     """
     return {
-        account.identity.pod_uid
-        for account in accounts.values()
-        if account.identity.pod_uid and _is_told(account)
+        who.pod_uid
+        for who in identities
+        if who.pod_uid and (who.requests or who.owner or who.labels)
     }
-
-
-def _is_told(account: Account) -> bool:
-    who = account.identity
-    return bool(account.requested or who.requests or who.owner or who.labels)
 
 
 def is_request_unknown(who: Identity, told: Set[str]) -> bool:
@@ -176,8 +170,10 @@ def _shared(idle_uj: int, found: Sequence[Claimant], pools: Sequence[_Pool]) -> 
     """Split each pool; whatever no workload takes is the system's."""
     taken: dict[str, int] = {}
     for pool in pools:
-        parts = allocate(pool.energy_uj, pool.weights)
-        for claimant, part_uj, may_take in zip(found, parts, pool.may_take, strict=True):
-            if part_uj and may_take:
-                taken[claimant.leaf_id] = taken.get(claimant.leaf_id, 0) + part_uj
+        entitled = [i for i, weight in enumerate(pool.weights) if weight]
+        parts = allocate(pool.energy_uj, [pool.weights[i] for i in entitled])
+        for index, part_uj in zip(entitled, parts, strict=True):
+            if part_uj and pool.may_take[index]:
+                leaf_id = found[index].leaf_id
+                taken[leaf_id] = taken.get(leaf_id, 0) + part_uj
     return taken | {SYSTEM_ID: idle_uj - sum(taken.values())}
