@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.sim.accounting import MS, Machine
 from tests.sim.kernelmodel import IDLE, IDLE_KEY, ROOT_CGID, Task
 from tychod.kernel.bpf import abi
+from tychod.samples import KERNEL_KEY, LOST_KEY
 
 SOON = st.integers(0, 3 * MS)
 LATER = st.integers(0, 40 * MS)
@@ -54,6 +55,23 @@ def test_every_nanosecond_has_its_owner(
         machine = Machine(Path(base), ncpu=ncpu, npkg=npkg)
         try:
             play(machine, actions)
+        finally:
+            machine.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS, st.sampled_from(((1, 1), (4, 2))))
+def test_interrupts_charged_to_whom_they_interrupted(
+    actions: list[tuple[str, int, int, int]], shape: tuple[int, int]
+) -> None:
+    """All time stays one sum to the nanosecond, and in the end each cgroup has its interrupts."""
+    ncpu, npkg = shape
+    with tempfile.TemporaryDirectory() as base:
+        machine = Machine(Path(base), ncpu=ncpu, npkg=npkg, irq="interrupted")
+        try:
+            play(machine, actions)
+            living = machine.published.keys() - {KERNEL_KEY, LOST_KEY}
+            assert {k: machine.last[k] for k in living} == {k: machine.used_by(k) for k in living}
         finally:
             machine.close()
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fixtures.hosts.trees import host_at
+from tests.fixtures.hosts.trees import host_at, write_files
 from tests.sim.accounting import Machine
+from tychod import config
 from tychod.clock import EndingClock, SystemClock
 from tychod.collectors import cpu
 from tychod.collectors.base import Pace, Ready
@@ -163,3 +164,18 @@ def is_open(fd: int) -> bool:
 def open_files() -> int:
     """Return how many descriptors this process has."""
     return sum(1 for _ in Path(f"/proc/{os.getpid()}/fd").iterdir())
+
+
+@pytest.mark.parametrize("irq", ["kernel", "interrupted"])
+def test_files_say_that_interrupts_are_the_kernels_matter(tmp_path: Path, irq: str) -> None:
+    """A setting that the cgroup files cannot follow is named where the method is explained."""
+    write_files(
+        tmp_path, {"proc/stat": "cpu  1 0 0 1 0 0 0 0 0 0\n", "cg/cpu.stat": "usage_usec 1\n"}
+    )
+    settings = Config(attribution=config.Attribution(irq=irq))  # type: ignore[arg-type]
+    tree = Hierarchy("v2", str(tmp_path / "cg"), "a test", true_root=True)
+    found = cpu._files(host_at(tmp_path), settings, SystemClock(), tree, "off")
+    found.collector.close()
+
+    assert ("[attribution] irq" in found.collector.method_reason) == (irq == "interrupted")
+    assert found.collector.packages == found.collector.package_cpus == ()

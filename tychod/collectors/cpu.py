@@ -231,7 +231,15 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     try:
         hierarchy = counted_hierarchy(host, config, opened, hierarchy)
         ending = EndingClock(clock)
-        reader = BpfReader(host, hierarchy, ending, opened.views, table, round(history_s * 1e9))
+        reader = BpfReader(
+            host,
+            hierarchy,
+            ending,
+            opened.views,
+            table,
+            round(history_s * 1e9),
+            config.attribution.irq,
+        )
     except (LoadError, OSError) as exc:
         opened.close()
         why = exc.text if isinstance(exc, LoadError) else render_error(exc)
@@ -248,6 +256,8 @@ def _files(
     why: str,
     better: PinWatch | None = None,
 ) -> Ready[CpuCollector]:
+    if config.attribution.irq == "interrupted":
+        why = f"{why}; the kernel's own files decide who gets interrupts, [attribution] irq cannot"
     reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
     pace = Pace(config.accounting.cgroup_interval, config.window.history)
     collector = CgroupFiles(reader, pace, why, better)

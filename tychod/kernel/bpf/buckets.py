@@ -14,8 +14,6 @@ from tychod.kernel.bpf import abi
 from tychod.kernel.bpf.snapshot import IDLE, Charge, charges_in_flight, ring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from tychod.kernel.bpf.snapshot import Snapshot
@@ -46,6 +44,7 @@ class Reached(NamedTuple):
     task: Int64s  # shape (used + 1,); the last is 0
     irq_ns: int  # softirq and irq time, whoever was interrupted
     idle_ns: int
+    charges: tuple[Charge, ...] = ()  # what of it was in flight
 
 
 def copy_rows(views: abi.Views, first: int, last: int, used: int) -> Rows:
@@ -119,7 +118,7 @@ def _add(rows: Rows, charge: Charge) -> None:
 
 
 def _reached(
-    snapshot: Snapshot, charges: Iterable[Charge], edge_ns: int, *, has_buckets: bool
+    snapshot: Snapshot, charges: tuple[Charge, ...], edge_ns: int, *, has_buckets: bool
 ) -> Reached:
     used = snapshot.total.shape[1]
     task = np.zeros(used + 1, np.int64)
@@ -140,7 +139,7 @@ def _reached(
     if has_buckets:
         open_ns = int(snapshot.open_task.sum()) + snapshot.open_irq_ns
         idle_ns -= _idle_after_ns(cpu, edge_ns, open_ns)
-    return Reached(task, irq_ns, idle_ns)
+    return Reached(task, irq_ns, idle_ns, charges)
 
 
 def _idle_after_ns(cpu: NDArray[np.void], edge_ns: int, open_ns: int) -> int:

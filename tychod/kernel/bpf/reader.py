@@ -8,13 +8,12 @@ at the end of each; the totals have the last word.  Then it empties the buckets 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
 from tychod.kernel.bpf import abi
 from tychod.kernel.bpf.buckets import (
-    Reached,
     clear_all,
     clear_rows,
     copy_rows,
@@ -26,6 +25,7 @@ from tychod.kernel.bpf.busy import NodeBusy
 from tychod.kernel.bpf.columns import Columns
 from tychod.kernel.bpf.counted import read_counters
 from tychod.kernel.bpf.cpus import package_numbers
+from tychod.kernel.bpf.interrupts import Interrupted, spread, stamp_of
 from tychod.kernel.bpf.presence import Presence, has_started
 from tychod.kernel.bpf.slots import Places, Slots
 from tychod.kernel.bpf.snapshot import Snapshots
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tychod.clock import Clock
     from tychod.hostfs import Host
-    from tychod.kernel.bpf.buckets import Where
+    from tychod.kernel.bpf.buckets import Reached, Where
     from tychod.kernel.bpf.slots import Device
     from tychod.kernel.bpf.snapshot import Snapshot
     from tychod.kernel.hierarchy import Hierarchy
@@ -73,7 +73,10 @@ class Figures(NamedTuple):
 
 
 class BpfReader:
-    """Reads one set of maps; one thread calls it, any thread may look at ``cgroups``."""
+    """Reads one set of maps; one thread calls it, any thread may look at ``cgroups``.
+
+    ``irq``: who gets softirq and irq time.
+    """
 
     def __init__(
         self,
@@ -83,33 +86,32 @@ class BpfReader:
         views: abi.Views,
         device: Device,
         history_ns: int,
+        irq: Literal["kernel", "interrupted"] = "kernel",
     ) -> None:
         self.hierarchy: Final = hierarchy
         self._clock, self._views = clock, views
-        self.stamp: Final = int(views.ctl["stamp"][0])
+        self._interrupted = Interrupted(views) if irq == "interrupted" else None
+        self.stamp: Final = stamp_of(views, self._interrupted)
         with ExitStack() as opened:
             self._busy = NodeBusy(host)
             opened.callback(self._busy.close)
             self._presence = Presence(host, len(views.cpu))
             opened.callback(self._presence.close)
-            v1 = hierarchy.version == "v1"
-            self._tree = CgroupTree(host, hierarchy.root, None, may_rename=v1)
+            is_v1 = hierarchy.version == "v1"
+            self._tree = CgroupTree(host, hierarchy.root, None, may_rename=is_v1)
             opened.callback(self._tree.close)
             self._opened = opened.pop_all()
         self._places = Places()
         self._places.roots = frozenset({int(views.ctl["root_cgid"][0]), self._tree.root.inode})
-        packages = len(views.total)
-        self._package = np.minimum(views.cpu["pkg"].astype(np.intp), packages - 1)  # of each CPU
-        self.packages: Final = package_numbers(host, self._package.tolist(), packages)
+        self.packages: Final = package_numbers(host, views.cpu["pkg"].tolist(), len(views.total))
         self._slots = Slots(views, device, self._places, history_ns)
         self._snapshots = Snapshots(views, clock.now_ns)
-        self._columns = Columns(packages)
+        self._columns = Columns(len(self.packages))
         self._names = Names(history_ns)
         self._slot_ns: Int64s = np.zeros(len(views.info), np.int64)  # at the newest sample
-        self._changes = -1
         self._baseline: CpuBaseline | None = None
         self._asked_ns: int | None = None  # when the first reading was tried
-        self._started = False
+        self._started, self._changes = False, -1
         self._closed, self._is_first_open = 0, False  # the newest sample lies within _closed
         self._t_ns = self._idle_ns = self._idle_shift_ns = 0
         self._no_slot = (0, 0)  # how often the table was full, and when we last saw that grow
@@ -125,8 +127,8 @@ class BpfReader:
     @property
     def package_cpus(self) -> tuple[int, ...]:
         """How many CPUs of each package were online and counted at the newest sample."""
-        found = np.bincount(self._package[self._presence.counted], minlength=len(self.packages))
-        return tuple(found.tolist())
+        row = np.minimum(self._views.cpu["pkg"][self._presence.counted], len(self.packages) - 1)
+        return tuple(np.bincount(row, minlength=len(self.packages)).tolist())
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -163,7 +165,7 @@ class BpfReader:
     def read(self) -> tuple[CpuSample, ...]:
         """Return the samples since the last reading; none where ``failure`` says why."""
         self.figures = self.figures._replace(reads=self.figures.reads + 1)
-        if int(self._views.ctl["stamp"][0]) != self.stamp:
+        if stamp_of(self._views, self._interrupted) != self.stamp:
             return self._fail("the kernel's maps were set up anew: they are another account now")
         now_ns = self._clock.now_ns()
         closed = now_ns // abi.BUCKET_NS - BEHIND
@@ -196,6 +198,9 @@ class BpfReader:
         self._arrange(now_ns, snapshot)
         rows = copy_rows(views, first, closed, snapshot.total.shape[1])
         reached = self._complete(reached_at(snapshot, online, closed, rows))
+        if self._interrupted:
+            reached, new = self._interrupted.charge(snapshot, reached, self._slots.owner)
+            rows = spread(rows, new)
         if closed >= first:
             clear_rows(views, first, closed, snapshot.total.shape[1])
         steps = self._columns.fold(rows.task, rows.irq)
@@ -221,6 +226,8 @@ class BpfReader:
         online = self._presence.update(snapshot)
         self._arrange(now_ns, snapshot)
         reached = self._complete(reached_now(snapshot, online))
+        if self._interrupted:
+            reached, _ = self._interrupted.charge(snapshot, reached, self._slots.owner)
         self._is_first_open = True
         edges = np.array([snapshot.t_ns], np.int64)
         if not self._started:
@@ -261,7 +268,8 @@ class BpfReader:
 
     def _complete(self, reached: Reached) -> Reached:
         irq_ns = reached.irq_ns + int(self._views.ctl["retired"][0])
-        return Reached(reached.task, irq_ns, reached.idle_ns - self._presence.absent_ns)
+        idle_ns = reached.idle_ns - self._presence.absent_ns
+        return reached._replace(irq_ns=irq_ns, idle_ns=idle_ns)
 
     # ---- keys ----
 
