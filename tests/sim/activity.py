@@ -9,9 +9,9 @@ running:
     steady  always on, size (1 + 0.15 a(t)), a(t) AR(1) that forgets in 2 s
 
 Sizes are uniform in 0.5 to 1.5 of what gives the node its expected load with these duties (0.5,
-0.2, 0.5, 1).  Switching falls anywhere within a 10 ms cell.  Where a least load is asked for, the
-steady workloads are sized to give 1.2 times of it, and what is still missing in a cell is added to
-all by one factor.  A pair (residents 0 and 1) shares activity and package, not size.
+0.2, 0.5, 1).  Switching falls anywhere within a 10 ms cell.  Where a least
+load is asked for, all who run in a cell below it are raised to it by one factor.  A pair (residents
+0 and 1) shares activity and package, not size.
 Visitors are born at ``visitors`` per second at uniform moments, live 0.1 to 1 s and use 0.1 to 0.5
 CPU all the time, on one package.
 """
@@ -116,9 +116,6 @@ def _sizes(s: Settings, names: list[str], rng: np.random.Generator) -> Floats:
         return np.array(s.sizes, np.float64)
     duty = np.array([DUTY[name] for name in names])
     size: Floats = drawn * s.load * s.packages * s.cpus / duty.sum()
-    steady = duty == 1.0
-    if s.min_load > 0.0 and steady.any():
-        size[steady] *= 1.2 * s.min_load * s.packages * s.cpus / size[steady].sum()
     return size
 
 

@@ -25,7 +25,7 @@ ROWS: Mapping[str, Settings] = {
     "blips": replace(_MIXED, patterns=("blips",)),
     "change": replace(_MIXED, change=1.5),
     "churn": _CHURN,
-    "drift": replace(_MIXED, seconds=600.0, idle_drift=0.2, min_load=0.3, load=0.6),
+    "drift": replace(_MIXED, seconds=600.0, idle_drift=0.2, min_load=0.3),
     "pair": replace(_MIXED, pair=True),
     "delay": _MIXED,
     "scale": replace(_MIXED, scale=3.0),
