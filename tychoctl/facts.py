@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tychoctl import render
-from tychoctl.lists import Reply, render_qualities, render_window
+from tychoctl.lists import NORMAL_95, Reply, flags_of, render_qualities, render_window
 from tychoctl.render import Column, number
 from tychoctl.view import Entry, View, entries, section
 
@@ -20,6 +20,21 @@ def _counted(entry: Entry) -> str:
     return render.UNKNOWN if is_unknown else render.energy(energy)
 
 
+def _floor(entry: Entry) -> Entry:
+    return section(entry, "idle_floor")
+
+
+def _margin_w(entry: Entry) -> float | None:
+    """Return half the width of the idle floor's 95 % interval, in watts."""
+    deviation = number(_floor(entry).get("sd_w"))
+    return None if deviation is None else NORMAL_95 * deviation
+
+
+def _percent(share: object) -> str:
+    value = number(share)
+    return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
 DOMAIN_COLUMNS: Final = (
     Column("DOMAIN", lambda e: render.name(e.get("name")), shrinks=True),
     Column("QUALITY", lambda e: render.name(e.get("quality"))),
@@ -29,7 +44,14 @@ DOMAIN_COLUMNS: Final = (
     Column("DYNAMIC", lambda e: render.energy(e.get("dynamic_uj")), right=True),
     Column("SOURCE", lambda e: render.name(e.get("source"))),
 )
-THROUGH: Final = Column("THROUGH", lambda e: render.moment(e.get("through")))
+DOMAIN_WIDE: Final = (
+    Column("IDLE FLOOR", lambda e: render.power(_floor(e).get("power_w")), right=True),
+    Column("FLOOR ±", lambda e: render.power(_margin_w(e)), right=True),
+    Column("FLOOR AGE", lambda e: render.duration(_floor(e).get("age_s")), right=True),
+    Column("TRUST", lambda e: _percent(_floor(e).get("confidence")), right=True),
+    Column("COVERAGE", lambda e: _percent(e.get("coverage")), right=True),
+    Column("THROUGH", lambda e: render.moment(e.get("through"))),
+)
 ZONE_COLUMNS: Final = (
     Column("ZONE", lambda e: render.name(e.get("name")), shrinks=True),
     Column("SOCKET", lambda e: render.name(e.get("socket")), right=True),
@@ -86,13 +108,14 @@ def _zones(reply: Reply) -> list[Entry]:
 def render_node(reply: Reply, view: View) -> str:
     """Return the node's domains; wide: its zones, too."""
     domains, zones = _domains(reply), _zones(reply)
-    columns = DOMAIN_COLUMNS + ((THROUGH,) if view.wide else ())
+    columns = DOMAIN_COLUMNS + (DOMAIN_WIDE if view.wide else ())
     lines = render.table(columns, domains, view.width)
     if not domains:
         lines = ["no source of energy: tychoctl sources says why"]
     if view.wide and zones:
         lines += ["", *render.table(ZONE_COLUMNS, zones, view.width)]
-    lines += ["", render_window(reply), *render_qualities(section(reply, "domains"))]
+    lines += ["", render_window(reply), f"idle energy: {_idle_policy(reply)}"]
+    lines += [*render_qualities(section(reply, "domains")), *_flags(domains)]
     lines += [
         f"{render.escape(z.get('name'))}: {render.name(z.get('quality'))}"
         f" ({render.escape(z.get('reason'))})"
@@ -102,13 +125,48 @@ def render_node(reply: Reply, view: View) -> str:
     return "\n".join(lines) + "\n"
 
 
+IDLE_WORDS: Final = {
+    "system": "no workload's, booked to system",
+    "reserved": "shared by requests, the rest by activity of workloads without one",
+    "proportional": "shared by activity",
+    "equal": "shared in equal parts",
+}
+
+
+def _idle_policy(reply: Reply) -> str:
+    """Return who gets idle energy, in words, and the setting that says so."""
+    policy = section(reply, "attribution").get("idle")
+    if not isinstance(policy, str):
+        return render.UNKNOWN
+    setting = f"[attribution] idle = {render.escape(policy)}"
+    return f"{IDLE_WORDS[policy]} ({setting})" if policy in IDLE_WORDS else setting
+
+
+def _flags(domains: list[Entry]) -> list[str]:
+    """Return a line for each flag of a domain; a newer daemon's may have no explanation here."""
+    flagged = [(d.get("name"), flag) for d in domains for flag in flags_of(d)]
+    if not flagged:
+        return []
+    from tychod.flags import DOMAIN_FLAGS  # most answers need none
+
+    return [
+        f"{render.name(name)}: {render.escape(flag)}"
+        + (f" ({DOMAIN_FLAGS[flag]})" if flag in DOMAIN_FLAGS else "")
+        for name, flag in flagged
+    ]
+
+
 def rows_of_node(reply: Reply, _: View) -> Rows:
     """Return header and rows of the domains for CSV."""
     keys = ["source", "quality", "reason", "through"]
-    numbers = ["energy_uj", "idle_uj", "dynamic_uj", "power_w"]
+    numbers = ["energy_uj", "idle_uj", "dynamic_uj", "power_w", "coverage"]
+    floor = ["power_w", "sd_w", "age_s", "confidence"]
     end = section(reply, "window").get("end")
-    rows = [[end, d["name"], *(d.get(key) for key in (*keys, *numbers))] for d in _domains(reply)]
-    return ["window_end", "domain", *keys, *numbers], rows
+    rows = [
+        [end, d["name"], *(d.get(key) for key in (*keys, *numbers)), *map(_floor(d).get, floor)]
+        for d in _domains(reply)
+    ]
+    return ["window_end", "domain", *keys, *numbers, *(f"idle_floor_{key}" for key in floor)], rows
 
 
 def render_sources(reply: Reply, view: View) -> str:
@@ -192,6 +250,7 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
         ("last window", _render_last_window(reply)),
         ("counting", f"since {render.moment(reply.get('since'))}"),
         ("conservation", _render_conservation(reply.get("conservation_violations"))),
+        ("idle energy", _idle_policy(reply)),
         ("own cost", _render_cost(own)),
     ]
     if view.wide:

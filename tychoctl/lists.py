@@ -1,6 +1,6 @@
 """Tables and CSV of the answers that are lists of workloads: pods, workloads and their kinds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from tychoctl import render
@@ -48,6 +48,32 @@ def _count(key: str) -> Column:
     return Column(key.upper(), text, right=True)
 
 
+def _margin(text: Callable[[object], str], key: str, scale: float = 1.0) -> Callable[[Entry], str]:
+    """Return the text of a standard deviation as half the width of the 95 % interval."""
+
+    def shown(entry: Entry) -> str:
+        deviation = number(entry.get(key))
+        return text(None if deviation is None else deviation * scale * NORMAL_95)
+
+    return shown
+
+
+def _intensity(entry: Entry) -> str:
+    known = section(entry, "intensity_j_per_cpu_s")
+    value = number(known.get("package", known.get("psys")))
+    return render.UNKNOWN if value is None else render.three_digits(max(value, 0.0))
+
+
+def flags_of(entry: Entry) -> list[str]:
+    """Return what is special about an entry."""
+    flags = entry.get("flags")
+    return [str(flag) for flag in flags] if isinstance(flags, list) else []
+
+
+NORMAL_95: Final = 1.96
+"""Standard deviations to each side that hold 95 % of a normal distribution."""
+WELL_COVERED: Final = 0.9
+"""A window with less of it observed than this is told; one lost reading leaves more."""
 NAMESPACE: Final = _text("NAMESPACE", "namespace")
 POD: Final = _pod("pod", "pod_uid")
 STATE: Final = Column("STATE", lambda e: render.name(e.get("state")))
@@ -57,6 +83,15 @@ NUMBERS: Final = (
     Column("CPU", lambda e: render.duration(e.get("cpu_seconds")), right=True),
 )
 PARTS: Final = (_energy_part("idle"), _energy_part("dynamic"))
+MARGINS: Final = (
+    Column("POWER ±", _margin(render.power, "total_power_sd_w"), right=True),
+    Column("ENERGY ±", _margin(render.energy, "total_sd_uj"), right=True),
+)
+LEARNED: Final = (
+    Column("J/CPU-S", _intensity, right=True),
+    Column("FLAGS", lambda e: render.name(", ".join(flags_of(e)))),
+)
+MARGINS_TOLD: Final = "±: the truth lies within for about 95 of 100 workloads"
 ORIGIN: Final = (
     _text("RUNTIME", "runtime"),
     Column("NAMES FROM", _names_from),
@@ -85,10 +120,10 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
 }
 WIDE: Final[Mapping[str, tuple[Column, ...]]] = {
-    "pods": (*PARTS, _text("QOS", "qos"), _text("OWNER", "owner"), _text("UID", "uid")),
-    "workloads": (*PARTS, *ORIGIN),
-    "containers": (*PARTS, *ORIGIN),
-    "units": (*PARTS, _text("PARENT", "parent"), _text("CGROUP", "cgroup")),
+    "pods": (*MARGINS, *PARTS, _text("QOS", "qos"), _text("OWNER", "owner"), _text("UID", "uid")),
+    "workloads": (*MARGINS, *PARTS, *LEARNED, *ORIGIN),
+    "containers": (*MARGINS, *PARTS, *LEARNED, *ORIGIN),
+    "units": (*MARGINS, *PARTS, *LEARNED, _text("PARENT", "parent"), _text("CGROUP", "cgroup")),
     "processes": (
         Column("STARTED", lambda e: render.moment(e.get("start_time"))),
         NAMESPACE,
@@ -108,6 +143,12 @@ CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("kind", "namespace", "pod", "name"),
     ),
 }
+CSV_NUMBERS: Final = ("cpu_seconds", "power_w", "energy_uj", "idle_uj", "dynamic_uj")
+CSV_ERRORS: Final[Mapping[str, str]] = {
+    "power_sd_w": "total_power_sd_w",
+    "energy_sd_uj": "total_sd_uj",
+}
+"""Columns of standard deviations, and what they are called in an answer."""
 
 
 def rows_of(op: str, reply: Reply) -> list[Entry]:
@@ -123,7 +164,8 @@ def render_list(op: str, reply: Reply, view: View) -> str:
     if not chosen.rows:
         place = f" in namespace {render.escape(view.namespace)}" if view.namespace else ""
         lines = [f"no {op}{place}"]
-    return "\n".join([*lines, "", *render_footer(reply, chosen)]) + "\n"
+    told = [MARGINS_TOLD] if view.wide and MARGINS[0] in columns else []
+    return "\n".join([*lines, "", *render_footer(reply, chosen), *told]) + "\n"
 
 
 def render_footer(reply: Reply, chosen: Chosen) -> list[str]:
@@ -183,7 +225,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def render_qualities(domains: Reply) -> list[str]:
-    """Return a line for each domain that is not plainly measured, with the reason."""
+    """Return a line for each domain that is not plainly and wholly measured, with the reason."""
     lines = []
     for name in domains:
         domain = section(domains, name)
@@ -192,6 +234,10 @@ def render_qualities(domains: Reply) -> list[str]:
             words = "modelled, not measured" if quality == "modelled" else render.name(quality)
             why = f" ({render.escape(reason)})" if reason else ""
             lines.append(f"{render.escape(name)}: {words}{why}")
+        coverage = number(domain.get("coverage"))
+        if coverage is not None and coverage < WELL_COVERED:
+            seen = f"only {100 * coverage:.0f} % of this window was observed"
+            lines.append(f"{render.escape(name)}: {seen}")
     return lines
 
 
@@ -201,17 +247,24 @@ def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[lis
     known = section(reply, "domains")
     apart = ("psys", "platform") if "package" in known else ("platform",)
     domains = [name for name in known if name not in apart]  # the others are no workload's
-    header = ["window_end", *texts, "cpu_seconds", "power_w", "energy_uj", "idle_uj", "dynamic_uj"]
-    header += [f"{d}_{part}" for d in domains for part in ("idle_uj", "dynamic_uj")]
+    errors = {} if op == "processes" else CSV_ERRORS
+    parts = [(domain, part) for domain in domains for part in ("idle_uj", "dynamic_uj")]
+    header = ["window_end", *texts, *CSV_NUMBERS, *errors]
+    header += [f"{domain}_{part}" for domain, part in parts]
     end = section(reply, "window").get("end")
     everything = view._replace(everything=True)
-    found = choose(rows_of(op, reply), everything).rows
-    return header, [[end, *(e.get(t) for t in texts), *_numbers(e, domains)] for e in found]
+    rows = []
+    for entry in choose(rows_of(op, reply), everything).rows:
+        energy = section(entry, "energy")
+        row = [end, *(entry.get(key) for key in texts), *_numbers(entry)]
+        row += [entry.get(key) for key in errors.values()]
+        rows.append(row + [section(energy, domain).get(part) for domain, part in parts])
+    return header, rows
 
 
-def _numbers(entry: Entry, domains: list[str]) -> list[object]:
+def _numbers(entry: Entry) -> list[object]:
+    """Return the values of ``CSV_NUMBERS``."""
     total = section(entry, "total")
-    energy = section(entry, "energy")
     whole = total_uj(entry)
     return [
         entry.get("cpu_seconds"),
@@ -219,5 +272,4 @@ def _numbers(entry: Entry, domains: list[str]) -> list[object]:
         None if whole is None else int(whole),
         total.get("idle_uj"),
         total.get("dynamic_uj"),
-        *(section(energy, d).get(part) for d in domains for part in ("idle_uj", "dynamic_uj")),
     ]

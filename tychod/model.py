@@ -83,7 +83,7 @@ class Leaf:
     sd_uj: Mapping[str, float] = field(default_factory=dict)  # of ``energy``, by domain
     window_sd_uj: Mapping[str, float] = field(default_factory=dict)  # of the last window's part
     intensity: Mapping[str, float] = field(default_factory=dict)  # joules per CPU second
-    flags: tuple[str, ...] = ()  # LEAF_FLAGS
+    flags: tuple[str, ...] = ()  # of tychod.flags.LEAF_FLAGS
 
     @property
     def total(self) -> Energy:
@@ -95,19 +95,6 @@ class Leaf:
     def total_power_w(self) -> float | None:
         """Mean power of the last window over the same domains; None when none is known."""
         return total_power_w(self.power_w)
-
-
-LEAF_FLAGS: Final = {
-    "pooled": "the data cannot tell its intensity from the others': it has the mean",
-    "new": "too young for an intensity of its own: it has the mean",
-}
-DOMAIN_FLAGS: Final = {
-    "coarse-bins": "the meter gave no usable reading at some edges of bins; those were joined",
-    "missing-cpu": "for a part of the window nothing says what ran",
-    "missing-energy": "for a part of the window the meter could not be read",
-    "learning": "the idle floor is still mostly a guess",
-    "fallback-activity": "shared by CPU time, since cache misses are not counted",
-}
 
 
 def total_domains(names: Mapping[str, object]) -> tuple[str, ...]:
@@ -185,7 +172,7 @@ class Domain:
     zones: tuple[Zone, ...]
     idle_floor: IdleFloor | None = None  # None: not attributed, or the source itself knows it
     coverage: float | None = None  # 0..1, share of the last window with energy and CPU time seen
-    flags: tuple[str, ...] = ()  # DOMAIN_FLAGS, of the last window
+    flags: tuple[str, ...] = ()  # of tychod.flags.DOMAIN_FLAGS, of the last window
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,3 +319,47 @@ def test_energy_without_a_known_user_says_why() -> None:
     assert "unattributed: outside the visible cgroup tree" in rendered(
         "workloads", "table", everything=True
     )
+
+
+def test_a_newer_daemons_flags_and_policies_are_shown_by_name() -> None:
+    """What this version does not know has no explanation, and breaks nothing."""
+    reply = reply_for("node")
+    reply["attribution"] = {"idle": "by-\x1b[2Jmoon"}
+    reply["domains"]["dram"]["flags"] = ["eclipsed\x07", 7]
+    text = output.render(COMMANDS["node"], reply, "table", View())
+
+    assert "idle energy: [attribution] idle = by-\\x1b[2Jmoon\n" in text
+    assert "dram: eclipsed\\x07\n" in text
+    assert "dram: 7\n" in text
+
+
+def test_an_older_daemon_tells_no_errors() -> None:
+    """Columns that it knows nothing of say so; there is no zero where nothing is known."""
+    reply = reply_for("workloads")
+    new = ("uncertainty", "total_sd_uj", "total_power_sd_w", "intensity_j_per_cpu_s", "flags")
+    for entry in reply["workloads"]:
+        for key in new:
+            del entry[key]
+    text = output.render(COMMANDS["workloads"], reply, "wide", View(wide=True))
+
+    nginx = next(line for line in text.splitlines() if " nginx " in line)
+    assert nginx.count("n/a") == 3
+
+
+def test_errors_are_shown_as_what_holds_the_truth() -> None:
+    """A standard deviation means little to most; 1.96 of them to each side hold 95 of 100."""
+    reply = reply_for("pods")
+    reply["pods"] = [{**reply["pods"][0], "total_sd_uj": 10e6, "total_power_sd_w": 0.5}]
+    text = output.render(COMMANDS["pods"], reply, "wide", View(wide=True))
+
+    assert "0.980 W    19.6 J" in text
+    assert text.endswith("±: the truth lies within for about 95 of 100 workloads\n")
+
+
+def test_a_window_with_a_hole_says_so_below_every_list() -> None:
+    """Who reads a power of a window that was half seen is told."""
+    reply = reply_for("pods")
+    reply["domains"]["dram"]["coverage"] = 0.5
+    text = output.render(COMMANDS["pods"], reply, "table", View())
+
+    assert "dram: only 50 % of this window was observed\n" in text

@@ -14,7 +14,7 @@ from tests.fixtures import snapshots as made
 from tychod.buffer import Latest
 from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, Energy, Identity, Leaf, Snapshot, SourceStatus
-from tychod.runtime import replies
+from tychod.runtime import entries, replies
 from tychod.runtime.answers import pack
 from tychod.runtime.problems import problems_of, state_of
 
@@ -23,10 +23,11 @@ LEAF = {
     *("kind", "id", "name", "namespace", "pod", "pod_uid", "runtime", "cgroup", "parent"),
     *("sandbox", "labels", "names_from", "stale", "state", "first_seen", "reason", "cpu_seconds"),
     *("energy", "total", "power_w", "total_power_w", "requests", "counters"),
+    *("uncertainty", "total_sd_uj", "total_power_sd_w", "intensity_j_per_cpu_s", "flags"),
 }
 POD = {
     *("namespace", "name", "uid", "owner", "qos", "state", "labels", "containers"),
-    *("cpu_seconds", "energy", "total", "total_power_w"),
+    *("cpu_seconds", "energy", "total", "total_power_w", "total_sd_uj", "total_power_sd_w"),
 }
 PROCESS = {
     *("pid", "start_time", "comm", "state", "workload", "cpu_seconds", "energy"),
@@ -34,7 +35,7 @@ PROCESS = {
 }
 DOMAIN = {
     *("source", "quality", "reason", "through", "energy_uj", "idle_uj", "dynamic_uj", "power_w"),
-    "zones",
+    *("zones", "idle_floor", "coverage", "flags"),
 }
 SOURCE = {
     *("name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"),
@@ -42,7 +43,7 @@ SOURCE = {
 }
 STATUS = {
     *("version", "commit", "uptime_s", "state", "accounting", "hierarchy", "workloads", "self"),
-    *("conservation_violations", "problems"),
+    *("conservation_violations", "problems", "attribution"),
 }
 
 
@@ -92,6 +93,7 @@ def test_node_status_and_pods_have_their_keys() -> None:
     """The other answers, too, are what the contract says."""
     assert all(domain.keys() == DOMAIN for domain in answer("node")["domains"].values())
     assert answer("node")["residual"] is None
+    assert answer("node")["attribution"] == answer("status")["attribution"] == {"idle": "system"}
     assert answer("status").keys() >= STATUS
     assert all(pod.keys() >= POD for pod in answer("pods")["pods"])
 
@@ -149,15 +151,51 @@ def test_no_meter_is_no_energy_not_zero() -> None:
     leaf = Leaf(Identity(kind="unit", id="a", name="a"), "running", 0, 5, {}, {})
     cores = dataclasses.replace(leaf, energy={"core": Energy(1, 2)}, power_w={"core": 1.0})
     for one in (leaf, cores):
-        entry: Any = replies.leaf_entry(one)
+        entry: Any = entries.leaf_entry(one, 3.0)
         assert entry["total"] == {"idle_uj": None, "dynamic_uj": None}
         assert entry["total_power_w"] is None
+
+
+def spread(package: float, dram: float, **more: Any) -> Leaf:
+    """Return a leaf with errors of its package and DRAM energy, in microjoules."""
+    leaf = made.make_leaf(made.container("d4" * 32, "x", "p", "uid"), 1_000, power_w=1.0)
+    errors = {"package": package, "dram": dram, "core": 1e6}
+    return dataclasses.replace(leaf, sd_uj=errors, window_sd_uj=errors, **more)
+
+
+def test_errors_of_a_total_add_up_as_independent_ones() -> None:
+    """By domain, package and DRAM alone: core is a part of package, and its error too."""
+    entry: Any = entries.leaf_entry(spread(3_000.0, 4_000.0), 2.0)
+
+    assert entry["total_sd_uj"] == 5_000.0
+    assert entry["total_power_sd_w"] == 0.0025
+    assert entry["uncertainty"]["package"] == {"sd_uj": 3_000.0, "window_sd_uj": 3_000.0}
+
+
+def test_an_error_that_is_not_known_is_not_zero() -> None:
+    """A domain without its error leaves the total's unknown, for the leaf and for its pod."""
+    known, unknown = spread(3.0, 4.0), dataclasses.replace(spread(3.0, 4.0), sd_uj={"package": 3.0})
+    endless = spread(float("inf"), 4.0)
+
+    for leaves in ([unknown], [known, unknown], [endless]):
+        for entry in (entries.leaf_entry(leaves[-1], 3.0), entries.pod_entry("uid", leaves, 3.0)):
+            assert entry["total_sd_uj"] is None
+            assert json.dumps(entry, allow_nan=False)
+
+
+def test_errors_of_a_pods_leaves_are_taken_as_independent() -> None:
+    """The square root of the sum of squares; a leaf without energy needs no error."""
+    empty = Leaf(made.fixed("past"), "terminated", 0, 0, {"package": Energy()}, {})
+
+    entry: Any = entries.pod_entry("uid", [spread(3.0, 0.0), spread(0.0, 4.0), empty], 3.0)
+
+    assert entry["total_sd_uj"] == 5.0
 
 
 @given(st.integers(0, 2**62))
 def test_times_are_utc_with_microseconds(wall_ns: int) -> None:
     """A time is cut, never rounded into the future, and reads back to the microsecond."""
-    text = replies.render_time(wall_ns)
+    text = entries.render_time(wall_ns)
     read = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
     whole_s, micro = divmod(wall_ns // 1000, 1_000_000)
@@ -252,6 +290,51 @@ def test_a_zone_that_cannot_be_read_is_a_problem() -> None:
 
     assert [problem["source"] for problem in found] == ["rapl dram-1", "rapl psys"]
     assert state_of(status(source()), made.make_snapshot()) == "degraded"
+
+
+def attributed(**changes: Any) -> Snapshot:
+    """Return a snapshot of a node whose meters are all well."""
+    domain = dataclasses.replace(made.make_snapshot().domains["package"], quality="measured")
+    domains = {"package": dataclasses.replace(domain, zones=(), **changes.pop("domain", {}))}
+    return dataclasses.replace(made.make_snapshot(), domains=domains, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({}, []),
+        ({"domain": {"coverage": 0.97}}, []),  # one lost reading
+        ({"domain": {"coverage": None}}, []),
+        ({"domain": {"coverage": 0.62}}, ["model package"]),
+        ({"domain": {"coverage": 0.62, "quality": "stale"}}, ["model package"]),
+        ({"domain": {"coverage": 0.62}, "gap": True}, []),  # a restart
+        ({"domain": {"coverage": 0.62}, "sequence": 1}, []),  # the first window
+        ({"conservation_violations": 1}, ["attribution"]),
+    ],
+)
+def test_a_window_with_a_hole_is_a_problem(changes: dict[str, Any], problems: list[str]) -> None:
+    """What was not observed is told once, unless it is one reading or a restart."""
+    found = problems_of(status(source()), attributed(**changes))
+
+    assert [problem["source"] for problem in found] == problems
+
+
+def test_requests_that_nobody_tells_are_a_problem_of_the_policy() -> None:
+    """`reserved` without the kubelet shares out nothing, and the operator learns why."""
+    pod = made.container("d4" * 32, "x", "p", "uid")
+    silent = dataclasses.replace(pod, owner=None, labels={})
+    old = dataclasses.replace(made.make_leaf(silent, 1), first_seen_ns=0)
+    young = dataclasses.replace(old, first_seen_ns=made.BOOT_WALL_NS + 62 * made.SECOND_NS)
+    told = dataclasses.replace(old, identity=pod)
+
+    for leaf, policy, expected in (
+        (old, "reserved", 1),
+        (old, "proportional", 0),
+        (young, "reserved", 0),
+        (told, "reserved", 0),
+    ):
+        found = problems_of(status(source()), attributed(leaves=(leaf,), idle_policy=policy))
+        assert len(found) == expected
 
 
 def test_a_source_switched_off_leaves_no_problem() -> None:

@@ -3,11 +3,26 @@
 from collections.abc import Iterator
 from typing import Final
 
+from tychod.analysis.policy import is_request_unknown, pods_told
 from tychod.collectors.base import UNREADABLE_REMEDY
 from tychod.model import DaemonStatus, Domain, Snapshot, SourceStatus
 
 LOSSES: Final = frozenset({"stale", "unavailable"})
 """Qualities of a zone or domain that mean missing data."""
+LEAST_COVERAGE: Final = 0.9
+"""Share of a window that has to be observed; one late or lost reading leaves more than this."""
+SETTLED_NS: Final = 60_000_000_000
+"""The kubelet is asked about a new container at once; after this long it will not tell."""
+NOT_CONSERVED: Final = "the energy of the workloads did not add up to the node's in {} checks"
+REPORT: Final = "this is a fault of tychod: please report it, with journalctl -u tychod"
+LOOK_AT_SOURCES: Final = (
+    "see errors and late in tychoctl sources -o wide; a loaded machine may need a longer interval"
+)
+UNTOLD: Final = (
+    "[attribution] idle is reserved, but what {} containers requested is not known: meanwhile "
+    "what is not reserved stays with system"
+)
+TELL_REQUESTS: Final = "let tychod ask the kubelet (docs/manual.md, Pods), or choose another policy"
 
 Problem = dict[str, str | None]
 
@@ -46,7 +61,11 @@ def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem
     remedies = {source.name: source.remedy for source in status.sources}
     for name, domain in _wanted_domains(status, snapshot):
         found += _domain_problems(name, domain, remedies.get(domain.source))
+        if snapshot is not None:
+            found += _coverage_problems(name, domain, snapshot)
     found += [_problem(*trouble) for trouble in status.troubles]
+    if snapshot is not None:
+        found += _attribution_problems(snapshot)
     if status.config_rejected is not None:
         remedy = "mend the files named, then reload: systemctl reload tychod"
         found.append(_problem("config", status.config_rejected, remedy))
@@ -76,6 +95,38 @@ def _domain_problems(name: str, domain: Domain, remedy: str | None) -> list[Prob
         )
         for zone in zones
     ]
+
+
+def _coverage_problems(name: str, domain: Domain, snapshot: Snapshot) -> list[Problem]:
+    """A window that spans a restart, or is the first, is not whole for a reason that is known."""
+    is_whole = domain.coverage is None or domain.coverage >= LEAST_COVERAGE
+    if is_whole or snapshot.gap or snapshot.sequence <= 1 or domain.quality in LOSSES:
+        return []
+    reason = f"only {100 * (domain.coverage or 0.0):.0f} % of the last window was observed"
+    return [_problem(f"{domain.source} {name}", reason, LOOK_AT_SOURCES)]
+
+
+def _attribution_problems(snapshot: Snapshot) -> Iterator[Problem]:
+    violations = snapshot.conservation_violations
+    if violations:
+        yield _problem("attribution", NOT_CONSERVED.format(violations), REPORT)
+    untold = _count_untold(snapshot)
+    if untold:
+        yield _problem("attribution", UNTOLD.format(untold), TELL_REQUESTS)
+
+
+def _count_untold(snapshot: Snapshot) -> int:
+    """Count the containers that keep the policy ``reserved`` from giving away what is left."""
+    if snapshot.idle_policy != "reserved":
+        return 0
+    told = pods_told(leaf.identity for leaf in snapshot.leaves)
+    settled_ns = snapshot.window.end_ns + snapshot.wall_offset_ns - SETTLED_NS
+    return sum(
+        leaf.state == "running"
+        and leaf.first_seen_ns <= settled_ns
+        and is_request_unknown(leaf.identity, told)
+        for leaf in snapshot.leaves
+    )
 
 
 def _problem(source: str, reason: str | None, remedy: str | None) -> Problem:

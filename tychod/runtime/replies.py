@@ -4,16 +4,13 @@ The keys are docs/protocol.md's.  Additions are free; a removal or a change of m
 ``SCHEMA``.  ``None`` is "not observed" or "does not apply", never zero.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from tychod.frames import ProtocolError
 from tychod.model import (
-    PAST_ID,
     DaemonStatus,
     Domain,
-    Energy,
     Identity,
     Leaf,
     NodeFacts,
@@ -23,22 +20,22 @@ from tychod.model import (
     Zone,
     total_domains,
 )
+from tychod.runtime.entries import (
+    SECOND_NS,
+    Plain,
+    energies,
+    leaf_entry,
+    pod_entry,
+    pod_uid,
+    render_time,
+    total_of,
+)
 from tychod.runtime.problems import problems_of, state_of
 
 SCHEMA: Final = 1
-SECOND_NS: Final = 1_000_000_000
 PROCESSES_OFF: Final = (
     "processes are not accounted: set [accounting] processes = true and restart tychod"
 )
-
-Plain = dict[str, object]
-
-
-def render_time(wall_ns: int) -> str:
-    """Return nanoseconds since 1970 as RFC 3339 in UTC, cut to microseconds."""
-    seconds, rest_ns = divmod(wall_ns, SECOND_NS)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{rest_ns // 1000:06d}Z"
 
 
 def _wall(monotonic_ns: int | None, offset_ns: int) -> str | None:
@@ -72,7 +69,12 @@ def node_body(snapshot: Snapshot) -> Plain:
     """Return the node's energy and power by domain."""
     offset_ns = snapshot.wall_offset_ns
     domains = {name: _domain(domain, offset_ns) for name, domain in snapshot.domains.items()}
-    return {"domains": domains, "residual": None}
+    return {"domains": domains, "residual": None, "attribution": _attribution(snapshot)}
+
+
+def _attribution(snapshot: Snapshot | None) -> Plain:
+    """Return the rule that the energies of an answer follow; null before the first window."""
+    return {"idle": snapshot.idle_policy if snapshot else None}
 
 
 def _domain(domain: Domain, offset_ns: int) -> Plain:
@@ -86,6 +88,9 @@ def _domain(domain: Domain, offset_ns: int) -> Plain:
         "dynamic_uj": domain.dynamic_uj,
         "power_w": domain.power_w,
         "zones": [_zone(zone) for zone in domain.zones],
+        "idle_floor": domain.idle_floor._asdict() if domain.idle_floor else None,
+        "coverage": domain.coverage,
+        "flags": list(domain.flags),
     }
 
 
@@ -101,52 +106,13 @@ def _zone(zone: Zone) -> Plain:
     }
 
 
-def leaf_entry(leaf: Leaf) -> Plain:
-    """Return one leaf workload; energy in microjoules, power in watts."""
-    who = leaf.identity
-    return {
-        "kind": who.kind,
-        "id": who.id,
-        "name": who.name,
-        "namespace": who.namespace,
-        "pod": who.pod,
-        "pod_uid": who.pod_uid,
-        "runtime": who.runtime,
-        "cgroup": who.cgroup,
-        "parent": who.parent,
-        "sandbox": who.sandbox,
-        "labels": dict(who.labels),
-        "requests": dict(who.requests),
-        "names_from": who.names_from,
-        "stale": who.stale,
-        "state": leaf.state,
-        "first_seen": render_time(leaf.first_seen_ns),
-        "reason": who.reason,
-        "cpu_seconds": leaf.cpu_ns / SECOND_NS,
-        "energy": _energies(leaf.energy),
-        "total": _total(leaf.energy),
-        "power_w": dict(leaf.power_w),
-        "total_power_w": leaf.total_power_w,
-        "counters": dict(leaf.counters),
-    }
-
-
-def _energies(energy: Mapping[str, Energy]) -> Plain:
-    return {name: {"idle_uj": e.idle_uj, "dynamic_uj": e.dynamic_uj} for name, e in energy.items()}
-
-
-def _total(energy: Mapping[str, Energy]) -> Plain:
-    """Return the total over the domains that make one up; null, not zero, where there is none."""
-    parts = [energy[name] for name in total_domains(energy) if name in energy]
-    return {
-        "idle_uj": sum(e.idle_uj for e in parts) if parts else None,
-        "dynamic_uj": sum(e.dynamic_uj for e in parts) if parts else None,
-    }
+def _leaf(leaf: Leaf, snapshot: Snapshot) -> Plain:
+    return leaf_entry(leaf, snapshot.window.seconds)
 
 
 def workloads_body(snapshot: Snapshot) -> Plain:
     """Return every leaf."""
-    return {"workloads": [leaf_entry(leaf) for leaf in snapshot.leaves], **_meters(snapshot)}
+    return {"workloads": [_leaf(leaf, snapshot) for leaf in snapshot.leaves], **_meters(snapshot)}
 
 
 def containers_body(snapshot: Snapshot) -> Plain:
@@ -161,7 +127,7 @@ def units_body(snapshot: Snapshot) -> Plain:
 
 def _of_kind(snapshot: Snapshot, kind: str) -> Plain:
     """Return the answer of `workloads`, filtered."""
-    leaves = [leaf_entry(leaf) for leaf in snapshot.leaves if leaf.identity.kind == kind]
+    leaves = [_leaf(leaf, snapshot) for leaf in snapshot.leaves if leaf.identity.kind == kind]
     return {"workloads": leaves, **_meters(snapshot)}
 
 
@@ -176,6 +142,8 @@ def _meters(snapshot: Snapshot) -> Plain:
                 "energy_uj": domain.energy_uj,
                 "power_w": domain.power_w,
                 "in_total": name in in_total,
+                "coverage": domain.coverage,
+                "flags": list(domain.flags),
             }
             for name, domain in snapshot.domains.items()
         }
@@ -189,54 +157,9 @@ def pods_body(snapshot: Snapshot) -> Plain:
         uid = pod_uid(leaf)
         if uid is not None:
             pods.setdefault(uid, []).append(leaf)
-    entries = [_pod_entry(uid, leaves) for uid, leaves in pods.items()]
+    seconds = snapshot.window.seconds
+    entries = [pod_entry(uid, leaves, seconds) for uid, leaves in pods.items()]
     return {"pods": entries, **_meters(snapshot)}
-
-
-def pod_uid(leaf: Leaf) -> str | None:
-    """Return the uid of the pod a leaf belongs to; `past:<uid>` holds its evicted leaves'."""
-    prefix = f"{PAST_ID}:"
-    if leaf.identity.pod_uid is None and leaf.identity.id.startswith(prefix):
-        return leaf.identity.id.removeprefix(prefix)
-    return leaf.identity.pod_uid
-
-
-def _pod_entry(uid: str, leaves: list[Leaf]) -> Plain:
-    energy = sum_energy(leaf.energy for leaf in leaves)
-    powers = [leaf.total_power_w for leaf in leaves if leaf.total_power_w is not None]
-    containers = [leaf.identity for leaf in leaves if leaf.identity.kind == "container"]
-    running = any(leaf.state == "running" and leaf.identity.kind != "past" for leaf in leaves)
-    return {
-        "namespace": _first(leaf.identity.namespace for leaf in leaves),
-        "name": _first(leaf.identity.pod for leaf in leaves),
-        "uid": uid,
-        "owner": _first(leaf.identity.owner for leaf in leaves),
-        "qos": _first(leaf.identity.qos for leaf in leaves),
-        "state": "running" if running else "terminated",
-        "labels": dict(next((x.identity.labels for x in leaves if x.identity.labels), {})),
-        "containers": [who.id for who in containers if not who.sandbox],
-        "sandboxes": [who.id for who in containers if who.sandbox],
-        "cpu_seconds": sum(leaf.cpu_ns for leaf in leaves) / SECOND_NS,
-        "energy": _energies(energy),
-        "total": _total(energy),
-        "total_power_w": sum(powers) if powers else None,
-    }
-
-
-def _first(values: Iterable[str | None]) -> str | None:
-    return next((value for value in values if value), None)
-
-
-def sum_energy(parts: Iterable[Mapping[str, Energy]]) -> dict[str, Energy]:
-    """Return the sum by domain, in microjoules."""
-    total: dict[str, Energy] = {}
-    for part in parts:
-        for name, energy in part.items():
-            before = total.get(name, Energy())
-            total[name] = Energy(
-                before.idle_uj + energy.idle_uj, before.dynamic_uj + energy.dynamic_uj
-            )
-    return total
 
 
 def processes_body(snapshot: Snapshot) -> Plain:
@@ -266,8 +189,8 @@ def _process_entry(process: Process, leaf: Identity | None) -> Plain:
         "namespace": leaf.namespace if leaf else None,
         "pod": leaf.pod if leaf else None,
         "cpu_seconds": process.cpu_ns / SECOND_NS,
-        "energy": _energies(process.energy),
-        "total": _total(process.energy),
+        "energy": energies(process.energy),
+        "total": total_of(process.energy),
         "total_power_w": process.total_power_w,
     }
 
@@ -310,6 +233,7 @@ def status_body(
         "terminated": _terminated(snapshot),
         "self": {"cpu_percent": status.cpu_percent, "rss_bytes": status.rss_bytes},
         "conservation_violations": status.conservation_violations,
+        "attribution": _attribution(snapshot),
         "problems": problems_of(status, snapshot),
         "config_rejected": status.config_rejected,
         "identity": dict(status.identity_routes),

@@ -1,0 +1,15 @@
+"""Flags of results, each with its meaning; the client explains them without the model."""
+
+from typing import Final
+
+LEAF_FLAGS: Final = {
+    "pooled": "the data cannot tell its intensity from the others': it has the mean",
+    "new": "too young for an intensity of its own: it has the mean",
+}
+DOMAIN_FLAGS: Final = {
+    "coarse-bins": "the meter gave no usable reading at some edges of bins; those were joined",
+    "missing-cpu": "for a part of the window nothing says what ran",
+    "missing-energy": "for a part of the window the meter could not be read",
+    "learning": "the idle floor is still mostly a guess",
+    "fallback-activity": "shared by CPU time, since cache misses are not counted",
+}
