@@ -1,7 +1,8 @@
 """Writes what the declarations generate: the default settings file and regions of the manual.
 
-Run `python3 -m docs.generate` in the checkout after a change of `tychod/config.py` or
-`tychod/protocol.py`; the tests fail while a file differs from what this would write.
+Run `python3 -m docs.generate` in the checkout after a change of `tychod/config.py`,
+`tychod/protocol.py` or `tychod/flags.py`; the tests fail while a file differs from what this
+would write.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Final
 
 from tychod import frames
 from tychod.config_text import render_default, render_table, takes
+from tychod.flags import DOMAIN_FLAGS, LEAF_FLAGS
 from tychod.protocol import OPS
 from tychod.schema import Dataclass, fields_of
 
@@ -24,7 +26,10 @@ def generated() -> Mapping[str, str]:
         "etc/tychod.toml": render_default(),
         "docs/configuration.md": with_regions("docs/configuration.md", settings=render_table()),
         "docs/protocol.md": with_regions(
-            "docs/protocol.md", operations=render_operations(), limits=render_limits()
+            "docs/protocol.md",
+            operations=render_operations(),
+            limits=render_limits(),
+            flags=render_flags(),
         ),
     }
 
@@ -75,6 +80,13 @@ def render_limits() -> str:
     }
     lines = [f"| {what} | {limit} |" for what, limit in rows.items()]
     return "\n".join(["| what | at most |", "|---|---|", *lines])
+
+
+def render_flags() -> str:
+    """Return the table of what may be special about a workload or a domain."""
+    flags = {"a workload": LEAF_FLAGS, "a domain": DOMAIN_FLAGS}
+    rows = [f"| `{n}` | {what} | {text} |" for what in flags for n, text in flags[what].items()]
+    return "\n".join(["| flag | of | meaning |", "|---|---|---|", *rows])
 
 
 def main() -> int:
