@@ -9,7 +9,7 @@ from tests.sim.generator import Settings
 
 _MIXED = Settings()
 _TENANTS = Settings(
-    packages=1, cpus=4, workloads=2, patterns=("bursts",), sizes=(2.0, 2.0), intensities=(4.0, 8.0)
+    packages=1, cpus=4, workloads=2, patterns=("bursts",), sizes=(1.0, 1.0), intensities=(4.0, 8.0)
 )
 _CHURN = Settings(workloads=2, patterns=("steady",), sizes=(3.0, 2.0), visitors=50.0)
 
