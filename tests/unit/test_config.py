@@ -11,6 +11,7 @@ from docs.generate import ROOT, generated
 from tychod.config import PATHS, Config, Kubelet, endpoint_problem, is_loopback, problems_between
 from tychod.config_text import render_default
 from tychod.frames import ErrorCode
+from tychod.runtime.daemon import params_of, with_keys
 from tychod.schema import check_value, fields_of, load, to_plain, walk
 from tychod.settings import variable_name
 
@@ -170,3 +171,15 @@ def test_loopback_is_known(host: str, loopback: bool) -> None:
 def test_the_kubelet_is_verified_by_default() -> None:
     """Nobody has to ask for safety."""
     assert Kubelet().verify_tls
+
+
+def test_a_reload_changes_who_gets_idle_energy() -> None:
+    """The next window follows the new policy; how interrupts are counted waits for a restart."""
+    fresh = with_values(attribution={"idle": "equal", "irq": "interrupted"})
+    live = [key for key, spec in walk(Config) if not spec.restart]
+    config = with_keys(Config(), fresh, live)
+
+    params = params_of(config, 4, 2**30)
+
+    assert (params.idle_policy, params.memory_bytes, params.cpus) == ("equal", 2**30, 4)
+    assert config.attribution.irq == "kernel"
