@@ -3,20 +3,27 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
 from tests.fixtures.hosts.trees import host_config, write_files
 from tests.sim.powercap import LAYOUTS, build_tree
 from tests.unit.test_sampler import PATIENCE_S, wait_for
+from tychod.buffer import Buffer
 from tychod.clock import Clock, SystemClock
 from tychod.collectors import ENERGY_COLLECTORS, base
 from tychod.config import Config
 from tychod.hostfs import Host
+from tychod.kernel.bpf.abi import BUCKET_NS
+from tychod.model import Window
 from tychod.runtime import sampler, sources
 from tychod.runtime.sources import EnergySampler, energy_samplers
+from tychod.samples import EnergySample
 
+MAX_LAG_S = 0.5
+"""As runtime/analyser.py has it."""
+MS = 1_000_000
 STAT = "cpu  10 0 10 1000 0 0 0 0 0 0\n"
 
 
@@ -89,3 +96,65 @@ def test_the_model_is_off_for_a_true_reason(machine: Machine) -> None:
     assert model.health().state == "off"
     assert "rapl measures it" in (model.health().reason or "")
     assert machine.made["rapl"].sampler.health().samples > 0
+
+
+class Delayed(SimpleNamespace):
+    """A collector of one counter whose values are older than their readings."""
+
+    name, quality, failure = "slow", "measured", ""
+    zones, zone_reasons, problems, outdated = (), MappingProxyType[str, str]({}), (), False
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "interval_s", "phase_ms"),
+    [(0.0, 0.05, 0), (0.03, 0.05, 30), (0.12, 0.05, 20), (2.0, 1.0, 0), (1.99, 1.0, 40)],
+)
+def test_readings_are_locked_to_bins_behind_their_delay(
+    delay_s: float, interval_s: float, phase_ms: int
+) -> None:
+    """Deadlines less the delay are edges of bins of 50 ms; a longer delay needs more history."""
+    plan = sampler.Plan("slow", True, "measured", interval_s, 10.0, 0)
+
+    pace = sources.energy_pace(plan, Delayed(delay_s=delay_s))
+
+    assert pace == base.Pace(interval_s, 10.0 + delay_s, pytest.approx(phase_ms / 1000))
+    assert round((pace.phase_s - delay_s) * 1e9) % BUCKET_NS == 0
+
+
+@pytest.mark.parametrize("delay_ms", [0, 30, 2000])
+def test_a_window_has_the_samples_whose_values_lie_in_it(delay_ms: int) -> None:
+    """What was read a delay later belongs to the window, with one sample on either side."""
+    delay_ns = delay_ms * MS
+    plan = sampler.Plan("slow", True, "measured", 0.05, 10.0, 0)
+    readings: Buffer[EnergySample] = Buffer(1000)
+    for value_ns in range(0, 9000 * MS, 50 * MS):
+        readings.append(EnergySample(value_ns + delay_ns, (value_ns,)))
+    collector = Delayed(delay_s=delay_ms / 1000)
+    opened = sampler.Opened(collector, readings, 0, plan.pace)
+    source = EnergySampler(SimpleNamespace(plan=plan, opened=lambda: opened))  # type: ignore[arg-type]
+
+    series = source.series(Window(3000 * MS, 6000 * MS))
+
+    assert series is not None
+    assert series.delay_ns == delay_ns
+    values = [s.energy_uj[0] for s in series.samples]
+    assert values == list(range(3000 * MS, 6001 * MS, 50 * MS))
+    assert source.newest_ns() == 8950 * MS
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "is_held"), [(0.0, True), (0.1, True), (0.5, False), (2, False)]
+)
+def test_long_delays_hold_no_window(delay_s: float, *, is_held: bool) -> None:
+    """Delay and interval together decide whether a window waits; 0.5 s is the most it does."""
+    plan = sampler.Plan("slow", True, "measured", 0.05, 10.0, 0)
+    opened = sampler.Opened(Delayed(delay_s=delay_s), Buffer[EnergySample](1), 0, plan.pace)
+    health = sampler.Health("ok")
+    stub = SimpleNamespace(plan=plan, opened=lambda: opened, health=lambda: health)
+    lag_s = EnergySampler(stub).lag_s()  # type: ignore[arg-type]
+
+    assert lag_s == pytest.approx(delay_s + 0.05)
+    assert (lag_s <= MAX_LAG_S) == is_held

@@ -38,7 +38,10 @@ class EnergyCollector(Protocol):
 
     @property
     def delay_s(self) -> float:
-        """Seconds by which a value is older than its reading."""
+        """Seconds by which a value is older than its reading; its readings are shifted by it.
+
+        With its interval over 0.5 s no window waits for it: its energy is booked when it is known.
+        """
 
     @property
     def zones(self) -> tuple[EnergyZone, ...]:

@@ -8,9 +8,10 @@ from typing import Final
 
 from tychod.clock import Clock
 from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
-from tychod.collectors.base import CpuCollector, EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import CpuCollector, EnergyCollector, Pace, Ready, Unavailable
 from tychod.config import Config
 from tychod.hostfs import Host
+from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.kernel.bridge import Splice
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
@@ -36,21 +37,28 @@ class EnergySampler:
         return opened.collector.delay_s + self.sampler.plan.interval_s
 
     def newest_ns(self) -> int | None:
-        """Monotonic time of the newest sample."""
-        return self.sampler.last_ns()
+        """Monotonic time up to which energy is known: of the newest sample, less its delay."""
+        opened = self.sampler.opened()
+        last = opened.buffer.last() if opened else None
+        return last.t_ns - delay_ns(opened.collector) if opened and last else None
 
     def series(self, window: Window) -> EnergySeries | None:
-        """Return the samples of a window; None while the source is not there."""
+        """Return the samples of a window; None while the source is not there.
+
+        They are those read as much later as their values are older than the reading.
+        """
         opened = self.sampler.opened()
         if opened is None:
             return None
         collector = opened.collector
+        late_ns = delay_ns(collector)
         return EnergySeries(
             source=self.sampler.plan.name,
             quality=collector.quality,
             zones=collector.zones,
-            samples=opened.buffer.cut(window.start_ns, window.end_ns),
+            samples=opened.buffer.cut(window.start_ns + late_ns, window.end_ns + late_ns),
             zone_reasons=collector.zone_reasons,
+            delay_ns=late_ns,
         )
 
     def problems(self) -> tuple[str, ...]:
@@ -191,7 +199,9 @@ def energy_samplers(
         probe = partial(spec.find, host, config, clock)
         better = tuple(made) if spec.quality == "modelled" else ()
         gate = _yield_to(better)
-        access = Access(probe, read_energy, gate, attrgetter("outdated"))
+        access = Access(
+            probe, read_energy, gate, attrgetter("outdated"), partial(energy_pace, plan)
+        )
         sampler = Sampler(plan, access, clock, crashed)
         for source in better:
             source.sampler.follow(sampler.wake)
@@ -203,6 +213,17 @@ def read_energy(collector: EnergyCollector) -> tuple[EnergySample, ...]:
     """Return the sample of one reading, or none."""
     sample = collector.read()
     return (sample,) if sample else ()
+
+
+def delay_ns(collector: EnergyCollector) -> int:
+    """Return by how much a value is older than its reading."""
+    return round(collector.delay_s * 1e9)
+
+
+def energy_pace(plan: Plan, collector: EnergyCollector) -> Pace:
+    """Return when to read: so that values lie on edges of bins, once their delay is taken off."""
+    phase_s = delay_ns(collector) % BUCKET_NS / 1e9
+    return Pace(plan.interval_s, plan.history_s + collector.delay_s, phase_s)
 
 
 def _yield_to(measured: tuple[EnergySampler, ...]) -> Callable[[], Closed | None]:
