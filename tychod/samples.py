@@ -89,6 +89,7 @@ class CounterSample(NamedTuple):
     keys: Int64s  # sorted
     value: Int64s
     covered_ns: Int64s
+    t_ns: int = 0  # of the reading: with the CPU samples, a little after the newest of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,23 +10,30 @@ from tychod.kernel.bpf import abi
 from tychod.samples import CounterSample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tychod.kernel.bpf.columns import Columns
 
 
-def read_counters(views: abi.Views, columns: Columns, used: int) -> CounterSample | None:
-    """Return the counters that are on; None where none is.
+def read_counters(
+    views: abi.Views, columns: Columns, used: int, now_ns: Callable[[], int]
+) -> CounterSample | None:
+    """Return the counters that are on, as they are now; None where none is.
 
-    They are written while we read: a value may be a switch ahead of its covered time.
+    They have no buckets: what two readings differ by is of the time between the readings, which
+    come some 0.1 s after the ends of windows.  They are written while we read: a value may be a
+    switch ahead of its covered time.
     """
     if views.pmu is None:
         return None
+    t_ns = now_ns()
     flags = int(views.ctl["flags"][0])
     on = [place for place, flag in enumerate(abi.FLAG_COUNTERS) if flags & flag]
     value, covered = (
         columns.fold(_by_slot(views.pmu[field], on, used), 0) for field in ("value", "ns")
     )
     names = tuple(abi.COUNTERS[place] for place in on)
-    return CounterSample(int(views.ctl["stamp"][0]), names, columns.keys, value, covered)
+    return CounterSample(int(views.ctl["stamp"][0]), names, columns.keys, value, covered, t_ns)
 
 
 def _by_slot(cells: np.ndarray, on: list[int], used: int) -> np.ndarray:

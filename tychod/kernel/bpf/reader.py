@@ -320,7 +320,8 @@ class BpfReader:
         self._t_ns, self._idle_ns = int(edges[-1]), int(idle[-1])
         self._slots.advance(snapshot.seen, self._t_ns, snapshot.t_ns)
         self._count(snapshot.t_ns)
-        self.counters = read_counters(self._views, self._columns, snapshot.total.shape[1])
+        used, now_ns = snapshot.total.shape[1], self._clock.now_ns
+        self.counters = read_counters(self._views, self._columns, used, now_ns)
         self.failure = ""
         apart = self._columns.go_on(where, len(own))
         columns = (edges.tolist(), [keys] * len(own), own, total, idle.tolist(), busy, apart)
