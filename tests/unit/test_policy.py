@@ -282,6 +282,7 @@ def test_who_has_lost_a_request_is_told_from_the_account() -> None:
         (pod_container("a"), True),
         (pod_container("a", qos="Guaranteed"), True),
         (pod_container("a", qos="BestEffort"), False),
+        (pod_container("a", qos=None), True),
         (pod_container("a", pod_uid=None, qos=None), False),
         (pod_container("a", sandbox=True), False),
         (pod_container("a", owner="ReplicaSet/x"), False),
@@ -300,3 +301,60 @@ def test_what_the_kubelet_told_of_one_container_it_told_of_its_pod() -> None:
     accounts = accounts_of(pod_container("a"), pod_container("b"), b={"cpu_millicores": 1})
 
     assert not any(c.is_unknown for c in claimants("cpu_millicores", {}, accounts, set()))
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> dict[str, Account]:
+    """Return containers in pods as the kubelet tells of them; all requests fit into 10 CPUs."""
+    found = []
+    for pod in range(draw(st.integers(1, 4))):
+        asked = draw(st.lists(st.sampled_from([0, 0, 100, 500, 800]), min_size=1, max_size=3))
+        qos = "Burstable" if any(asked) else "BestEffort"
+        for number, millicores in enumerate(asked):
+            requests = {"cpu_millicores": millicores} if millicores else {}
+            known = {"requests": requests, "qos": qos, "owner": draw(st.sampled_from([None, "x"]))}
+            found.append(pod_container(f"{pod}-{number}", f"pod{pod}", labels={"a": "b"}, **known))
+    accounts = accounts_of(*found, Identity("unit", "cron.service", "cron.service"))
+    return {i: dataclasses.replace(a, requested=a.identity.requests) for i, a in accounts.items()}
+
+
+def without(account: Account, *, is_told: bool) -> Account:
+    """Return a container's account after the kubelet fell silent, or before it ever spoke."""
+    silent = dataclasses.replace(account.identity, requests={}, owner=None, labels={})
+    return dataclasses.replace(
+        account, identity=silent, requested=account.requested if is_told else {}
+    )
+
+
+@given(
+    st.sampled_from(POLICIES),
+    AMOUNTS,
+    pods(),
+    st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e9)), min_size=20, max_size=20),
+    st.sets(st.integers(0, 3)),
+    st.sets(st.integers(0, 3)),
+)
+def test_less_metadata_never_favours_another(
+    policy: IdlePolicy,
+    idle_uj: int,
+    accounts: dict[str, Account],
+    used: list[float],
+    lost: set[int],
+    never: set[int],
+) -> None:
+    """[31] Whatever pods are not told of any more, or never were: only the system gains."""
+    activity = dict(zip(sorted(accounts), used, strict=False))
+    params = Params(cpus=10, idle_policy=policy)
+    silent = {f"pod{i}": False for i in never} | {f"pod{i}": True for i in lost - never}
+    less = {
+        i: without(a, is_told=silent[uid]) if (uid := a.identity.pod_uid or "") in silent else a
+        for i, a in accounts.items()
+    }
+
+    before, after = (
+        idle_parts("package", idle_uj, activity, seen, set(accounts), params)
+        for seen in (accounts, less)
+    )
+
+    for leaf_id, part in after.items():
+        assert leaf_id == SYSTEM_ID or part <= before.get(leaf_id, 0) + 1  # the last microjoule

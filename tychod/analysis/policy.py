@@ -26,8 +26,8 @@ REQUEST_OF: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Which request reserves a domain; idle energy of any other domain is the system's."""
-REQUESTING_QOS: Final = frozenset({"Guaranteed", "Burstable"})
-"""QoS classes of pods in which at least one container requests something (Kubernetes)."""
+NO_REQUEST_QOS: Final = "BestEffort"
+"""QoS class of pods in which no container requests anything (Kubernetes); its path tells it."""
 
 
 class Claimant(NamedTuple):
@@ -121,7 +121,8 @@ def is_request_unknown(who: Identity, told: Set[str]) -> bool:
     return (
         who.kind == "container"
         and not who.sandbox
-        and who.qos in REQUESTING_QOS
+        and who.pod_uid is not None
+        and who.qos != NO_REQUEST_QOS
         and who.pod_uid not in told
     )
 
