@@ -31,6 +31,15 @@ class Watch:
     ] = None
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Ask for what analysis is given, as the bytes of a file."""
+
+    seconds: Annotated[float, Range(1.0, 3600.0), Doc("How long; whole windows, at least one.")] = (
+        60.0
+    )
+
+
 class Op(NamedTuple):
     """One operation: its arguments, whether it streams and needs a first window."""
 
@@ -52,6 +61,12 @@ OPS: Final[Mapping[str, Op]] = {
     "units": Op(Nothing, "The workloads of kind unit.", needs_window=True),
     "processes": Op(Nothing, "Processes, each with the workload it is of.", needs_window=True),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
+    "record": Op(
+        Record,
+        "Raw samples, for root and `[control] admin_group`: `chunk`, the next bytes of a file for "
+        "`tychoctl replay`, with `windows` and `seconds` so far.",
+        stream=True,
+    ),
 }
 
 

@@ -11,6 +11,8 @@ from tychod.buffer import Latest
 from tychod.clock import Clock, next_deadline_ns
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import Identity, Snapshot, Window
+from tychod.runtime.recorder import Recorders
+from tychod.runtime.recording import Analysed
 from tychod.runtime.store import Store
 from tychod.samples import CgroupRef, CpuSeries, EnergySeries
 
@@ -84,6 +86,7 @@ class Outputs(NamedTuple):
     boot_id: str
     store: Store
     latest: Latest[Snapshot]
+    recorders: Recorders | None = None
 
 
 class Analyser:
@@ -211,6 +214,8 @@ class Analyser:
         snapshot, self._state = analyse(observations, window, before, params)
         self._outputs.store.save(self._outputs.boot_id, self._state, _baseline(self._state, cpu))
         self._outputs.latest.publish(snapshot)
+        if self._outputs.recorders is not None:
+            self._outputs.recorders.offer(Analysed(window, observations, before, params, snapshot))
         self._heartbeat.publish(self._clock.now_ns())
         self._tell(before, snapshot)
         self._start_ns = window.end_ns

@@ -32,13 +32,14 @@ from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
 from tychod.runtime.processes import ProcessSampler, open_processes
+from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.sampler import Plan
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
 from tychod.runtime.store import Store
 from tychod.samples import CgroupRef
-from tychod.settings import Settings, plain
+from tychod.settings import Settings, flat, plain
 from tychod.version import read_build
 
 log = logging.getLogger(__name__)
@@ -110,12 +111,18 @@ class Daemon:
         self._since_ns = saved.state.since_ns
         self._crash: Latest[str] = Latest()
         self._crashed = crashed
+        self._recorders = Recorders(
+            partial(describe, host, self._facts, lambda: flat(self.settings.config)),
+            lambda: self.settings.config.control.admin_group,
+        )
         self._build(host, store, saved)
         readers = Readers(
             self.facts, self.status, lambda: plain(self.settings), self._analyser.wait_s
         )
         answers = Answers(self._latest, self._clock, readers)
-        self._server = ControlServer(listener, answers, self._latest, path=path)
+        self._server = ControlServer(
+            listener, answers, self._latest, path=path, recorders=self._recorders
+        )
 
     def _build(self, host: Host, store: Store, saved: Saved) -> None:
         crashed = self._note_crash
@@ -139,7 +146,7 @@ class Daemon:
             Inputs(self._energy, self._cpu, self._identify, self._processes),
             saved.state,
             self._params,
-            Outputs(self._boot_id, store, self._latest),
+            Outputs(self._boot_id, store, self._latest, self._recorders),
             clock,
             crashed,
         )

@@ -19,6 +19,9 @@ PROBE_TIMEOUT_S: Final = 2.0
 LOCK_TIMEOUT_S: Final = 2.0
 MAX_PATH_BYTES: Final = 107  # unix(7): sun_path with its final zero
 UCRED: Final = struct.Struct("3i")
+SO_PEERGROUPS: Final = 59  # asm-generic/socket.h; Python does not name it
+MOST_GROUPS: Final = 256
+"""Python passes 1024 bytes at most; of who is in more groups only the primary one is known."""
 
 
 class ListenError(Exception):
@@ -42,6 +45,16 @@ def read_peer(connection: socket.socket) -> Peer:
     return Peer(
         *UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     )
+
+
+def read_groups(connection: socket.socket) -> frozenset[int]:
+    """Ask the kernel for the groups of the process at the other end, as they were when it came."""
+    primary = read_peer(connection).gid
+    try:
+        listed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    except OSError:
+        listed = b""
+    return frozenset({primary, *(gid for (gid,) in struct.iter_unpack("I", listed))})
 
 
 def adopt_listener(

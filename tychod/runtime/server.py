@@ -20,6 +20,7 @@ from tychod.frames import ProtocolError
 from tychod.model import Snapshot
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import Peer, read_peer
+from tychod.runtime.recorder import Recorders
 from tychod.runtime.session import Gone, Limits, Served, Session, Times
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ControlServer:
         latest: Latest[Snapshot],
         *,
         path: Path | None = None,
+        recorders: Recorders | None = None,
         limits: Limits = Limits(),  # noqa: B008 - immutable
         times: Times = Times(),  # noqa: B008 - immutable
     ) -> None:
@@ -62,7 +64,7 @@ class ControlServer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._totals = dict.fromkeys(("accepted", "refused", "killed", "faults"), 0)
         self._logged: set[str] = set()
-        self._served = Served(answers, latest, self._stop, self.counts, limits, times)
+        self._served = Served(answers, latest, self._stop, self.counts, limits, times, recorders)
         self._arrivals = Arrivals(times.now_s)
         self._thread = threading.Thread(target=self._accept_all, name="control", daemon=True)
 

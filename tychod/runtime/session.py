@@ -1,7 +1,10 @@
 """One client's conversation: its limits in time and size, its requests, its streams."""
 
+import fcntl
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,12 +14,17 @@ from tychod import frames, protocol
 from tychod.buffer import Latest
 from tychod.frames import Decoder, ProtocolError
 from tychod.model import Snapshot
-from tychod.protocol import Request, Watch
-from tychod.runtime.answers import Answers
+from tychod.protocol import Record, Request, Watch
+from tychod.runtime.answers import Answers, pack
+from tychod.runtime.listener import read_groups, read_peer
+from tychod.runtime.recorder import Recorder, Recorders
+from tychod.runtime.recording import COMPLETE, RecordingError, RecordingWriter
 
 RECEIVE_BYTES: Final = 64 * 1024
 JOINED_BYTES: Final = 64 * 1024  # longer answers are sent as they are instead of copied
 POLL_S: Final = 0.25  # how soon a stream notices that its client left or the server stops
+CHUNK_BYTES: Final = 1024 * 1024  # of a recording in one frame
+CUT: Final = "cut off:"
 NIL: Final = b"\xc0"  # msgpack's null: the last answer of a stream
 
 
@@ -50,6 +58,7 @@ class Served(NamedTuple):
     read_counts: Callable[[], Mapping[str, int]]
     limits: Limits
     times: Times = Times()
+    recorders: Recorders | None = None
 
 
 class Gone(Exception):  # noqa: N818 - an outcome, not a fault
@@ -58,6 +67,26 @@ class Gone(Exception):  # noqa: N818 - an outcome, not a fault
     def __init__(self, *, killed: bool) -> None:
         super().__init__()
         self.killed = killed
+
+
+class Stall:
+    """Ends the conversation with who leaves untaken what was sent to it."""
+
+    def __init__(self, connection: socket.socket, limit_s: float) -> None:
+        self._connection = connection
+        self._limit_s = limit_s
+        self._left = 0
+        self._since = time.monotonic()
+
+    def check(self) -> None:
+        """Raise ``Gone`` when nothing of what waits in the socket was taken for too long."""
+        answer = fcntl.ioctl(self._connection, termios.TIOCOUTQ, bytes(4))  # unix(7): SIOCOUTQ
+        left = int.from_bytes(answer, sys.byteorder)
+        if left == 0 or left < self._left:
+            self._since = time.monotonic()
+        self._left = left
+        if time.monotonic() - self._since > self._limit_s:
+            raise Gone(killed=True)
 
 
 class Session:
@@ -159,6 +188,53 @@ class Session:
                 self._served.stop.wait(min(left_s, POLL_S))
         return False
 
+    def record(self, request: Request) -> None:
+        """Send what analysis is given until the time is over, the client speaks, or we stop."""
+        recorders, args = self._served.recorders, request.args
+        if recorders is None or not isinstance(args, Record):
+            raise ProtocolError("unavailable", "this tychod makes no recordings")
+        peer = read_peer(self._connection)
+        recorders.refuse(peer.uid, lambda: read_groups(self._connection))
+        with recorders.attached() as recorder:
+            writer = RecordingWriter(recorders.describe())
+            self._send_chunk(request.id, writer.start(), 0, 0.0)
+            reason = self._record_windows(request.id, recorder, writer, args.seconds)
+            self._send_chunk(request.id, writer.end(reason), writer.windows, None)
+        if reason.startswith(CUT):
+            raise ProtocolError("busy", reason)
+        self._reply(request.id, NIL)
+
+    def _record_windows(
+        self, number: int, recorder: Recorder, writer: RecordingWriter, seconds: float
+    ) -> str:
+        """Send one window after the other; return why there are no more."""
+        stall = Stall(self._connection, self._limits.send_s)
+        begin_ns: int | None = None
+        while not self._served.stop.is_set():
+            if self._has_input():
+                return "ended by the client"
+            if recorder.overrun:
+                return f"{CUT} windows came faster than they were taken"
+            stall.check()
+            analysed = recorder.take(min(POLL_S, self._limits.send_s / 4))
+            if analysed is None:
+                continue
+            begin_ns = analysed.window.start_ns if begin_ns is None else begin_ns
+            so_far_s = (analysed.window.end_ns - begin_ns) / 1e9
+            try:
+                chunk = writer.add(analysed)
+            except RecordingError as exc:
+                return f"{CUT} {exc}"
+            self._send_chunk(number, chunk, writer.windows, so_far_s)
+            if so_far_s >= seconds:
+                return COMPLETE
+        return "tychod stopped"
+
+    def _send_chunk(self, number: int, data: bytes, windows: int, seconds: float | None) -> None:
+        for start in range(0, len(data), CHUNK_BYTES):
+            told = {"chunk": data[start : start + CHUNK_BYTES], "windows": windows}
+            self._reply(number, pack({**told, "seconds": seconds}), more=True)
+
     def _has_input(self) -> bool:
         """Say whether the client sent something more or left."""
         if self._decoder.partial:
@@ -216,5 +292,6 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "units": Session.tell,
     "processes": Session.tell,
     "watch": Session.watch,
+    "record": Session.record,
 }
 """How each operation of the protocol is answered; a test holds the keys equal to its OPS."""
