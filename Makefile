@@ -22,7 +22,7 @@ BPF_SOURCES := bpf/tychod.bpf.c bpf/tychod.h bpf/vmlinux.h
 BPF_FLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Werror -fdebug-compilation-dir=/tychod
 BPF_TOOLS := clang llvm libbpf-dev
 
-TYPED := tychod tychoctl $(wildcard tests/sim tests/bench)
+TYPED := tychod tychoctl $(wildcard tests/sim tests/bench tests/accuracy)
 
 # Prints the files whose first line names a shell.
 FIND_SHELL_SCRIPTS := find . \( -name .git -o -name .venv -o -name .state -o -name build -o -name dist \) -prune \
@@ -30,7 +30,7 @@ FIND_SHELL_SCRIPTS := find . \( -name .git -o -name .venv -o -name .state -o -na
 
 # .venv first: making it may install the compiler.
 .NOTPARALLEL:
-.PHONY: help setup run test check bpf e2e e2e-kernels bench deb rpm
+.PHONY: help setup run test check bpf e2e e2e-kernels bench accuracy deb rpm
 
 help: ## Print the targets and what they do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,10 @@ e2e-kernels: ## Boot Debian's 6.1 and 6.12 kernels in qemu, without KVM, and che
 bench: $(STAMP) $(BPF_OBJECT) ## Measure the daemon's cost: name, figure, target, ok or MISS, machine, load
 	@packaging/setup.sh --libraries
 	@$(LEAN) .venv/bin/python -m tests.bench
+
+# SEEDS=3 for a quick look, ROWS="mixed steady" for a part, SEED0 for other seeds, JSON=FILE for all figures.
+accuracy: $(STAMP) ## Print the errors against known truth: pooled shares, tychod, oracle; exit 1 on a MISS
+	@$(LEAN) .venv/bin/python -m tests.accuracy
 
 deb: ## Build the Debian package into dist/
 	@packaging/setup.sh --packages

@@ -96,9 +96,7 @@ class Delivery:
         edges = np.arange(first, last + 1)
         rows = begin + np.clip(edges[:, None] - born, 0, gone - born)
         used = (self._until[rows] - self._until[begin]).transpose(0, 2, 1)  # edges, packages, k
-        there: NDArray[np.bool_] = ((edges[:, None] > born) | (born == 0)) & (
-            edges[:, None] <= gone
-        )
+        there = ((edges[:, None] > born) | (born == 0)) & (edges[:, None] <= gone)
         samples = tuple(self._samples(edges, who + 1, used, there))
         known = {key: self._know(key) for key in (who + 1).tolist()}
         series = CpuSeries(
@@ -114,11 +112,11 @@ class Delivery:
         self, edges: Ints, keys: Ints, used: Ints, there: NDArray[np.bool_]
     ) -> Iterator[CpuSample]:
         own = used.sum(axis=1)
-        whole = there.all(axis=1).tolist()
+        missing = (len(keys) - there.sum(axis=1)).tolist()
         cpus = self._run.settings.packages * self._run.settings.cpus
         for row, edge in enumerate(edges.tolist()):
             now, mine, by_package = keys, own[row], used[row]
-            if not whole[row]:
+            if missing[row]:
                 kept = there[row]
                 now, mine, by_package = keys[kept], mine[kept], by_package[:, kept]
             idle_ns = self._idle_ns[edge]

@@ -29,6 +29,8 @@ ROWS: Mapping[str, Settings] = {
     "pair": replace(_MIXED, pair=True),
     "delay": _MIXED,
     "scale": replace(_MIXED, scale=3.0),
+    "mixed-1x32": replace(_MIXED, packages=1, cpus=32, idle_w=80.0),
+    "steady-1x32": replace(_MIXED, packages=1, cpus=32, idle_w=80.0, patterns=("steady",)),
 }
 
 

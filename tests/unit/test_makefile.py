@@ -19,6 +19,7 @@ TARGETS = (
     "e2e",
     "e2e-kernels",
     "bench",
+    "accuracy",
     "deb",
     "rpm",
 )
@@ -90,7 +91,7 @@ def test_run_says_where_its_socket_is() -> None:
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["run", "test", "bench"])
+@pytest.mark.parametrize("target", ["run", "test", "bench", "accuracy"])
 def test_numeric_libraries_stay_single_threaded(target: str) -> None:
     """What measures or runs the daemon does so under the limits that the unit sets."""
     recipe = read_recipe(target)
