@@ -50,10 +50,17 @@ def run_all(wanted: Sequence[tuple[str, int]]) -> dict[str, list[Outcome]]:
     with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
         for done, outcome in enumerate(pool.imap_unordered(run_job, wanted), 1):
             found.setdefault(outcome.row, []).append(outcome)
-            spent = time.perf_counter() - begun
-            print(f"\r{done} of {len(wanted)} runs, {spent:.0f} s ", end="", file=sys.stderr)
-    print(file=sys.stderr)
+            tell_progress(done, len(wanted), time.perf_counter() - begun)
     return {row: sorted(some, key=lambda o: o.seed) for row, some in found.items()}
+
+
+def tell_progress(done: int, wanted: int, spent_s: float) -> None:
+    """One line that is written over on a terminal; in a log one line for a tenth of the runs."""
+    if sys.stderr.isatty():
+        end = "\n" if done == wanted else ""
+        print(f"\r{done} of {wanted} runs, {spent_s:.0f} s ", end=end, file=sys.stderr, flush=True)
+    elif done == wanted or done % max(wanted // 10, 1) == 0:
+        print(f"{done} of {wanted} runs, {spent_s:.0f} s", file=sys.stderr, flush=True)
 
 
 def choose_rows(text: str) -> list[str]:

@@ -11,9 +11,9 @@ from tests.accuracy.targets import Target
 
 HEADER = (
     f"{'row':<11}{'per cent of':<17}{'pooled':>7}{'pooled':>8}{'tychod':>8}{'':>7}{'after':>7}"
-    f"{'oracle':>8}{'worst':>7}{'its':>6}{'s a':>7}\n"
+    f"{'oracle':>8}{'worst':>9}{'its':>7}{'s a':>7}\n"
     f"{'':<11}{'':<17}{'5 s':>7}{'3 s':>8}{'median':>8}{'p95':>7}{'60 s':>7}"
-    f"{'':>8}{'one':>7}{'sd':>6}{'run':>7}  target"
+    f"{'':>8}{'one':>9}{'sd':>7}{'run':>7}  target"
 )
 
 
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
     def render(self) -> str:
         """As it is printed."""
-        widths = (7, 8, 8, 7, 7, 8, 7, 6, 7)
+        widths = (7, 8, 8, 7, 7, 8, 9, 7, 7)
         shown = "".join(_cell(c, w) for c, w in zip(self.cells, widths, strict=True))
         verdict = "ok" if self.is_ok else "MISS"
         return f"{self.row:<11}{self.what:<17}{shown}  {self.target}  {verdict}"
