@@ -103,6 +103,20 @@ class Connection:
                 yield _as_map(ok)
             timeout_s = interval_s + self._timeout_s if interval_s else WINDOW_TIMEOUT_S
 
+    def record(self, seconds: float) -> Iterator[Reply]:
+        """Yield the parts of a recording as they come."""
+        self._ask("record", {"seconds": seconds})
+        more = True
+        while more:
+            ok, more = self._stream_answer(WINDOW_TIMEOUT_S)
+            if more:
+                yield _as_map(ok)
+
+    def end_stream(self) -> None:
+        """Ask for the end of a stream; what comes until then is still to be read."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
     def _stream_answer(self, timeout_s: float) -> tuple[object, bool]:
         """Return a stream's next answer; the end between two without good-bye is the daemon's."""
         try:

@@ -24,6 +24,14 @@ class Command(NamedTuple):
     has_namespaces: bool = False
 
 
+class Task(NamedTuple):
+    """A command that is more than a question to the daemon."""
+
+    name: str
+    doc: str
+    example: str
+
+
 def _list(op: str, doc: str, example: str, *, has_namespaces: bool = True) -> Command:
     text, rows = partial(lists.render_list, op), partial(lists.rows_of_list, op)
     return Command(op, doc, example, op, text, rows, True, has_namespaces)
@@ -85,3 +93,19 @@ _ALL: Final = (
     ),
 )
 COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _ALL}
+
+_TASKS: Final = (
+    Task(
+        "record",
+        "write the raw samples of some windows to a file, for root and [control] admin_group",
+        "tychoctl record today.rec --for 5m",
+    ),
+    Task(
+        "replay",
+        "analyse a recorded file and print its last window, or compare with what was recorded",
+        "tychoctl replay today.rec pods --sort energy",
+    ),
+)
+TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}
+REPLAYED: Final = tuple(c.name for c in _ALL if c.is_list or c.name == "node")
+"""The commands whose answer follows from the samples alone."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, NoReturn, get_args
 
 from tychoctl.client import DEFAULT_SOCKET, Failure
-from tychoctl.commands import COMMANDS, Command
+from tychoctl.commands import COMMANDS, REPLAYED, TASKS, Command, Task
 from tychoctl.output import terminal_size, write
 from tychoctl.view import DEFAULT_SORT, SORTS
 
@@ -16,6 +16,9 @@ EVERY_WINDOW: Final = 0.0
 """The interval that means: whenever there is a new window."""
 MOST_SECONDS: Final = 86400.0
 LEAST_INTERVAL_S: Final = 0.1
+LONGEST_RECORDING_S: Final = 3600.0
+DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{0,9})?)(s|m|h|)")
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "": 1}
 NUMBER: Final = re.compile(r"\d+(\.\d*)?|\.\d+")
 
 
@@ -33,6 +36,11 @@ class Options(NamedTuple):
     everything: bool = False
     action: str = "show"
     key: str | None = None
+    file: str = ""
+    seconds: float = 60.0
+    force: bool = False
+    shown: str | None = None
+    verify: bool = False
 
 
 class Formatter(argparse.HelpFormatter):
@@ -58,11 +66,13 @@ class Parser(argparse.ArgumentParser):
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
     # Each command costs time to declare; the first argument mostly says which one is meant.
-    first = COMMANDS.get(argv[0]) if argv else None
-    commands = COMMANDS.values() if first is None else (first,)
+    everything: dict[str, Command | Task] = {**COMMANDS, **TASKS}
+    first = everything.get(argv[0]) if argv else None
+    commands = everything.values() if first is None else (first,)
     found = vars(make_parser(commands).parse_args(join_watch(argv)))
     options = Options(**found)
-    if options.watch is not None and COMMANDS[options.command].op is None:
+    command = COMMANDS.get(options.command)
+    if options.watch is not None and (command is None or command.op is None):
         raise Failure("usage", f"{options.command} cannot be watched")
     if options.action == "default" and (found.keys() & {"output", "watch"} or options.key):
         raise Failure("usage", "config default prints a file; it takes no other option")
@@ -80,7 +90,7 @@ def join_watch(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def make_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
+def make_parser(commands: Iterable[Command | Task]) -> argparse.ArgumentParser:
     """Return the parser of these commands."""
     common = _common_options()
     parser = Parser(
@@ -139,19 +149,11 @@ def _common_options() -> Parser:
     return common
 
 
-def _add_own_options(parser: argparse.ArgumentParser, command: Command) -> None:
-    if command.is_list:
-        if command.has_namespaces:
-            parser.add_argument("-n", "--namespace", metavar="NS", help="only this namespace")
-        parser.add_argument("--sort", choices=SORTS, help=f"order (default: {DEFAULT_SORT})")
-        parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
-        parser.add_argument(
-            "-A",
-            "--all",
-            dest="everything",
-            action="store_true",
-            help="show also what used no energy",
-        )
+def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -> None:
+    if isinstance(command, Task):
+        TASK_OPTIONS[command.name](parser)
+    elif command.is_list:
+        _add_list_options(parser, has_namespaces=command.has_namespaces)
     if command.name == "config":
         parser.add_argument(
             "action",
@@ -164,6 +166,52 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command) -> None:
         parser.add_argument(
             "key", nargs="?", default=None, metavar="KEY", help="a setting or a section"
         )
+
+
+def _add_list_options(parser: argparse.ArgumentParser, *, has_namespaces: bool) -> None:
+    if has_namespaces:
+        parser.add_argument("-n", "--namespace", metavar="NS", help="only this namespace")
+    parser.add_argument("--sort", choices=SORTS, help=f"order (default: {DEFAULT_SORT})")
+    parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
+    parser.add_argument(
+        "-A",
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="show also what used no energy",
+    )
+
+
+def _add_record_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="where to write; nobody else can read it")
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        metavar="TIME",
+        type=parse_duration,
+        help="how long: 90, 90s, 5m, 1h at most (default: 60s); Ctrl-C ends it early",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
+
+
+def _add_replay_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="what tychoctl record wrote")
+    parser.add_argument(
+        "shown",
+        nargs="?",
+        choices=REPLAYED,
+        metavar="COMMAND",
+        help=f"what to print: {', '.join(REPLAYED)} (default: workloads)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="say whether every window comes out as it was recorded, to the bit; exit 1: not",
+    )
+    _add_list_options(parser, has_namespaces=True)
+
+
+TASK_OPTIONS: Final = {"record": _add_record_options, "replay": _add_replay_options}
 
 
 def parse_interval(text: str) -> float:
@@ -189,3 +237,12 @@ def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of rows, 1 or more")
     return int(text)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of --for."""
+    found = DURATION.fullmatch(text)
+    seconds = float(found[1]) * UNITS_S[found[2]] if found else 0.0
+    if not 1.0 <= seconds <= LONGEST_RECORDING_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s or 5m, from 1s to 1h")
+    return seconds

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from tychoctl import output
 from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
-from tychoctl.commands import COMMANDS, Command
+from tychoctl.commands import COMMANDS, TASKS, Command
 from tychoctl.options import EVERY_WINDOW, Options, parse_options
 from tychoctl.view import View
 
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Run a command that has been parsed."""
+    if options.command in TASKS:
+        return run_task(options)
     command = COMMANDS[options.command]
     if options.action == "default":
         return print_default_config()
@@ -51,6 +53,15 @@ def run(options: Options) -> int:
         reply = only_settings(reply, options.key)
     output.write(output.render(command, reply, options.output, view_of(options)))
     return 0
+
+
+def run_task(options: Options) -> int:
+    """Run a command that is more than a question."""
+    from tychoctl import recordings
+
+    if options.command == "record":
+        return recordings.record(socket_path(options.socket), options)
+    return recordings.replay(options, view_of(options))
 
 
 def view_of(options: Options) -> View:
