@@ -314,16 +314,42 @@ static __always_inline void flush(struct ty_cpu *s, __u64 bucket, const bool ope
 }
 
 /*
+ * What is rare is a global function: the verifier looks at it once in each program and not at each
+ * call of it.  So that every kernel takes it, it has numbers as arguments and finds its state itself.
+ */
+__noinline int flush_open(__u64 bucket)
+{
+	struct ty_cpu *s = this_cpu();
+
+	if (s)
+		flush(s, bucket, true);
+	return 0;
+}
+
+__noinline int whole_bucket(__u32 kind, __u64 bucket)
+{
+	struct ty_cpu *s = this_cpu();
+
+	if (s)
+		to_bucket(s, kind, bucket, TY_BUCKET_NS);
+	return 0;
+}
+
+/*
  * An interval (from, now] that reaches beyond the end of its bucket: what belongs to the old bucket
  * is booked there, whole buckets in between to theirs, and the rest begins the present one.
  */
-static __noinline int cross(struct ty_cpu *s, __u64 from, __u64 now)
+__noinline int cross(__u64 from, __u64 now)
 {
 	__u64 first = from / TY_BUCKET_NS, last = now / TY_BUCKET_NS, bucket;
-	__u32 kind = kind_of(s);
+	struct ty_cpu *s = this_cpu();
 	struct ty_ctl *ctl;
+	__u32 kind;
 	int back;
 
+	if (!s)
+		return 0;
+	kind = kind_of(s);
 	if (kind >= TY_KINDS)
 		return 0;
 	/*
@@ -331,12 +357,12 @@ static __noinline int cross(struct ty_cpu *s, __u64 from, __u64 now)
 	 * (DO_TRACE asks cpu_online()): the time since then is not of the task seen last.
 	 */
 	if (s->tgid && !bpf_get_current_task_btf()->pid) {
-		flush(s, s->bucket, true);
+		flush_open(s->bucket);
 		s->tgid = 0;
 	}
 	if (first < last) {
 		__sync_fetch_and_add(&s->acc[kind], (first + 1) * TY_BUCKET_NS - from);
-		flush(s, first, true);
+		flush_open(first);
 		from = last * TY_BUCKET_NS;
 	}
 	if (first + 1 < last) {
@@ -360,7 +386,7 @@ static __noinline int cross(struct ty_cpu *s, __u64 from, __u64 now)
 				bucket = last - back;
 				if (bucket <= first)
 					break;
-				to_bucket(s, kind, bucket, TY_BUCKET_NS);
+				whole_bucket(kind, bucket);
 			}
 			ctl = control();
 			if (ctl && last - first - 1 > WALK_BUCKETS)
@@ -378,17 +404,18 @@ static __always_inline void spend(struct ty_cpu *s, __u64 from, __u64 now, const
 	__u32 kind = kind_of(s);
 
 	if (now >= s->edge)
-		cross(s, from, now);
+		cross(from, now);
 	else
 		add(&s->acc[kind], now - from, open);
 }
 
 /* The running task changed its cgroup at pend_at, in (from, now]: split there. */
-static __noinline __u64 settle(struct ty_cpu *s, __u64 from, __u64 now)
+__noinline __u64 settle(__u64 from, __u64 now)
 {
+	struct ty_cpu *s = this_cpu();
 	__u64 at;
 
-	if (!__sync_lock_test_and_set(&s->pend, 0))
+	if (!s || !__sync_lock_test_and_set(&s->pend, 0))
 		return from;
 	at = s->pend_at;
 	if (at > now)
@@ -397,7 +424,7 @@ static __noinline __u64 settle(struct ty_cpu *s, __u64 from, __u64 now)
 		spend(s, from, at, true);
 		from = at;
 	}
-	flush(s, s->bucket, true);
+	flush_open(s->bucket);
 	s->cgid = s->pend_cgid;
 	s->slot = s->pend_slot;
 	return from;
@@ -429,7 +456,7 @@ static __always_inline __u64 advance(struct ty_cpu *s, const bool open)
 	if (now < from)
 		now = from;
 	if (ACCESS_ONCE(s->pend))
-		from = settle(s, from, now);
+		from = settle(from, now);
 	if (now > from)
 		spend(s, from, now, open);
 	return now;
