@@ -17,7 +17,7 @@ EVERY_WINDOW: Final = 0.0
 MOST_SECONDS: Final = 86400.0
 LEAST_INTERVAL_S: Final = 0.1
 LONGEST_RECORDING_S: Final = 3600.0
-DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{0,9})?)(s|m|h|)")
+DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)(s|m|h|)")
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "": 1}
 NUMBER: Final = re.compile(r"\d+(\.\d*)?|\.\d+")
 
@@ -199,6 +199,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "shown",
         nargs="?",
+        default=None,
         choices=REPLAYED,
         metavar="COMMAND",
         help=f"what to print: {', '.join(REPLAYED)} (default: workloads)",
