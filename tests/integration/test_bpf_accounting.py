@@ -252,7 +252,10 @@ def test_a_task_that_never_switches_is_in_every_bin(cgroups: RealCgroups, load: 
 
 
 def test_a_moved_task_is_split(cgroups: RealCgroups, load: Path) -> None:
-    """A running task that is moved 20 times leaves each cgroup its part, within 1 %."""
+    """A running task that is moved 20 times leaves each cgroup its part, within 1 %.
+
+    A switch that the kernel does not tell of may give up to a tick to the wrong one.
+    """
     one, two = cgroups.make("one"), cgroups.make("two")
     with accounted("v2") as maps:
         with Load(load, one, 4.1, "busy", cpu=max(os.sched_getaffinity(0))) as running:
@@ -264,7 +267,8 @@ def test_a_moved_task_is_split(cgroups: RealCgroups, load: Path) -> None:
             running.finish()
         for place in (one, two):
             used_ns, witness_ns = maps.used(inode(place)).sum_ns, usage_ns(place)
-            assert abs(used_ns - witness_ns) <= witness_ns / 100, place.name
+            untold_ns = JIFFY_NS * int(maps.views.ctl["missed"][0])
+            assert abs(used_ns - witness_ns) <= witness_ns / 100 + untold_ns, place.name
         assert maps.partition_error_ns() == 0
 
 
