@@ -59,7 +59,10 @@ class OracleResult:
 
 @dataclass(frozen=True)
 class Bound:
-    """The error to be expected, as a share of the dynamic energy, when idle is given."""
+    """The error to be expected when idle is given, as a share of the residents' dynamic energy.
+
+    ``causal`` of the best estimates by window, ``hindsight`` of the best at the end of the run.
+    """
 
     causal: float
     hindsight: float
@@ -73,10 +76,11 @@ def oracle(run: Run) -> OracleResult:
 def identifiability(run: Run) -> Bound:
     """The error to be expected of the best estimate when the idle power is given too."""
     result = _filter(run, replace(_known(run.settings), idle_given=True))
-    mean_abs = float(np.sqrt(2.0 / np.pi)) / (2.0 * float(run.total_dynamic_j().sum()))
+    residents = slice(run.settings.workloads)
+    scale = 0.5 * float(np.sqrt(2.0 / np.pi)) / float(run.total_dynamic_j()[residents].sum())
     return Bound(
-        causal=mean_abs * float(result.sd_j.sum()),
-        hindsight=mean_abs * float(result.hindsight_sd_j.sum()),
+        causal=scale * float(result.sd_j[residents].sum()),
+        hindsight=scale * float(result.hindsight_sd_j[residents].sum()),
     )
 
 

@@ -109,7 +109,7 @@ def windows_of(run: Run, meters: list[Meter]) -> list[tuple[int, int]]:
 
 def _next(good: Bools, edge: int) -> int:
     later = np.flatnonzero(good[edge:])
-    return edge + int(later[0]) if len(later) else len(good) - 1
+    return edge + (int(later[0]) if len(later) else 0)
 
 
 def block_of(run: Run, meters: list[Meter], idle_given: bool, span: tuple[int, int]) -> Block:
