@@ -112,6 +112,10 @@ def render_problem(count: int, total: int | None, why: str) -> str:
     return f"{count}{of} windows could be read; then it {why}"
 
 
+def _windows(count: int) -> str:
+    return f"{count} window{'' if count == 1 else 's'}"
+
+
 def compare(window: int, was: Result, now: Result) -> Iterator[Difference]:
     """Yield the largest difference of one window, when there is any."""
     if was.digest == now.digest:
@@ -172,7 +176,7 @@ def render(path: str, replayed: Replayed, *, verify: bool) -> str:
     about = replayed.about
     seconds, node, begun = replayed.seconds, about.get("node"), about.get("time")
     lines = [
-        f"{path}: {replayed.windows} windows, {seconds:.1f} s, of node {node}, begun {begun}",
+        f"{path}: {_windows(replayed.windows)}, {seconds:.1f} s, of node {node}, begun {begun}",
         f"recorded by {_maker(about)}",
         f"replayed by {_maker(_here())}",
     ]
@@ -185,7 +189,7 @@ def render_verdict(replayed: Replayed) -> str:
     """Return whether the results are the recorded ones, and where not, by how much."""
     differing = replayed.differences
     if not differing:
-        return f"identical to the bit in {replayed.windows} windows"
+        return f"identical to the bit in {_windows(replayed.windows)}"
     first, worst = differing[0], max(differing, key=lambda found: found.largest_uj)
     text = f"{len(differing)} of {replayed.windows} windows differ, first window {first.window}"
     if worst.largest_uj:

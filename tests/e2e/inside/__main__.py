@@ -24,6 +24,7 @@ DEB: Final[Steps] = (
     Step("kernel accounting: daemon without BPF capability", kernel.daemon_counts_in_the_kernel),
     Step("socket: members yes, others exit 3", access.socket_is_for_members),
     Step("socket for another group", access.socket_for_another_group),
+    Step("recordings: root yes, members exit 3", access.recordings_are_for_root),
     Step("energy adds up to the microjoule", energy.energy_adds_up),
     Step("energy follows the meters", energy.energy_follows_the_meters),
     Step("pods have names", energy.pods_have_names),

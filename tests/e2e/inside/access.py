@@ -118,6 +118,23 @@ def socket_for_another_group(scene: Scene) -> str:
     return shown
 
 
+def recordings_are_for_root(scene: Scene) -> str:
+    """Root's recording replays to the bit with the packaged Python; a member is refused: 3."""
+    ensure_running()
+    file = scene.directory / "recording"
+    run("tychoctl", "record", str(file), "--for", "3s", "--wait", "10")
+    try:
+        require(describe(file).startswith("0600 root:"), f"a recording is {describe(file)}")
+        verdict = run("tychoctl", "replay", str(file), "--verify").stdout.strip()
+        require(verdict.endswith("identical to the bit in 1 window"), verdict)
+        run("tychoctl", "replay", str(file), "pods")
+    finally:
+        file.unlink()
+    refused = run("tychoctl", "record", "/tmp/refused", user=scene.member, code=3)  # noqa: S108
+    require("admin_group" in refused.stderr, refused.stderr)
+    return verdict
+
+
 def member_sees_no_more(scene: Scene) -> str:
     """A member can open no BPF pin, no energy counter and nothing of the state directory."""
     for path in counters():
