@@ -22,7 +22,6 @@ from tests.sim.world import container, unit
 from tychod.analysis.state import (
     Account,
     DomainAccount,
-    IdlePoint,
     ProcessAccount,
     ProcessId,
     ProcessState,
@@ -65,7 +64,6 @@ STATE = State(
             (Identity("unattributed", "unattributed", "unattributed", reason="?"), None, None, {}),
         )
     },
-    idle={"package": IdlePoint(1.0, 0.5)},
     violations=1,
     processes=ProcessState(
         {

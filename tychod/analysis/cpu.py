@@ -16,6 +16,8 @@ class CpuWindow(NamedTuple):
     edges_ns: Int64s  # shape (bins + 1,), from the window's start to its end
     keys: Int64s  # shape (n,)
     used_ns: Int64s  # shape (bins, n), never negative
+    package_ns: Int64s | None  # shape (bins, packages, n): where it ran, by share
+    seen: tuple[bool, ...]  # by bin: samples say what ran in it
     live: frozenset[int]  # keys in the newest sample
     consumed_ns: Mapping[int, int]
     run: int  # of the series
@@ -34,7 +36,9 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
         kept = state.consumed_ns if run == state.cpu_run else {}
         edges = np.array([window.start_ns, window.end_ns], np.int64)
         none = np.zeros(0, np.int64)
-        return CpuWindow(edges, none, np.zeros((1, 0), np.int64), frozenset(), kept, run, None)
+        return CpuWindow(
+            edges, none, np.zeros((1, 0), np.int64), None, (False,), frozenset(), kept, run, None
+        )
     keys = _all_keys(samples)
     own = np.stack([_spread(s.keys, s.own_ns, keys) for s in samples])
     times = np.array([s.t_ns for s in samples], np.int64)
@@ -49,7 +53,24 @@ def cpu_window(series: CpuSeries | None, window: Window, state: State) -> CpuWin
     consumed = {key: credited[key] for key in series.away if key in credited}
     consumed |= zip(keys.tolist(), reached.tolist(), strict=True)
     at_end = _at_end(samples, keys, window.end_ns)
-    return CpuWindow(edges, keys, used, live, consumed, series.run, at_end)
+    packages = _packages(samples, keys, times, window, edges)
+    seen = (True,) * (len(edges) - 2) + (int(edges[-2]) < last.t_ns,)
+    return CpuWindow(edges, keys, used, packages, seen, live, consumed, series.run, at_end)
+
+
+def _packages(
+    samples: Sequence[CpuSample], keys: Int64s, times: Int64s, window: Window, edges: Int64s
+) -> Int64s | None:
+    """Return where time was used by bin, of at least two packages; None where it is not known."""
+    first = samples[0].package_ns
+    if first is None or len(first) < 2 or any(s.package_ns is None for s in samples):
+        return None
+    rows = []
+    for package in range(len(first)):
+        spread = [_spread(s.keys, s.package_ns[package], keys) for s in samples]  # type: ignore[index]
+        rows.append(np.diff(_edges(times, np.stack(spread), window)[1], axis=0))
+    found: Int64s = np.maximum(np.stack(rows, axis=1), 0)
+    return found if len(found) == len(edges) - 1 else None
 
 
 def _all_keys(samples: Sequence[CpuSample]) -> Int64s:

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tychod.analysis.bins import Meter
 from tychod.analysis.counters import Track, energy_at, native_at, track
 from tychod.analysis.state import Params, State, ZonePoint
 from tychod.model import Window
 from tychod.samples import EnergySeries, EnergyZone, Int64s
-
-Float64s = NDArray[np.float64]
 
 ATTRIBUTED = ("package", "core", "uncore", "dram")
 """Domains that are split among workloads; psys too where there is no package (design.md 6)."""
@@ -27,7 +25,7 @@ class ZoneWindow(NamedTuple):
     energy_uj: int  # used inside the window
     late_uj: int  # used before it, known only now
     covered_ns: int  # how long the energies above took
-    bins_uj: Float64s  # shape (bins,): how energy_uj spreads over the bins; weights only
+    meter: Meter  # the window's part, on the axis that the source's delay is taken off
     reason: str | None
 
 
@@ -46,7 +44,6 @@ class DomainWindow(NamedTuple):
     zones: tuple[ZoneWindow, ...]
     energy_uj: int
     late_uj: int
-    bins_uj: Float64s
     idle_w: float | None  # known, for modelled sources
 
 
@@ -66,7 +63,7 @@ def _covers(measured: set[str], domain: str) -> bool:
 
 
 def zone_windows(
-    series: EnergySeries, window: Window, edges_ns: Int64s, state: State, params: Params
+    series: EnergySeries, window: Window, state: State, params: Params
 ) -> list[ZoneWindow]:
     """Return each zone of a source that has been read at least once."""
     found = []
@@ -76,7 +73,7 @@ def zone_windows(
         if point.native_uj is None and not readings:
             continue
         begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
-        found.append(_zone_window(zone, series, readings, window, edges_ns, begun, params))
+        found.append(_zone_window(zone, series, readings, window, begun, params))
     return found
 
 
@@ -90,7 +87,11 @@ def unread_zones(series: EnergySeries, state: State) -> list[UnreadZone]:
 
 
 def _readings(series: EnergySeries, index: int) -> list[tuple[int, int]]:
-    return [(s.t_ns, value) for s in series.samples if (value := s.energy_uj[index]) is not None]
+    return [
+        (s.t_ns - series.delay_ns, value)
+        for s in series.samples
+        if (value := s.energy_uj[index]) is not None
+    ]
 
 
 def _point(zone: EnergyZone, state: State) -> ZonePoint:
@@ -102,7 +103,6 @@ def _zone_window(
     series: EnergySeries,
     readings: Sequence[tuple[int, int]],
     window: Window,
-    edges_ns: Int64s,
     point: ZonePoint,
     params: Params,
 ) -> ZoneWindow:
@@ -120,7 +120,7 @@ def _zone_window(
         rise_uj - late_uj,
         late_uj,
         max(until_ns - point.t_ns, 0),
-        _bins(found, edges_ns, first_ns=window.start_ns if is_late else point.t_ns),
+        _meter(found, readings, window, is_late=is_late),
         series.zone_reasons.get(zone.key) or (found.problems[-1] if found.problems else None),
     )
 
@@ -135,15 +135,31 @@ def _seed(
     return ZonePoint(t_ns, native_uj, before.booked_uj, zone.domain)
 
 
-def _bins(found: Track, edges_ns: Int64s, first_ns: int) -> Float64s:
-    edges = edges_ns.copy()
-    edges[0] = min(int(edges[0]), first_ns)  # a little lateness belongs to the first bin
-    at_edges = np.interp(
-        edges.astype(np.float64) - float(edges[0]),
-        np.array(found.times_ns, np.float64) - float(edges[0]),
-        np.array(found.energy_uj, np.float64),
+def _meter(
+    found: Track, readings: Sequence[tuple[int, int]], window: Window, *, is_late: bool
+) -> Meter:
+    """Return the track inside the window; a little lateness before it belongs to its first bin."""
+    first_ns = window.start_ns if is_late else found.times_ns[0]
+    times = np.array(found.times_ns, np.int64)
+    energy = np.array(found.energy_uj, np.float64) / 1e6
+    ends = np.array([first_ns, min(max(found.times_ns[-1], first_ns), window.end_ns)], np.int64)
+    at_ends = np.interp(ends - first_ns, times - first_ns, energy)
+    inner = (times > ends[0]) & (times < ends[1])
+    return Meter(
+        np.concatenate([ends[:1], times[inner], ends[1:]]),
+        np.concatenate([at_ends[:1], energy[inner], at_ends[1:]]) - at_ends[0],
+        _marks(readings),
     )
-    return np.diff(at_edges)
+
+
+def _marks(readings: Sequence[tuple[int, int]]) -> Int64s:
+    """Return the times at which the counter was seen to have moved.
+
+    A sensor that is slower than its reader says the same for a while: that is no news.
+    """
+    times = np.array([t for t, _ in readings], np.int64)
+    values = np.array([v for _, v in readings], np.int64)
+    return times[np.concatenate([[True], np.diff(values) != 0])] if len(times) else times
 
 
 def domain_windows(zones: Iterable[ZoneWindow]) -> Mapping[str, DomainWindow]:
@@ -157,7 +173,6 @@ def domain_windows(zones: Iterable[ZoneWindow]) -> Mapping[str, DomainWindow]:
             tuple(members),
             sum(z.energy_uj for z in members),
             sum(z.late_uj for z in members),
-            np.add.reduce([z.bins_uj for z in members], axis=0),
             _known_idle_w(members),
         )
         for name, members in by_domain.items()

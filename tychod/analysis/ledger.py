@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from tychod.analysis.state import Account, Params
+from tychod.analysis.booked import Doubt
+from tychod.analysis.state import Account, Params, Spread
 from tychod.model import (
     KERNEL_ID,
     PAST_ID,
@@ -117,6 +118,22 @@ def _added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[st
     return found
 
 
+def spread(account: Account, doubts: Mapping[str, Doubt]) -> Account:
+    """Return the account with the doubt of one more window, by domain.
+
+    An error of the intensity persists: windows share it.  As the newest estimate is the best so
+    far, its variance is what two windows' errors have in common.
+    """
+    if not doubts:
+        return account
+    found = dict(account.spread)
+    for domain, more in doubts.items():
+        var_j2, work_s = found.get(domain, Spread())
+        shared = more.rate_var * more.work_s * (more.work_s + 2.0 * work_s)
+        found[domain] = Spread(var_j2 + more.var_j2 + shared, work_s + more.work_s)
+    return replace(account, spread=found)
+
+
 def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int) -> None:
     """Mark the leaves whose last cgroup is gone."""
     for leaf_id, account in accounts.items():
@@ -178,7 +195,17 @@ def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
     accounts[target.id] = replace(
         add(into, account.energy, account.cpu_ns),
         first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
+        spread=_merged(into.spread, account.spread),
     )
+
+
+def _merged(one: Mapping[str, Spread], other: Mapping[str, Spread]) -> dict[str, Spread]:
+    """Two leaves' errors are taken as independent."""
+    found = dict(one)
+    for domain, more in other.items():
+        had = found.get(domain, Spread())
+        found[domain] = Spread(had.var_j2 + more.var_j2, had.work_s + more.work_s)
+    return found
 
 
 def listed_pods(accounts: Mapping[str, Account]) -> frozenset[str]:

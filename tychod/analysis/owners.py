@@ -22,6 +22,7 @@ class Owners(NamedTuple):
     inodes: Mapping[str, int]  # leaf id -> inode of its own cgroup
     live: frozenset[str]  # leaf ids with a cgroup that is still there
     used_ns: Int64s  # shape (bins, leaves)
+    package_ns: Int64s | None  # shape (bins, packages, leaves): where it ran, by share
     unattributed_reasons: Mapping[str, int]  # reason -> CPU nanoseconds
     leaf_of: Mapping[int, str]  # key -> leaf id
 
@@ -41,9 +42,8 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
     order = sorted(leaves)
     column = {leaf_id: index for index, leaf_id in enumerate(order)}
     columns = np.array([column[by_key[key].id] for key in keys], np.int64)
-    used = np.zeros((len(cpu.used_ns), len(order)), np.int64)
-    for row, used_by_cgroup in zip(used, cpu.used_ns, strict=True):
-        np.add.at(row, columns, used_by_cgroup)
+    used = _summed(cpu.used_ns, columns, len(order))
+    packages = None if cpu.package_ns is None else _summed(cpu.package_ns, columns, len(order))
     reasons: dict[str, int] = {}
     for key, spent in zip(keys, used_by_key, strict=True):
         identity = by_key[key]
@@ -51,7 +51,17 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
             reasons[identity.reason] = reasons.get(identity.reason, 0) + spent
     live = frozenset(by_key[key].id for key in keys if key in cpu.live)
     leaf_of = {key: identity.id for key, identity in by_key.items()}
-    return Owners(tuple(leaves[i] for i in order), inodes, live, used, reasons, leaf_of)
+    return Owners(tuple(leaves[i] for i in order), inodes, live, used, packages, reasons, leaf_of)
+
+
+def _summed(values: Int64s, columns: Int64s, count: int) -> Int64s:
+    """Sum the last axis by leaf; every leaf has a key."""
+    if not count:
+        return np.zeros((*values.shape[:-1], 0), np.int64)
+    order = np.argsort(columns, kind="stable")
+    starts = np.searchsorted(columns[order], np.arange(count))
+    found: Int64s = np.add.reduceat(values[..., order], starts, axis=-1)
+    return found
 
 
 def _identities(

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
-
-import numpy as np
 
 from tychod.analysis import ledger
-from tychod.analysis.attribution import allocate, dynamic_bins, weights
-from tychod.analysis.booked import Booked
+from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.cpu import CpuWindow, cpu_window
+from tychod.analysis.domain import Activity, attribute
 from tychod.analysis.energy import (
     DomainWindow,
     ZoneWindow,
@@ -19,25 +16,22 @@ from tychod.analysis.energy import (
     unread_zones,
     zone_windows,
 )
-from tychod.analysis.idle import floor_w, observe
+from tychod.analysis.learned import Learned
 from tychod.analysis.owners import Owners, owners
 from tychod.analysis.pmu import leaf_counts
+from tychod.analysis.policy import idle_parts
 from tychod.analysis.processes import book_processes, leaf_windows
 from tychod.analysis.publish import Seen, snapshot
 from tychod.analysis.state import (
     Account,
     DomainAccount,
-    IdlePoint,
     Observations,
     Params,
     State,
     ZonePoint,
 )
-from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Energy, Identity, Snapshot, Window
-from tychod.samples import Int64s
+from tychod.model import UNATTRIBUTED_ID, Energy, Identity, Snapshot, Window
 
-SHORTEST_BIN_S: Final = 0.1
-"""The idle floor learns nothing from slivers between a sample and a window's end."""
 NO_ACTIVITY = "energy was used while no CPU time was observed"
 
 
@@ -47,19 +41,15 @@ def analyse(
     """Book one window.  Pure: the same arguments give the same result."""
     cpu = cpu_window(observations.cpu, window, state)
     chosen = chosen_series(observations.energy)
-    edges_ns = cpu.edges_ns
-    zones = [z for s in chosen for z in zone_windows(s, window, edges_ns, state, params)]
+    zones = [z for s in chosen for z in zone_windows(s, window, state, params)]
     unread = [zone for series in chosen for zone in unread_zones(series, state)]
     known = {zone.domain for series in chosen for zone in series.zones}
     domains = domain_windows(zones)
-    idle = _observe_idle(domains, cpu, window, state, params)
     owned = owners(cpu, observations, state.accounts)
-    booked = {
-        name: _attribute(domains[name], _idle_w(domains[name], idle), owned, edges_ns)
-        for name in attributed_domains(domains, known)
-    }
+    activity = _activity_of(cpu, owned, observations, window, state, params)
+    booked, learned = _attributed(domains, known, activity, state)
     reason = _unattributed_reason(domains, owned, booked)
-    accounts = _book(state, window, observations, params, owned, booked, reason)
+    accounts, booked = _book(state, window, observations, params, owned, booked, reason)
     totals = _domain_totals(state, domains, booked)
     used = leaf_windows(owned, booked)
     processed = book_processes(observations, window, state, params, accounts, used)
@@ -70,7 +60,7 @@ def analyse(
         zones=_zone_points(state, zones),
         domains=totals,
         accounts=accounts,
-        idle=idle,
+        learned=learned,
         consumed_ns=cpu.consumed_ns,
         cpu_run=cpu.run,
         cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
@@ -78,35 +68,42 @@ def analyse(
         processes=processed.state,
         counters=observations.cpu.counters if observations.cpu else None,
     )
-    counts = leaf_counts(state.counters, after.counters, owned.leaf_of)
-    seen = Seen(window, observations, zones, unread, booked, state.restarted, processed, counts)
+    seen = Seen(
+        window, observations, zones, unread, booked, state.restarted, processed, activity.counts
+    )
     return snapshot(after, seen, params), after
 
 
-def _observe_idle(
-    domains: Mapping[str, DomainWindow],
+def _activity_of(
     cpu: CpuWindow,
+    owned: Owners,
+    observations: Observations,
     window: Window,
     state: State,
     params: Params,
-) -> dict[str, IdlePoint]:
-    """Teach the idle floor of each measured domain what this window showed."""
-    found = dict(state.idle)
-    if not _is_busy_known(cpu, window, state, params):
-        return found
-    lengths_s = np.diff(cpu.edges_ns) / 1e9
-    busy = np.minimum(cpu.used_ns.sum(axis=1) / 1e9 / (params.cpus * lengths_s), 1.0).tolist()
-    for name, domain in domains.items():
-        whole_ns = window.end_ns - window.start_ns  # no more and no less, or bins show no power
-        whole = all((z.point.t_ns, z.covered_ns) == (window.end_ns, whole_ns) for z in domain.zones)
-        if domain.idle_w is not None or not whole:
-            continue
-        bins = zip(busy, domain.bins_uj.tolist(), lengths_s.tolist(), strict=True)
-        for share, energy_uj, seconds in bins:
-            if seconds >= SHORTEST_BIN_S:
-                point = found.get(name, IdlePoint())
-                found[name] = observe(point, share, energy_uj / 1e6 / seconds, seconds)
-    return found
+) -> Activity:
+    counters = observations.cpu.counters if observations.cpu else None
+    return Activity(
+        window,
+        cpu,
+        owned,
+        observations.cpu,
+        leaf_counts(state.counters, counters, owned.leaf_of),
+        params.cpus,
+        _is_busy_known(cpu, window, state, params),
+    )
+
+
+def _attributed(
+    domains: Mapping[str, DomainWindow], known: set[str], activity: Activity, state: State
+) -> tuple[dict[str, Booked], dict[str, Learned]]:
+    """Split each domain among the leaves, and return what was learned by it."""
+    learned = dict(state.learned)
+    booked: dict[str, Booked] = {}
+    for name in attributed_domains(domains, known):
+        booked[name], more = attribute(domains[name], activity, learned)
+        learned |= more
+    return booked, learned
 
 
 def _is_busy_known(cpu: CpuWindow, window: Window, state: State, params: Params) -> bool:
@@ -121,32 +118,6 @@ def _is_busy_known(cpu: CpuWindow, window: Window, state: State, params: Params)
         and cpu.at_end.t_ns >= window.end_ns - params.late_tolerance_ns
         and cpu.run == state.cpu_run
     )
-
-
-def _idle_w(domain: DomainWindow, idle: Mapping[str, IdlePoint]) -> float:
-    if domain.idle_w is not None:
-        return domain.idle_w
-    return floor_w(idle[domain.name]) if domain.name in idle else 0.0
-
-
-def _attribute(domain: DomainWindow, idle_w: float, owned: Owners, edges_ns: Int64s) -> Booked:
-    """Split one domain's energy of the window; the parts add up to it exactly."""
-    covered_ns = [min(z.covered_ns, int(edges_ns[-1] - edges_ns[0])) for z in domain.zones]
-    zone_idle_w = idle_w / len(covered_ns)  # a zone that was not read has no idle energy either
-    idle_uj = min(domain.energy_uj, int(zone_idle_w * sum(covered_ns) / 1_000))
-    dynamic_uj = domain.energy_uj - idle_uj
-    seen_idle_w = zone_idle_w * sum(1 for ns in covered_ns if ns)
-    bins = dynamic_bins(domain.bins_uj, seen_idle_w, edges_ns)
-    shares, unused = weights(bins, owned.used_ns)
-    if not shares.any() and not unused:  # no bin shows energy: share by the whole window's time
-        shares = owned.used_ns.sum(axis=0).astype(float)
-    parts = allocate(dynamic_uj, [*shares.tolist(), unused])
-    by_leaf = {leaf.id: part for leaf, part in zip(owned.leaves, parts[:-1], strict=True) if part}
-    rest = dynamic_uj - sum(by_leaf.values())
-    lost = rest + domain.late_uj
-    if lost:
-        by_leaf[UNATTRIBUTED_ID] = by_leaf.get(UNATTRIBUTED_ID, 0) + lost
-    return Booked(idle_uj, dynamic_uj + domain.late_uj, by_leaf, rest, lost)
 
 
 def _unattributed_reason(
@@ -173,8 +144,11 @@ def _book(
     owned: Owners,
     booked: Mapping[str, Booked],
     reason: str | None,
-) -> dict[str, Account]:
-    """Return the accounts after this window: opened, booked, ended and evicted."""
+) -> tuple[dict[str, Account], dict[str, Booked]]:
+    """Return the accounts after this window: opened, booked, ended and evicted.
+
+    Who gets the idle energy is decided here, when the accounts know who asked for what.
+    """
     now_wall_ns = window.start_ns + observations.wall_offset_ns
     accounts = ledger.with_fixed(state.accounts, now_wall_ns)
     used = owned.used_ns.sum(axis=0).tolist()
@@ -185,8 +159,19 @@ def _book(
     ]
     ledger.admit(accounts, present, now_wall_ns)
     spent_ns = {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns}
+    booked = {
+        name: replace(
+            part,
+            idle_by_leaf=idle_parts(
+                name, part.idle_uj, _activity(part), accounts, owned.live, params
+            ),
+        )
+        for name, part in booked.items()
+    }
+    doubts = _doubts(booked)
     for leaf_id, more in _gains(booked).items():
-        accounts[leaf_id] = ledger.add(accounts[leaf_id], more, spent_ns.pop(leaf_id, 0))
+        account = ledger.add(accounts[leaf_id], more, spent_ns.pop(leaf_id, 0))
+        accounts[leaf_id] = ledger.spread(account, doubts.get(leaf_id, {}))
     for leaf_id, ns in spent_ns.items():  # CPU time without energy
         accounts[leaf_id] = ledger.add(accounts[leaf_id], {}, ns)
     unknown = accounts[UNATTRIBUTED_ID]
@@ -194,16 +179,34 @@ def _book(
     accounts[UNATTRIBUTED_ID] = replace(unknown, identity=told)
     ledger.end_absent(accounts, owned.live, window.end_ns)
     ledger.evict_old(accounts, window.end_ns, params)
-    return accounts
+    return accounts, booked
+
+
+def _activity(part: Booked) -> dict[str, float]:
+    """Return what each leaf used, without what was lost before the window."""
+    found = {leaf: float(uj) for leaf, uj in part.by_leaf.items()}
+    if UNATTRIBUTED_ID in found:
+        found[UNATTRIBUTED_ID] -= part.lost_uj - part.unused_uj
+    return found
+
+
+def _doubts(booked: Mapping[str, Booked]) -> dict[str, dict[str, Doubt]]:
+    """Return how far each leaf's gain may be off, by leaf and domain."""
+    found: dict[str, dict[str, Doubt]] = {}
+    for domain, part in booked.items():
+        for leaf_id, doubt in part.doubts.items():
+            found.setdefault(leaf_id, {})[domain] = doubt
+    return found
 
 
 def _gains(booked: Mapping[str, Booked]) -> dict[str, dict[str, Energy]]:
-    """Return what each leaf gains in this window, by domain: ``system`` the idle energy alone."""
+    """Return what each leaf gains in this window, by domain."""
     gains: dict[str, dict[str, Energy]] = {}
     for domain, part in booked.items():
-        gains.setdefault(SYSTEM_ID, {})[domain] = Energy(part.idle_uj)
-        for leaf_id, dynamic_uj in part.by_leaf.items():
-            gains.setdefault(leaf_id, {})[domain] = Energy(0, dynamic_uj)
+        idle = part.idle_by_leaf
+        for leaf_id in dict.fromkeys([*idle, *part.by_leaf]):
+            gain = Energy(idle.get(leaf_id, 0), part.by_leaf.get(leaf_id, 0))
+            gains.setdefault(leaf_id, {})[domain] = gain
     return gains
 
 

@@ -1,16 +1,16 @@
 """State after a window -> the immutable snapshot that everything downstream sees."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from tychod.analysis.booked import Booked
+from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.energy import UnreadZone, ZoneWindow
 from tychod.analysis.pmu import Counts
 from tychod.analysis.processes import Processed, list_processes
-from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
+from tychod.analysis.state import Account, DomainAccount, Observations, Params, Spread, State
 from tychod.model import (
-    SYSTEM_ID,
     Domain,
     Energy,
     Leaf,
@@ -22,6 +22,7 @@ from tychod.model import (
 )
 
 NONE: Final = Energy()
+NO_SPREAD: Final = Spread()
 NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
@@ -51,6 +52,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         leaves=_leaves(state, seen),
         conservation_violations=state.violations,
         processes=_processes(state, seen),
+        idle_policy=params.idle_policy,
     )
 
 
@@ -74,6 +76,7 @@ def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
     powers = [zone.power_w for zone in shown if zone.power_w is not None]
     reasons = [f"{zone.name}: {zone.reason}" for zone in shown if zone.reason]
     sources = [*(zone.source for zone in zones), *(zone.source for zone in unread)]
+    part = seen.booked.get(name)
     return Domain(
         source=sources[0] if sources else "none",
         quality=_quality_of([zone.quality for zone in shown]),
@@ -84,6 +87,9 @@ def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
         dynamic_uj=total.split.dynamic_uj if total.attributed else None,
         power_w=sum(powers) if powers else None,
         zones=shown,
+        idle_floor=part.floor if part else None,
+        coverage=part.coverage if part else None,
+        flags=part.flags if part else (),
     )
 
 
@@ -124,11 +130,19 @@ def _leaves(state: State, seen: Seen) -> tuple[Leaf, ...]:
 
 def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
     had, seconds, booked = account.energy, seen.window.seconds, seen.booked
-    energy, power_w = {}, {}
+    energy, power_w, flags = {}, {}, dict[str, None]()
+    sd_uj, window_sd_uj, intensity = {}, {}, {}
     for name in names:
         energy[name] = had.get(name, NONE)
+        sd_uj[name] = 1e6 * math.sqrt(account.spread.get(name, NO_SPREAD).var_j2)
         part = booked.get(name)
         power_w[name] = _window_uj(leaf_id, part) / 1e6 / seconds if part else None
+        if part is None:
+            continue
+        flags |= dict.fromkeys(part.leaf_flags.get(leaf_id, ()))
+        window_sd_uj[name] = _window_sd_uj(part.doubts.get(leaf_id))
+        if leaf_id in part.intensity:
+            intensity[name] = part.intensity[leaf_id]
     state: Literal["running", "terminated"] = (
         "running" if account.ended_ns is None else "terminated"
     )
@@ -140,8 +154,18 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         energy,
         power_w,
         seen.counts.get(leaf_id, NO_COUNTS),
+        sd_uj,
+        window_sd_uj,
+        intensity,
+        tuple(flags),
     )
 
 
 def _window_uj(leaf_id: str, part: Booked) -> int:
-    return part.by_leaf.get(leaf_id, 0) + (part.idle_uj if leaf_id == SYSTEM_ID else 0)
+    return part.by_leaf.get(leaf_id, 0) + part.idle_by_leaf.get(leaf_id, 0)
+
+
+def _window_sd_uj(doubt: Doubt | None) -> float:
+    if doubt is None:
+        return 0.0
+    return 1e6 * math.sqrt(doubt.var_j2 + doubt.rate_var * doubt.work_s**2)

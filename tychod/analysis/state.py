@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from tychod.analysis.learned import Learned
 from tychod.model import Energy, Identity, IdlePolicy
 from tychod.samples import CounterSample, CpuSample, CpuSeries, EnergySeries, ProcessSeries
 
@@ -64,6 +65,13 @@ class DomainAccount:
     attributed: bool = False
 
 
+class Spread(NamedTuple):
+    """How far a running total may be off."""
+
+    var_j2: float = 0.0  # variance
+    work_s: float = 0.0  # CPU seconds whose intensity was in doubt
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Running totals of one leaf."""
@@ -74,6 +82,7 @@ class Account:
     cpu_ns: int = 0
     energy: Mapping[str, Energy] = field(default_factory=dict)
     ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
+    spread: Mapping[str, Spread] = field(default_factory=dict)  # of ``energy``, by domain
     requested: Mapping[str, int] = field(default_factory=dict)  # as last told, by resource
 
 
@@ -115,19 +124,6 @@ class ProcessState:
     t_ns: int | None = None  # monotonic time of the last reading
 
 
-class IdlePoint(NamedTuple):
-    """Running moments of (busy share, power) with forgetting, and what follows from them."""
-
-    weight: float = 0.0
-    mean_busy: float = 0.0
-    mean_w: float = 0.0
-    var_busy: float = 0.0
-    cov: float = 0.0
-    var_w: float = 0.0
-    lowest_w: float = 0.0
-    floor_w: float = 0.0  # the last one that was believed
-
-
 @dataclass(frozen=True, slots=True)
 class State:
     """Memory across windows; all but ``consumed_ns`` survives a restart on the same boot."""
@@ -139,7 +135,7 @@ class State:
     zones: Mapping[str, ZonePoint] = field(default_factory=dict)
     domains: Mapping[str, DomainAccount] = field(default_factory=dict)
     accounts: Mapping[str, Account] = field(default_factory=dict)
-    idle: Mapping[str, IdlePoint] = field(default_factory=dict)
+    learned: Mapping[str, Learned] = field(default_factory=dict)  # by domain and its activity
     consumed_ns: Mapping[int, int] = field(default_factory=dict)  # own CPU time credited, by key
     cpu_run: int = 0  # the series that those keys are of
     cpu_end: CpuSample | None = None  # CPU totals at ``end_ns``, for a restart to go on from

@@ -13,7 +13,6 @@ import msgpack
 from tychod.analysis.state import (
     Account,
     DomainAccount,
-    IdlePoint,
     ProcessAccount,
     ProcessId,
     ProcessState,
@@ -90,7 +89,6 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
         "domains": {
             name: [d.energy_uj, *d.split, d.attributed] for name, d in state.domains.items()
         },
-        "idle": {name: list(point) for name, point in state.idle.items()},
         "identity_fields": IDENTITY_FIELDS,
         "accounts": [_plain_account(account) for account in state.accounts.values()],
         "cpu": _plain_baseline(baseline) if baseline else None,
@@ -137,7 +135,6 @@ def parse(plain: Mapping[str, Any]) -> Saved:
         violations=_checked(plain["violations"], int),
         zones={key: _row(ZonePoint, row) for key, row in _table(plain["zones"])},
         domains={name: _parse_domain(*row) for name, row in _table(plain["domains"])},
-        idle={name: _row(IdlePoint, row) for name, row in _table(plain["idle"])},
         accounts={a.identity.id: a for a in _parse_accounts(plain)},
         processes=_parse_processes(plain.get("processes")),
     )

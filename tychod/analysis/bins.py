@@ -1,0 +1,147 @@
+"""From readings and CPU bins to rows: the bins in which energy and CPU time are both known.
+
+An edge of a CPU bin is kept where the meter gave a usable reading close to it; bins without are
+joined.  "Close" is meant relative to the phase of the readings: they may all lie a few
+milliseconds beside the edges, which costs less than joining everything.  A reading is usable if
+the counter has moved since the last: a sensor slower than its reader has edges only where it
+moves.  What is left of the error of an edge, the reading's distance and the sensor's step, goes
+into the covariance, so nothing more has to be joined.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tychod.analysis.columns import Rows
+from tychod.analysis.learned import Float64s
+from tychod.samples import Int64s
+
+TOLERANCE_NS: Final = 8_000_000
+GRAIN_S: Final = 0.00028
+"""Half of RAPL's update period of 0.976 ms: a reading's age is not known better."""
+
+
+class Meter(NamedTuple):
+    """Cumulative energy of one or more zones that are read together, on the corrected axis."""
+
+    times_ns: Int64s  # (r,) increasing; the first and last are where the window's part ends
+    energy_j: Float64s  # (r,) since the first
+    marks_ns: Int64s  # times of readings at which the counter had moved, some outside too
+
+
+class Block(NamedTuple):
+    """A meter with the CPU time on the CPUs that it measures."""
+
+    meter: Meter
+    work_s: Float64s  # (bins, leaves) CPU seconds
+    cpus: float
+
+
+def joined(meters: Sequence[Meter]) -> Meter:
+    """Return the sum of meters, read when the one with the most readings was."""
+    base = max(meters, key=lambda m: len(m.times_ns))
+    if len(meters) == 1:
+        return base
+    start = int(base.times_ns[0])
+    energy = sum(
+        (np.interp(base.times_ns - start, m.times_ns - start, m.energy_j) for m in meters),
+        np.zeros(len(base.times_ns)),
+    )
+    return Meter(base.times_ns, energy, base.marks_ns)
+
+
+def kept_edges(edges_ns: Int64s, meter: Meter) -> NDArray[np.int64]:
+    """Return the positions of the edges between which the energy is known.
+
+    The outermost that the readings cover are among them, whether or not a reading is near.
+    """
+    inside = np.flatnonzero((edges_ns >= meter.times_ns[0]) & (edges_ns <= meter.times_ns[-1]))
+    marks = meter.marks_ns
+    if len(inside) < 3 or not len(marks):
+        return inside[[0, -1]] if len(inside) > 1 else np.array([0, len(edges_ns) - 1])
+    off = _offset(edges_ns, marks)
+    phase = np.median(off if _is_dense(marks, edges_ns) else -_offset(marks, edges_ns))
+    good = np.abs(off - phase) <= TOLERANCE_NS
+    good[inside[[0, -1]]] = True
+    return inside[good[inside]]
+
+
+def _is_dense(times: Int64s, edges_ns: Int64s) -> bool:
+    return len(times) > 1 and np.median(np.diff(times)) <= np.median(np.diff(edges_ns))
+
+
+def _offset(of: Int64s, to: Int64s) -> Float64s:
+    """Return how far the nearest of ``to`` is from each of ``of``; positive: later."""
+    after = np.clip(np.searchsorted(to, of), 1, len(to) - 1) if len(to) > 1 else 0
+    late, early = to[after] - of, to[np.maximum(after - 1, 0)] - of
+    found: Float64s = np.where(np.abs(late) < np.abs(early), late, early).astype(np.float64)
+    return found
+
+
+def rows(
+    edges_ns: Int64s, blocks: Sequence[Block], features: Float64s | None = None
+) -> Rows | None:
+    """Return the rows of all blocks, or None where nothing is covered."""
+    parts = [p for i, b in enumerate(blocks) if (p := _block_rows(i, edges_ns, b)) is not None]
+    if not parts:
+        return None
+    count = sum(len(p.t_s) for p in parts)
+    timing = np.zeros((count, count))
+    at = 0
+    for part in parts:
+        n = len(part.t_s)
+        timing[at : at + n, at : at + n] = part.timing
+        at += n
+    zone, t_s, seconds, energy, work, busy, *_ = zip(*parts, strict=True)
+    return Rows(
+        np.concatenate(zone),
+        np.concatenate(t_s),
+        np.concatenate(seconds),
+        np.concatenate(energy),
+        np.concatenate(work),
+        np.concatenate(busy),
+        timing,
+        features if features is not None else np.zeros((work[0].shape[1], 0)),
+    )
+
+
+def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
+    meter = block.meter
+    if meter.times_ns[-1] <= meter.times_ns[0]:
+        return None
+    kept = kept_edges(edges_ns, meter)
+    at = edges_ns[kept]
+    start = int(edges_ns[0])
+    whole_s = np.diff(at) / 1e9
+    # What the meter knows beyond the outermost edges is taken for more of their rows.
+    at = np.concatenate([meter.times_ns[:1], at[1:-1], meter.times_ns[-1:]])
+    seconds = np.diff(at) / 1e9
+    energy_j = np.diff(np.interp(at - start, meter.times_ns - start, meter.energy_j))
+    work = np.add.reduceat(block.work_s[: kept[-1]], kept[:-1], axis=0)
+    work *= (seconds / whole_s)[:, None]
+    used = work.sum(axis=1)
+    return Rows(
+        zone=np.full(len(energy_j), index, np.int64),
+        t_s=(at[:-1] + at[1:] - 2 * start) / 2e9,
+        seconds=seconds,
+        energy_j=energy_j,
+        work_s=work,
+        busy=np.minimum(used / (block.cpus * seconds), 1.0),
+        timing=_timing(at, meter, energy_j / seconds),
+        features=np.zeros((0, 0)),
+    )
+
+
+def _timing(at: Int64s, meter: Meter, power_w: Float64s) -> Float64s:
+    """Return the covariance of the rows' energy by the errors of their edges, in J^2."""
+    marks = meter.marks_ns
+    off_s = _offset(at, marks) / 1e9 if len(marks) else np.zeros(len(at))
+    local = np.concatenate([power_w[:1], (power_w[:-1] + power_w[1:]) / 2, power_w[-1:]])
+    change = np.diff(power_w, prepend=power_w[:1], append=power_w[-1:])
+    var = change**2 * off_s**2 + (local * GRAIN_S) ** 2
+    found: Float64s = np.diag(var[:-1] + var[1:])
+    inner = np.arange(len(power_w) - 1)
+    found[inner, inner + 1] = found[inner + 1, inner] = -var[1:-1]
+    return found

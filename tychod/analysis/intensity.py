@@ -1,0 +1,263 @@
+"""Joules per CPU second of each workload, learned from how the energy of bins varies with who ran.
+
+Per domain and row (a bin of one zone): ``y = idle dt + g(u) sum_w c_w x_w + noise``, with ``x_w``
+the CPU seconds of workload ``w`` in that row, ``u`` the busy share of the zone's CPUs, ``g`` the
+power curve of ``learned.curve_terms`` and ``c_w = mean + deviation_w``.  Recursive generalised
+least squares in information form, one update a window, with forgetting; deviations have the
+prior ``N(0, (tau mean)^2)`` whose ``tau`` follows from the data (MacKay 1992).  So where the data
+tell nothing apart, workloads share the mean; idle power is a parameter beside the others, and
+what a concave curve does is not taken for a workload's property.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tychod.analysis import noise as noises
+from tychod.analysis.columns import (
+    CURVE_GAIN,
+    IDLE_GUESS_SD,
+    ROW_S,
+    TAU_LEAST,
+    TAU_MOST,
+    Rows,
+    deviation_var,
+    loosened,
+    prepared,
+    prior,
+)
+from tychod.analysis.learned import Float64s, Learned, curve_terms
+from tychod.model import Window
+
+SCORE_KEPT, SCORE_LIMIT, SCORE_MOST = 0.85, 4.0, 3
+LEAST_RATE, MOST_OF_BIN = 0.05, 0.98
+RIDGE, TINY = 1e-9, 1e-15
+
+
+class Estimate(NamedTuple):
+    """What the model says of one window."""
+
+    energy_j: Float64s  # (n, leaves) dynamic energy of each leaf in each row
+    idle_w: Float64s  # (zones,)
+    idle_sd_w: Float64s
+    intensity: Float64s  # (leaves,) J per CPU second
+    rate_var: Float64s  # (leaves,) variance of the intensity that the shares used
+    spread_var: Float64s  # (leaves,) J^2, of the window's energy by wander alone
+    doubt_work_s: Float64s  # (leaves,) CPU seconds to which that variance applies
+    own: NDArray[np.bool_]  # (leaves,) has a column of its own
+    surety: Float64s  # (leaves,) 0: its intensity is the prior's, 1: the data's alone
+    row_sd_j: Float64s  # (n,) of a row in which nothing runs
+
+
+class _Design(NamedTuple):
+    """The linearised model at the last estimate."""
+
+    z: Float64s  # (n, parameters)
+    y: Float64s  # (n,)
+    gx: Float64s  # (n, leaves) g(u) x
+    at: NDArray[np.int64]  # (leaves,) position of its column, -1: none
+    terms: Float64s
+
+
+def learn(
+    before: Learned, rows: Rows, leaves: Sequence[str], window: Window
+) -> tuple[Learned, Estimate]:
+    """Take in one window and say how its energy splits."""
+    now = prepared(before, rows, leaves, window.seconds)
+    design = _design(now, rows, leaves)
+    expected = design.gx * _rates(now, rows, design)
+    each, _ = noises.wander(rows.t_s, now.noise.theta)
+    overlap = expected @ expected.T
+    kernels = [np.diag(rows.seconds / ROW_S), *(overlap * r for r in each), rows.timing]
+    unsettled = design.gx[:, design.at < 0]
+    young = deviation_var(now) * (unsettled @ unsettled.T)
+    rest = design.y - design.z @ now.beta
+    spread = design.z @ now.cov @ design.z.T + young
+    inverse = _inverse(noises.total(kernels, now.noise.theta) + spread)
+    scored = noises.score(now.noise, kernels, rest, spread, inverse)
+    now = _changed(replace(now, noise=scored), design, rest, inverse, leaves)
+    v_inverse = _inverse(noises.total(kernels, scored.theta) + young)
+    weighted = v_inverse @ design.z
+    now = replace(
+        now,
+        info=now.info + design.z.T @ weighted,
+        vector=now.vector + weighted.T @ design.y,
+        windows=now.windows + 1,
+        updated_ns=window.end_ns,
+    )
+    now = _solved(now)
+    return now, _estimate(now, rows, design, v_inverse)
+
+
+def _inverse(v: Float64s) -> Float64s:
+    """Invert a covariance; only a world without any noise would notice what is added to it."""
+    v[np.diag_indices(len(v))] += RIDGE * (float(np.trace(v)) / len(v)) + TINY
+    found: Float64s = np.asarray(np.linalg.inv(v), np.float64)
+    return found
+
+
+def _design(now: Learned, rows: Rows, leaves: Sequence[str]) -> _Design:
+    position = {leaf: now.fixed + i for i, leaf in enumerate(now.columns)}
+    at = np.array([position.get(leaf, -1) for leaf in leaves], np.int64)
+    terms = curve_terms(rows.busy)
+    zones, mean_at = len(now.zones), now.mean_at
+    a0 = now.beta[zones:mean_at]
+    g = np.clip(1.0 + terms @ a0, 0.2, 5.0)
+    gx = g[:, None] * rows.work_s
+    design = _Design(np.zeros((len(g), len(now.beta))), rows.energy_j, gx, at, terms)
+    flat = rows.work_s @ _rates(now, rows, design)  # as if the curve were flat
+    z = design.z
+    z[np.arange(len(g)), rows.zone] = rows.seconds
+    z[:, zones:mean_at] = terms * flat[:, None]
+    z[:, mean_at] = gx.sum(axis=1)
+    z[:, mean_at + 1 : now.fixed] = gx @ rows.features
+    z[:, at[at >= 0]] = gx[:, at >= 0]
+    return design._replace(y=rows.energy_j + z[:, zones:mean_at] @ a0)
+
+
+def _rates(now: Learned, rows: Rows, design: _Design) -> Float64s:
+    mean = max(now.beta[now.mean_at], 1e-9)
+    own = np.where(design.at >= 0, now.beta[design.at], 0.0)
+    own = own + rows.features @ now.beta[now.mean_at + 1 : now.fixed]
+    rates: Float64s = np.maximum(mean + own, LEAST_RATE * mean)
+    return rates
+
+
+def _solved(now: Learned) -> Learned:
+    centre, precision = prior(now)
+    full = now.info + np.diag(precision)
+    cov = np.linalg.inv(full)
+    cov = 0.5 * (cov + cov.T)
+    beta = cov @ (now.vector + precision * centre)
+    zones, mean_at = len(now.zones), now.mean_at
+    for i in range(zones):
+        cap = now.quiet_w[i] * 1.02
+        limit = min(max(beta[i], 0.0), cap)
+        if limit != beta[i]:
+            beta = beta - cov[:, i] * ((beta[i] - limit) / cov[i, i])
+    expected = beta[zones:mean_at] ** 2 + np.diag(cov)[zones:mean_at]
+    curve_var = now.curve_var + CURVE_GAIN * (expected - now.curve_var)
+    mean = max(float(beta[mean_at]), 1e-9)
+    beta[mean_at] = mean
+    tau = now.tau
+    own = beta[now.fixed :]
+    if len(own):
+        sure = float(np.sum(1.0 - np.diag(cov)[now.fixed :] * precision[now.fixed :]))
+        tau = np.sqrt(float(own @ own) / max(sure, 1e-3)) / mean if sure > 0.05 else tau
+        tau = float(np.clip(tau, TAU_LEAST, TAU_MOST))
+    return replace(now, beta=beta, cov=cov, curve_var=curve_var, tau=tau)
+
+
+def _changed(
+    now: Learned, design: _Design, rest: Float64s, inverse: Float64s, leaves: Sequence[str]
+) -> Learned:
+    """Notice workloads whose intensity has changed, and let the data decide anew about them."""
+    weighted = inverse @ design.gx
+    found = rest @ weighted
+    variance = np.sum(design.gx * weighted, axis=0)
+    columns = dict(now.columns)
+    scores = []
+    for leaf, s, var in zip(leaves, found.tolist(), variance.tolist(), strict=True):
+        column = columns.get(leaf)
+        if column is None:
+            continue
+        total = SCORE_KEPT * column.score + s
+        total_var = SCORE_KEPT**2 * column.score_var + var
+        columns[leaf] = column._replace(score=total, score_var=total_var)
+        if total_var > 0.0 and abs(total) > SCORE_LIMIT * np.sqrt(total_var):
+            scores.append((abs(total) / np.sqrt(total_var), leaf))
+    position = {leaf: now.fixed + i for i, leaf in enumerate(columns)}
+    for _, leaf in sorted(scores, reverse=True)[:SCORE_MOST]:
+        now = loosened(now, position[leaf], (0.5 * now.beta[now.mean_at]) ** 2)
+        columns[leaf] = columns[leaf]._replace(score=0.0, score_var=0.0)
+    return replace(now, columns=columns)
+
+
+def _estimate(now: Learned, rows: Rows, design: _Design, v_inverse: Float64s) -> Estimate:
+    zones, mean_at = len(now.zones), now.mean_at
+    g = np.clip(1.0 + design.terms @ now.beta[zones:mean_at], 0.2, 5.0)
+    gx = g[:, None] * rows.work_s
+    rates = _rates(now, rows, design)
+    expected = gx * rates
+    idle_w = now.beta[:zones]
+    rest = rows.energy_j - idle_w[rows.zone] * rows.seconds - expected.sum(axis=1)
+    pull = v_inverse @ rest
+    _, r = noises.wander(rows.t_s, now.noise.theta)
+    more = expected * (r @ (expected * pull[:, None]))
+    fresh = design.at < 0
+    young_w = deviation_var(now)
+    more[:, fresh] += young_w * gx[:, fresh] * (gx[:, fresh].T @ pull)
+    energy = np.maximum(expected + more, LEAST_RATE * expected)
+    total = energy.sum(axis=1)
+    most = MOST_OF_BIN * np.maximum(rows.energy_j, 0.0)
+    energy *= np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]
+    towards = expected * (r @ expected)
+    spread_var = towards.sum(axis=0) - np.sum(towards * (v_inverse @ towards), axis=0)
+    rate_var = _rate_var(now, rows, design, gx, rates)
+    at = np.maximum(design.at, 0)
+    left = np.where(design.at >= 0, np.diag(now.cov)[at], deviation_var(now))
+    return Estimate(
+        energy,
+        idle_w,
+        np.sqrt(np.maximum(np.diag(now.cov)[:zones], 0.0)),
+        rates,
+        rate_var,
+        np.maximum(spread_var, 0.0),
+        _doubt_work(now, rows, design, towards.T @ v_inverse, rate_var),
+        design.at >= 0,
+        np.clip(1.0 - left / deviation_var(now), 0.0, 1.0),
+        np.sqrt(now.noise.theta[0] * rows.seconds / ROW_S + np.diag(rows.timing)),
+    )
+
+
+def _doubt_work(
+    now: Learned, rows: Rows, design: _Design, pulls: Float64s, rate_var: Float64s
+) -> Float64s:
+    """Return the CPU seconds whose intensity is in doubt, less what the rows' energy corrects.
+
+    An error of the parameters moves a workload's energy by what the model says, less what the
+    prediction of its wander takes back: ``(l - t'V^-1 Z) d`` for an error ``d``.
+    """
+    reach = -pulls @ design.z  # (leaves, parameters)
+    zones, mean_at = len(now.zones), now.mean_at
+    x = design.gx.sum(axis=0)
+    own = design.at >= 0
+    reach[:, mean_at] += x
+    reach[np.flatnonzero(own), design.at[own]] += x[own]
+    reach[:, zones:mean_at] += (rows.work_s * _rates(now, rows, design)).T @ design.terms
+    var = np.sum((reach @ now.cov) * reach, axis=1)
+    var += np.where(own, 0.0, deviation_var(now) * x**2)
+    found: Float64s = np.sqrt(np.maximum(var, 0.0) / np.maximum(rate_var, 1e-30))
+    return found
+
+
+def _rate_var(now: Learned, rows: Rows, design: _Design, gx: Float64s, rates: Float64s) -> Float64s:
+    zones, mean_at = len(now.zones), now.mean_at
+    x = np.maximum(gx.sum(axis=0), 1e-12)
+    curve = (design.terms.T @ (rows.work_s * rates)) / x  # (terms, leaves)
+    core = np.vstack([curve, np.ones(len(x))])
+    index = np.arange(zones, mean_at + 1)
+    p = now.cov
+    var = np.sum(core * (p[np.ix_(index, index)] @ core), axis=0)
+    at = np.where(design.at >= 0, design.at, 0)
+    own = 2.0 * np.sum(core * p[index][:, at], axis=0) + p[at, at]
+    var = var + np.where(design.at >= 0, own, deviation_var(now))
+    found: Float64s = np.maximum(var, 0.0)
+    return found
+
+
+def present(now: Learned) -> tuple[float, float, float]:
+    """Return the idle power of all zones in watts, its standard deviation, and the confidence.
+
+    Confidence: the share of the prior's variance that the data have taken away.
+    """
+    count = len(now.zones)
+    part = now.cov[:count, :count]
+    guessed = float(np.sum((IDLE_GUESS_SD * now.quiet_w) ** 2))
+    excess = max(now.noise.excess, 1.0)
+    variance = excess * float(part.sum())
+    confidence = 1.0 - min(variance / guessed, 1.0) if guessed > 0.0 else 0.0
+    return float(now.beta[:count].sum()), float(np.sqrt(max(variance, 0.0))), confidence

@@ -1,0 +1,126 @@
+"""What is learned of a domain, small enough to be saved after every window.
+
+Kept are the parameters all workloads share with their covariance, and each workload's intensity
+with its variance; what the data said of two workloads together is left out.  So a restart goes on
+with what was known and is a little less sure of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from tychod.analysis.columns import prior
+from tychod.analysis.learned import CURVE_TERMS, NOISE_TERMS, Column, Float64s, Learned, Noise
+
+VERSION: Final = 1
+Plain = dict[str, Any]
+
+
+def to_plain(learned: Learned) -> Plain:
+    """Return plain lists and numbers for one domain."""
+    fixed = learned.fixed
+    return {
+        "version": VERSION,
+        "zones": list(learned.zones),
+        "features": list(learned.features),
+        "beta": learned.beta[:fixed].tolist(),
+        "cov": learned.cov[:fixed, :fixed].ravel().tolist(),
+        "columns": [
+            [leaf, column.windows, column.absent, float(value), float(var)]
+            for (leaf, column), value, var in zip(
+                learned.columns.items(),
+                learned.beta[fixed:].tolist(),
+                np.diag(learned.cov)[fixed:].tolist(),
+                strict=True,
+            )
+        ],
+        "windows": learned.windows,
+        "tau": learned.tau,
+        "curve_var": learned.curve_var.tolist(),
+        "quiet_w": learned.quiet_w.tolist(),
+        "noise": [
+            learned.noise.theta.tolist(),
+            learned.noise.start.tolist(),
+            learned.noise.matrix.ravel().tolist(),
+            learned.noise.vector.tolist(),
+            learned.noise.excess,
+            learned.noise.weight,
+        ],
+        "updated_ns": learned.updated_ns,
+    }
+
+
+def from_plain(plain: Mapping[str, Any]) -> Learned:
+    """Return what ``to_plain`` was given, as far as it is kept; raise ``ValueError`` for else."""
+    try:
+        return _parsed(plain)
+    except (KeyError, TypeError, IndexError) as exc:
+        raise ValueError(f"not a learned model: {exc!r}") from None
+
+
+def _parsed(plain: Mapping[str, Any]) -> Learned:
+    if plain["version"] != VERSION:
+        raise ValueError(f"learned model of version {plain['version']!r}, not {VERSION}")
+    zones, features = _names(plain["zones"]), _names(plain["features"])
+    fixed = len(zones) + CURVE_TERMS + 1 + len(features)
+    rows = list(plain["columns"])
+    columns = {str(leaf): Column(int(n), int(absent)) for leaf, n, absent, _, _ in rows}
+    if len(columns) != len(rows):
+        raise ValueError("two columns of one workload")
+    size = fixed + len(rows)
+    beta, cov = np.zeros(size), np.zeros((size, size))
+    beta[:fixed] = _floats(plain["beta"], fixed)
+    cov[:fixed, :fixed] = _floats(plain["cov"], fixed * fixed).reshape(fixed, fixed)
+    own = np.arange(fixed, size)
+    beta[own] = _floats([row[3] for row in rows], len(rows))
+    cov[own, own] = _floats([row[4] for row in rows], len(rows))
+    learned = Learned(
+        zones=zones,
+        features=features,
+        columns=columns,
+        beta=beta,
+        cov=cov,
+        windows=max(int(plain["windows"]), 1),
+        tau=float(_floats([plain["tau"]], 1)[0]),
+        curve_var=_floats(plain["curve_var"], CURVE_TERMS),
+        quiet_w=_floats(plain["quiet_w"], len(zones)),
+        noise=_noise(plain["noise"]),
+        updated_ns=int(plain["updated_ns"]),
+    )
+    return _with_information(learned)
+
+
+def _with_information(learned: Learned) -> Learned:
+    """Return the model with the data's part of what is known: all that is known less the prior."""
+    centre, precision = prior(learned)
+    if not (np.linalg.eigvalsh(learned.cov) > 0.0).all():
+        raise ValueError("a covariance that is none")
+    known = np.linalg.inv(learned.cov)
+    info = known - np.diag(precision)
+    vector = known @ learned.beta - precision * centre
+    return replace(learned, info=info, vector=vector)
+
+
+def _noise(plain: Sequence[Any]) -> Noise:
+    theta, start, matrix, vector, excess, weight = plain
+    return Noise(
+        _floats(theta, NOISE_TERMS),
+        _floats(start, NOISE_TERMS),
+        _floats(matrix, NOISE_TERMS**2).reshape(NOISE_TERMS, NOISE_TERMS),
+        _floats(vector, NOISE_TERMS),
+        float(_floats([excess], 1)[0]),
+        float(_floats([weight], 1)[0]),
+    )
+
+
+def _names(plain: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in plain)
+
+
+def _floats(plain: Any, count: int) -> Float64s:
+    found = np.array(plain, np.float64)
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise ValueError("a number is missing or none")
+    return found
