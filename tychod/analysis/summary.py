@@ -98,7 +98,7 @@ def _with_information(learned: Learned) -> Learned:
     if not (np.linalg.eigvalsh(learned.cov) > 0.0).all():
         raise ValueError("a covariance that is none")
     known = np.linalg.inv(learned.cov)
-    info = known - np.diag(precision)
+    info: Float64s = np.asarray(known - np.diag(precision), np.float64)
     vector = known @ learned.beta - precision * centre
     return replace(learned, info=info, vector=vector)
 
