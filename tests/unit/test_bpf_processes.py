@@ -158,6 +158,16 @@ def test_task_time_and_the_samples_keys() -> None:
     )
 
 
+def test_interrupts_are_their_processes_where_they_are_their_leaves() -> None:
+    """Charged to whom they interrupted, they count for a process as they do for its leaf."""
+    kernel = Kernel((3, 7, 1, 100, 0))
+    reader = BpfProcesses(
+        *(kernel, 5, kernel, kernel.ctl, lambda: kernel.cgroups, kernel), with_irq=True
+    )
+
+    assert uses(reader) == [(7, 30, 114, False)]
+
+
 def test_an_end_is_told_until_nothing_more_is_used() -> None:
     """What frees its memory for long stays, ended; at rest all its rows leave the map together."""
     kernel = Kernel((3, 100, 77, 5, 0), (4, 100, 77, 6, 123), (3, 101, 78, 1, 0))

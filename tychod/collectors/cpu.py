@@ -125,6 +125,7 @@ class KernelMaps:
         self.opened: Final = opened
         self.stamp: Final = reader.stamp
         self.packages: Final = reader.packages
+        self.charges_interrupted: Final = reader.interrupted is not None
         self.pace: Final = pace
         self.method: Final = opened.method
         self.method_reason: Final = (

@@ -222,7 +222,8 @@ def _open_map(collector: KernelMaps, clock: Clock) -> BpfProcesses:
         ring.close()
         raise
     ctl = collector.opened.views.ctl
-    return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock)
+    with_irq = collector.charges_interrupted
+    return BpfProcesses(syscall, fd, ring, ctl, lambda: collector.cgroups, clock, with_irq=with_irq)
 
 
 def open_scan(

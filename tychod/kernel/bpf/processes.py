@@ -17,7 +17,7 @@ from tychod.kernel.procscan import render_comm
 from tychod.samples import OUTSIDE_KEY, ROOT_KEY, ProcessSeries, ProcessUse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -150,8 +150,13 @@ class BpfProcesses:
         ctl: NDArray[np.void],
         cgroups: Callable[[], Mapping[int, CgroupRef]],
         clock: Clock,
+        *,
+        with_irq: bool = False,
     ) -> None:
-        """``fd`` is that of ``ty_proc``, ours from now on; ``cgroups`` are those of the samples."""
+        """``fd`` is that of ``ty_proc``, ours from now on; ``cgroups`` are those of the samples.
+
+        ``with_irq``: the leaves have the time of interrupts, so their processes have it, too.
+        """
         self._calls = calls
         self._fd = fd
         self._records = records
@@ -163,6 +168,7 @@ class BpfProcesses:
         self._removed: dict[Process, None] = {}  # the newest last
         self._lost_ns = int(ctl["proc_lost"][0])
         self._missed = int(ctl["exit_lost"][0])
+        self._kinds = slice(abi.KINDS if with_irq else abi.TASK + 1)
 
     @property
     def reason(self) -> str | None:
@@ -193,7 +199,8 @@ class BpfProcesses:
         )
         t_ns = self._clock.now_ns()
         self._keys.renew(self._cgroups())
-        uses = _uses_of(keys, values, self._keys.find, self._removed)
+        used = values["ns"][:, self._kinds].sum(axis=1).tolist()
+        uses = _uses_of(keys, values, used, self._keys.find, self._removed)
         uses += _evicted(exits, keys, self._keys.find)
         self._forget(keys, values)
         self._keys.settle()
@@ -269,6 +276,7 @@ def _processes(keys: NDArray[np.void]) -> list[Process]:
 def _uses_of(
     keys: NDArray[np.void],
     values: NDArray[np.void],
+    used: Sequence[int],
     key_of: Callable[[int], int | None],
     ended: Container[Process],
 ) -> list[ProcessUse]:
@@ -276,7 +284,7 @@ def _uses_of(
         keys["tgid"].tolist(),
         keys["start"].tolist(),
         keys["cgid"].tolist(),
-        values["ns"][:, abi.TASK].tolist(),  # as the leaves count it: irq time is the kernel's
+        used,
         values["exited"].tolist(),
         values["comm"].tolist(),
         strict=True,

@@ -90,8 +90,8 @@ class BpfReader:
     ) -> None:
         self.hierarchy: Final = hierarchy
         self._clock, self._views = clock, views
-        self._interrupted = Interrupted(views) if irq == "interrupted" else None
-        self.stamp: Final = stamp_of(views, self._interrupted)
+        self.interrupted: Final = Interrupted(views) if irq == "interrupted" else None
+        self.stamp: Final = stamp_of(views, self.interrupted)
         with ExitStack() as opened:
             self._busy = NodeBusy(host)
             opened.callback(self._busy.close)
@@ -165,7 +165,7 @@ class BpfReader:
     def read(self) -> tuple[CpuSample, ...]:
         """Return the samples since the last reading; none where ``failure`` says why."""
         self.figures = self.figures._replace(reads=self.figures.reads + 1)
-        if stamp_of(self._views, self._interrupted) != self.stamp:
+        if stamp_of(self._views, self.interrupted) != self.stamp:
             return self._fail("the kernel's maps were set up anew: they are another account now")
         now_ns = self._clock.now_ns()
         closed = now_ns // abi.BUCKET_NS - BEHIND
@@ -198,8 +198,8 @@ class BpfReader:
         self._arrange(now_ns, snapshot)
         rows = copy_rows(views, first, closed, snapshot.total.shape[1])
         reached = self._complete(reached_at(snapshot, online, closed, rows))
-        if self._interrupted:
-            reached, new = self._interrupted.charge(snapshot, reached, self._slots.owner)
+        if self.interrupted:
+            reached, new = self.interrupted.charge(snapshot, reached, self._slots.owner)
             rows = spread(rows, new)
         if closed >= first:
             clear_rows(views, first, closed, snapshot.total.shape[1])
@@ -226,8 +226,8 @@ class BpfReader:
         online = self._presence.update(snapshot)
         self._arrange(now_ns, snapshot)
         reached = self._complete(reached_now(snapshot, online))
-        if self._interrupted:
-            reached, _ = self._interrupted.charge(snapshot, reached, self._slots.owner)
+        if self.interrupted:
+            reached, _ = self.interrupted.charge(snapshot, reached, self._slots.owner)
         self._is_first_open = True
         edges = np.array([snapshot.t_ns], np.int64)
         if not self._started:
