@@ -9,9 +9,12 @@ from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import State
 from tychod.codec.arrays import numpy_build
 from tychod.codec.declared import Codec
+from tychod.config import Config
 from tychod.frames import ProtocolError
+from tychod.hostfs import Host
 from tychod.model import Energy, NodeFacts, Snapshot
 from tychod.runtime import replies
+from tychod.runtime.recorder import cpu_model
 from tychod.runtime.recording import (
     RecordingError,
     RecordingReader,
@@ -203,7 +206,12 @@ def render_verdict(replayed: Replayed) -> str:
 
 def _here() -> dict[str, object]:
     build = read_build()
-    return {"tychod": build.version, "commit": build.commit, "numpy": numpy_build()}
+    return {
+        "tychod": build.version,
+        "commit": build.commit,
+        "numpy": numpy_build(),
+        "cpu": cpu_model(Host(Config().host)),
+    }
 
 
 def _maker(about: Mapping[str, object]) -> str:
@@ -211,5 +219,5 @@ def _maker(about: Mapping[str, object]) -> str:
     numbers = numpy if isinstance(numpy, dict) else {}
     return (
         f"tychod {about.get('tychod')} ({about.get('commit')}), numpy {numbers.get('version')} "
-        f"({numbers.get('blas')})"
+        f"({numbers.get('blas')}) on {about.get('cpu')}"
     )

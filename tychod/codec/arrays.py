@@ -82,8 +82,11 @@ def _base(before: Array | None, shape: tuple[int, ...]) -> Array:
 def numpy_build() -> dict[str, str]:
     """Return what decides over the last bit of a result: numpy's version, BLAS and instructions."""
     found = {"version": np.__version__, "blas": "unknown", "simd": "unknown"}
-    config: Any = getattr(np.__config__, "CONFIG", None)  # before 1.25 there is no such table
-    if isinstance(config, dict):
+    config: Any = getattr(np.__config__, "CONFIG", None)
+    if config is None:  # before 1.25
+        named: Any = getattr(np.__config__, "get_info", dict[str, Any]().get)("blas_opt")
+        found["blas"] = " ".join((named or {}).get("libraries", ["unknown"]))
+    else:
         blas = config.get("Build Dependencies", {}).get("blas", {})
         found["blas"] = f"{blas.get('name')} {blas.get('version')}"
         found["simd"] = " ".join(config.get("SIMD Extensions", {}).get("found", []))
