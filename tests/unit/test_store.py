@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sim.world import container, unit
+from tests.sim.world import Load, Meter, World, container, unit, zone
+from tychod.analysis.learned import Learned
 from tychod.analysis.state import (
     Account,
     DomainAccount,
+    Params,
     ProcessAccount,
     ProcessId,
     ProcessState,
     ReadingId,
+    Spread,
     State,
     ZonePoint,
 )
+from tychod.analysis.summary import to_plain
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
@@ -57,7 +61,16 @@ STATE = State(
     },
     domains={"package": DomainAccount(999, Energy(400, 599), attributed=True)},
     accounts={
-        i.id: Account(i, 10**18 + 1, inode, 5, {"package": Energy(1, 2)}, ended, requested)
+        i.id: Account(
+            i,
+            10**18 + 1,
+            inode,
+            5,
+            {"package": Energy(1, 2)},
+            ended,
+            spread={"package": Spread(0.25, 1e-9)},
+            requested=requested,
+        )
         for i, inode, ended, requested in (
             (NAMED, 77, None, {"cpu_millicores": 250, "memory_bytes": 2**40}),
             (unit(ODD), None, 4 * 10**9, {}),
@@ -117,6 +130,56 @@ def test_what_is_saved_is_loaded(store: Store) -> None:
 
         assert store.load(BOOT, NOW_NS) == Saved(replace(STATE, restarted=True), baseline)
     assert store.problem is None
+
+
+def learned() -> Mapping[str, Learned]:
+    """What two workloads taught in a few windows."""
+    loads = (Load(1, unit("a.service"), 0.5, 0, 3 * 10**9), Load(2, unit("b.service"), 0.3))
+    times = tuple(range(0, 8 * 10**9, 10**8))
+    world = World(loads, {"rapl": (Meter(zone("package-0"), 10.0, 10.0),)}, times, times)
+    edges = [n * 10**9 for n in range(8)]
+    *_, (_, state) = world.steps(edges, Params(cpus=4))
+    assert state.learned
+    return state.learned
+
+
+def test_what_was_learned_is_loaded(store: Store) -> None:
+    """Intensities and the idle floor go on after a restart, as far as their summary goes."""
+    models = learned()
+    store.save(BOOT, replace(STATE, learned=models), None)
+    saved = store.load(BOOT, NOW_NS)
+
+    assert saved is not None
+    found = saved.state.learned
+    assert {n: to_plain(m) for n, m in found.items()} == {n: to_plain(m) for n, m in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (None, "is not in the saved state"),
+        ([], "cannot be used: expected a table"),
+        ({"package": {}}, "cannot be used"),
+        ({"package": []}, "cannot be used"),
+        ({"package": {"version": 99}}, "cannot be used"),
+    ],
+)
+def test_without_what_was_learned_the_counters_go_on(
+    store: Store, caplog: pytest.LogCaptureFixture, kept: object, told: str
+) -> None:
+    """An older or odd summary costs the learning and one line, never the counters."""
+    caplog.set_level("INFO")
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    del plain["learned"]
+    if kept is not None:
+        plain["learned"] = kept
+    write(store, plain)
+    saved = store.load(BOOT, NOW_NS)
+
+    assert saved == Saved(replace(STATE, restarted=True), BASELINE)
+    assert caplog.text.count("it is learned anew, counters go on") == 1
+    assert told in caplog.text
 
 
 def test_empty_state_is_no_restart(store: Store) -> None:
@@ -239,10 +302,10 @@ def replaced(plain: Any, path: tuple[Any, ...], value: object) -> Any:
 
 def check_types(state: State) -> None:
     """Everything that analysis computes with has the type it is declared with."""
-    for zone in state.zones.values():
-        assert type(zone.t_ns) is type(zone.booked_uj) is int
-        assert zone.native_uj is None or type(zone.native_uj) is int
-        assert type(zone.domain) is str
+    for point in state.zones.values():
+        assert type(point.t_ns) is type(point.booked_uj) is int
+        assert point.native_uj is None or type(point.native_uj) is int
+        assert type(point.domain) is str
     for domain in state.domains.values():
         assert type(domain.energy_uj) is int
         assert {type(x) for x in domain.split} == {int}
@@ -253,8 +316,7 @@ def check_types(state: State) -> None:
         assert {type(x) for e in account.energy.values() for x in e} <= {int}
         assert {type(x) for pair in account.identity.labels.items() for x in pair} <= {str}
         assert {type(x) for x in account.requested.values()} <= {int}
-    for point in state.idle.values():
-        assert {type(x) for x in point} == {float}
+        assert {type(x) for spread in account.spread.values() for x in spread} <= {float}
 
 
 @given(st.data())
@@ -320,7 +382,7 @@ def test_missing_parts_are_set_aside(store: Store) -> None:
     """A part that is not there is not made up."""
     store.save(BOOT, STATE, BASELINE)
     plain = read_plain(store)
-    for name in plain.keys() - {"processes"}:
+    for name in plain.keys() - {"processes", "learned"}:
         write(store, {k: v for k, v in plain.items() if k != name})
         assert store.load(BOOT, NOW_NS) is None, name
     assert kept_aside(store)
@@ -346,7 +408,7 @@ def test_state_of_a_version_without_requests_goes_on(store: Store) -> None:
     loaded = store.load(BOOT, NOW_NS)
 
     assert loaded is not None
-    forgotten = {i: replace(a, requested={}) for i, a in STATE.accounts.items()}
+    forgotten = {i: replace(a, requested={}, spread={}) for i, a in STATE.accounts.items()}
     assert loaded.state.accounts == forgotten
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 
+from tychod.analysis import summary
+from tychod.analysis.learned import Learned
 from tychod.analysis.state import (
     Account,
     DomainAccount,
@@ -17,6 +19,7 @@ from tychod.analysis.state import (
     ProcessId,
     ProcessState,
     ReadingId,
+    Spread,
     State,
     ZonePoint,
 )
@@ -93,6 +96,7 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
         "accounts": [_plain_account(account) for account in state.accounts.values()],
         "cpu": _plain_baseline(baseline) if baseline else None,
         "processes": _plain_processes(state.processes),
+        "learned": {name: summary.to_plain(model) for name, model in state.learned.items()},
     }
 
 
@@ -105,6 +109,7 @@ def _plain_account(account: Account) -> list[object]:
         dict(account.energy),  # msgpack writes a named tuple as a list
         account.ended_ns,
         dict(account.requested),
+        dict(account.spread),
     ]
 
 
@@ -142,6 +147,17 @@ def parse(plain: Mapping[str, Any]) -> Saved:
     return Saved(state, None if cpu is None else _parse_baseline(cpu))
 
 
+def parse_learned(plain: Mapping[str, Any]) -> tuple[dict[str, Learned], str | None]:
+    """Return what was learned, or nothing and why: it is learned anew, the counters go on."""
+    if "learned" not in plain:
+        return {}, "is not in the saved state"
+    try:
+        found = {name: summary.from_plain(entry) for name, entry in _table(plain["learned"])}
+    except (ValueError, ArithmeticError) as exc:
+        return {}, f"cannot be used: {exc}"
+    return found, None
+
+
 def _parse_domain(
     energy_uj: object, idle_uj: object, dynamic_uj: object, on: object
 ) -> DomainAccount:
@@ -163,7 +179,8 @@ def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
         _checked(cpu_ns, int),
         {name: _row(Energy, split) for name, split in _table(energy)},
         _checked(ended_ns, OPTIONAL_INT),
-        {name: _checked(n, int) for name, n in _table(later[0] if later else {})},
+        requested={name: _checked(n, int) for name, n in _table(later[0] if later else {})},
+        spread={name: _row(Spread, row) for name, row in _table(later[1] if later[1:] else {})},
     )
 
 

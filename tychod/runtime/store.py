@@ -9,16 +9,18 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
 from tychod.analysis.state import State
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
-from tychod.runtime.saved import Saved, pack, parse, unpack
+from tychod.runtime.saved import Saved, pack, parse, parse_learned, unpack
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,13 @@ class Store:
         if why:
             log.info("the saved state %s: counters start anew", why)
             return None
-        return saved
+        return self._with_learned(saved, plain) if saved else None
+
+    def _with_learned(self, saved: Saved, plain: Mapping[str, Any]) -> Saved:
+        learned, why = parse_learned(plain)
+        if why:
+            log.info("what was learned of workloads %s: it is learned anew, counters go on", why)
+        return saved._replace(state=replace(saved.state, learned=learned))
 
     def _set_aside(self, path: Path, why: str) -> None:
         kept = path.with_suffix(f".damaged-{time.strftime('%Y%m%dT%H%M%S')}")
