@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import State
-from tychod.codec.arrays import numpy_build
+from tychod.codec.arrays import FAULTS, numpy_build
 from tychod.codec.declared import Codec
 from tychod.config import Config
 from tychod.frames import ProtocolError
@@ -27,8 +27,6 @@ from tychod.version import read_build
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 TOLD: Final = ("tychod", "commit", "numpy", "cpu", "node", "boot_id", "time", "settings")
-FAULTS: Final = (ArithmeticError, LookupError, TypeError, ValueError)
-"""What analysis may raise on samples that no tychod has taken."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

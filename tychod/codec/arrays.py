@@ -12,6 +12,8 @@ DTYPES: Final = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIlLfd"}
 """Truth values, signed and unsigned whole numbers, and floating point numbers, by their names."""
 WHOLE: Final = np.dtype(np.int64).str
 MOST_DIMENSIONS: Final = 8
+FAULTS: Final = (ArithmeticError, LookupError, TypeError, ValueError, np.linalg.LinAlgError)
+"""What computing with numbers that nobody measured may raise."""
 
 
 def array_coder(site: str) -> Coder:

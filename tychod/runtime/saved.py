@@ -23,6 +23,7 @@ from tychod.analysis.state import (
     State,
     ZonePoint,
 )
+from tychod.codec.arrays import FAULTS
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import Energy, Identity
 from tychod.samples import CgroupRef
@@ -153,7 +154,7 @@ def parse_learned(plain: Mapping[str, Any]) -> tuple[dict[str, Learned], str | N
         return {}, "is not in the saved state"
     try:
         found = {name: summary.from_plain(entry) for name, entry in _table(plain["learned"])}
-    except (ValueError, ArithmeticError) as exc:
+    except FAULTS as exc:
         return {}, f"cannot be used: {exc}"
     return found, None
 
