@@ -3,13 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tychod.samples import Int64s
-
-Float64s = NDArray[np.float64]
-
 
 def allocate(amount_uj: int, weights: Sequence[float]) -> list[int]:
     """Split ``amount_uj`` in proportion to ``weights``; the parts add up to it exactly.
@@ -39,27 +32,3 @@ def _hand_out(parts: list[int], order: Sequence[int], left: int) -> None:
             parts[index] += step
             left -= step
         position += 1
-
-
-def dynamic_bins(bins_uj: Float64s, idle_w: float, edges_ns: Int64s) -> Float64s:
-    """Return each bin's energy above the idle floor in microjoules; all of it if none is above."""
-    idle_uj = idle_w * np.diff(edges_ns).astype(np.float64) / 1_000.0
-    above = np.maximum(bins_uj - idle_uj, 0.0)
-    return above if above.any() else bins_uj
-
-
-def weights(bins_uj: Float64s, used_ns: Int64s) -> tuple[Float64s, float]:
-    """Share each bin's energy by CPU time: ``(weight of each column, energy of unused bins)``.
-
-    ``used_ns`` has shape (bins, n).  The sum over bins runs in their order, without BLAS, so the
-    result does not depend on how numpy was built.
-    """
-    totals = used_ns.sum(axis=1)
-    found = np.zeros(used_ns.shape[1], np.float64)
-    unused = 0.0
-    for energy, used, total in zip(bins_uj.tolist(), used_ns, totals.tolist(), strict=True):
-        if total > 0:
-            found += used * (energy / total)
-        else:
-            unused += energy
-    return found, unused

@@ -112,14 +112,17 @@ def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
     if meter.times_ns[-1] <= meter.times_ns[0]:
         return None
     kept = kept_edges(edges_ns, meter)
-    at = edges_ns[kept]
     start = int(edges_ns[0])
-    whole_s = np.diff(at) / 1e9
+    off_ns = np.zeros(len(kept))
+    if len(meter.marks_ns) and len(kept) > 2:
+        off_ns[1:-1] = _offset(edges_ns[kept[1:-1]], meter.marks_ns)
+    read_at = edges_ns[kept] + off_ns.astype(np.int64)
+    whole_s = np.diff(read_at) / 1e9
     # What the meter knows beyond the outermost edges is taken for more of their rows.
-    at = np.concatenate([meter.times_ns[:1], at[1:-1], meter.times_ns[-1:]])
+    at = np.concatenate([meter.times_ns[:1], read_at[1:-1], meter.times_ns[-1:]])
     seconds = np.diff(at) / 1e9
     energy_j = np.diff(np.interp(at - start, meter.times_ns - start, meter.energy_j))
-    work = np.add.reduceat(block.work_s[: kept[-1]], kept[:-1], axis=0)
+    work = _work(edges_ns, block.work_s, kept, off_ns / 1e9)
     work *= (seconds / whole_s)[:, None]
     used = work.sum(axis=1)
     return Rows(
@@ -132,6 +135,29 @@ def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
         timing=_timing(at, meter, energy_j / seconds),
         features=np.zeros((0, 0)),
     )
+
+
+def _work(edges_ns: Int64s, work_s: Float64s, kept: NDArray[np.int64], off_s: Float64s) -> Float64s:
+    """Return the CPU seconds between the readings nearest the kept edges, by leaf.
+
+    Rows run from reading to reading: there the energy is exact, while at the edge it would be
+    interpolated, which smooths it into the neighbours and leaves CPU time sharp.  How CPU time
+    goes on from the edge to the reading: at the rate of the bin that the reading is in, if the
+    two bins beside the edge are alike; else a burst has begun or ended away from the edge.
+    """
+    found: Float64s = np.add.reduceat(work_s[: kept[-1]], kept[:-1], axis=0)
+    inner = kept[1:-1]
+    if not len(inner):
+        return found
+    rate = work_s / (np.diff(edges_ns) / 1e9)[:, None]
+    before, after = rate[inner - 1], rate[inner]
+    low, high = np.minimum(before, after), np.maximum(before, after)
+    own = np.where((off_s[1:-1] > 0.0)[:, None], after, before)
+    local = np.where(low > 0.5 * high, own, np.where(low > 0.0, high, 0.0))
+    moved = local * off_s[1:-1, None]
+    found[:-1] += moved
+    found[1:] -= moved
+    return np.maximum(found, 0.0)
 
 
 def _timing(at: Int64s, meter: Meter, power_w: Float64s) -> Float64s:

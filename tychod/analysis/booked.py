@@ -8,11 +8,10 @@ from tychod.model import IdleFloor
 
 
 class Doubt(NamedTuple):
-    """How far a leaf's energy of one window may be off."""
+    """How far a leaf's energy of one window may be off, as variances in J^2."""
 
-    var_j2: float  # variance, of errors that no other window shares
-    rate_var: float  # variance of the intensity that its share used, (J per CPU second)^2
-    work_s: float  # CPU seconds to which that error applies
+    window_var: float
+    added_var: float | None  # what the running total's grows by; None: its errors all add up
 
 
 @dataclass(frozen=True, slots=True)

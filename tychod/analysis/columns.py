@@ -122,8 +122,15 @@ def _without_gone(now: Learned) -> Learned:
     names = list(now.columns)
     left = {names[i] for i in gone}
     columns = {k: c for k, c in now.columns.items() if k not in left}
-    cov = now.cov[np.ix_(stay, stay)]
-    return replace(now, columns=columns, info=info, vector=vector, beta=now.beta[stay], cov=cov)
+    return replace(
+        now,
+        columns=columns,
+        info=info,
+        vector=vector,
+        beta=now.beta[stay],
+        cov=now.cov[np.ix_(stay, stay)],
+        past=now.past[np.ix_(stay[now.fixed :] - now.fixed, stay)],
+    )
 
 
 def deviation_var(now: Learned) -> float:
@@ -155,10 +162,14 @@ def _with_columns(now: Learned, rows: Rows, leaves: Sequence[str]) -> Learned:
     size, more = len(now.beta), len(added)
     info, cov = np.zeros((size + more,) * 2), np.zeros((size + more,) * 2)
     info[:size, :size], cov[:size, :size] = now.info, now.cov
+    past = np.zeros((len(columns), size + more))
+    past[: len(now.past), : now.past.shape[1]] = now.past
     new = np.arange(size, size + more)
     cov[new, new] = deviation_var(now)
     vector, beta = (np.concatenate([v, np.zeros(more)]) for v in (now.vector, now.beta))
-    return replace(now, columns=columns, young=young, info=info, cov=cov, vector=vector, beta=beta)
+    return replace(
+        now, columns=columns, young=young, info=info, cov=cov, vector=vector, beta=beta, past=past
+    )
 
 
 def prior(now: Learned) -> tuple[Float64s, Float64s]:

@@ -185,12 +185,12 @@ def _learned_split(before: Learned, rows: Rows, activity: Activity) -> tuple[Lea
     by_leaf[active] = found.energy_j.sum(axis=0)
     excess = max(after.noise.excess, 1.0)
     doubts = {
-        name: Doubt(excess * own, excess * rate, work)
-        for name, own, rate, work in zip(
+        name: Doubt(excess * here, excess * more if own else None)
+        for name, here, more, own in zip(
             names,
-            found.spread_var.tolist(),
-            found.rate_var.tolist(),
-            found.doubt_work_s.tolist(),
+            found.window_var.tolist(),
+            found.added_var.tolist(),
+            found.own.tolist(),
             strict=True,
         )
     }
@@ -250,7 +250,7 @@ def _plain_split(learned: Learned, rows: Rows, domain: DomainWindow, activity: A
     spread = learned.tau if learned.windows else 1.0
     for leaf, energy in zip(leaves, by_leaf.tolist(), strict=True):
         if energy > 0.0 and domain.idle_w is None:
-            doubts[leaf.id] = Doubt((max(spread, 0.1) * energy) ** 2, 0.0, 0.0)
+            doubts[leaf.id] = Doubt((max(spread, 0.1) * energy) ** 2, None)
     floor = _floor(learned, activity.window) if domain.idle_w is None else None
     return Split(by_leaf, 0.0 if is_seen else rest, rest if is_seen else 0.0, doubts, {}, {}, floor)
 
@@ -259,9 +259,16 @@ def _idle_w(learned: Learned, domain: DomainWindow) -> Float64s:
     count = len(learned.zones)
     if domain.idle_w is not None:
         return np.full(count, domain.idle_w / count)
-    if learned.windows:
-        return np.maximum(learned.beta[:count], 0.0)
-    return np.zeros(count)  # nothing is called idle on a guess
+    if not learned.windows:
+        return np.zeros(count)  # nothing is called idle on a guess
+    known = np.maximum(learned.beta[:count], 0.0)
+    return known if count > 1 else known * _share_read(domain)
+
+
+def _share_read(domain: DomainWindow) -> float:
+    """Return how much of its zones' idle energy a domain shows: one that is not read shows none."""
+    spans = [int(z.meter.times_ns[-1] - z.meter.times_ns[0]) for z in domain.zones]
+    return sum(spans) / (len(spans) * max(max(spans), 1))
 
 
 def _booked(

@@ -44,9 +44,8 @@ class Estimate(NamedTuple):
     idle_w: Float64s  # (zones,)
     idle_sd_w: Float64s
     intensity: Float64s  # (leaves,) J per CPU second
-    rate_var: Float64s  # (leaves,) variance of the intensity that the shares used
-    spread_var: Float64s  # (leaves,) J^2, of the window's energy by wander alone
-    doubt_work_s: Float64s  # (leaves,) CPU seconds to which that variance applies
+    window_var: Float64s  # (leaves,) J^2, of the window's energy
+    added_var: Float64s  # (leaves,) J^2, what it adds to that of the running total
     own: NDArray[np.bool_]  # (leaves,) has a column of its own
     surety: Float64s  # (leaves,) 0: its intensity is the prior's, 1: the data's alone
     row_sd_j: Float64s  # (n,) of a row in which nothing runs
@@ -69,7 +68,7 @@ def learn(
     now = prepared(before, rows, leaves, window.seconds)
     design = _design(now, rows, leaves)
     expected = design.gx * _rates(now, rows, design)
-    each, _ = noises.wander(rows.t_s, now.noise.theta)
+    each, _ = noises.wander(rows.t_s, rows.seconds, now.noise.theta)
     overlap = expected @ expected.T
     kernels = [np.diag(rows.seconds / ROW_S), *(overlap * r for r in each), rows.timing]
     unsettled = design.gx[:, design.at < 0]
@@ -78,7 +77,9 @@ def learn(
     spread = design.z @ now.cov @ design.z.T + young
     inverse = _inverse(noises.total(kernels, now.noise.theta) + spread)
     scored = noises.score(now.noise, kernels, rest, spread, inverse)
-    now = _changed(replace(now, noise=scored), design, rest, inverse, leaves)
+    seen = inverse @ (design.z @ now.cov)
+    past = now.past - (now.past @ design.z.T) @ seen
+    now = _changed(replace(now, noise=scored, past=past), design, rest, inverse, leaves)
     v_inverse = _inverse(noises.total(kernels, scored.theta) + young)
     weighted = v_inverse @ design.z
     now = replace(
@@ -88,8 +89,7 @@ def learn(
         windows=now.windows + 1,
         updated_ns=window.end_ns,
     )
-    now = _solved(now)
-    return now, _estimate(now, rows, design, v_inverse)
+    return _estimate(_solved(now), rows, design, v_inverse)
 
 
 def _inverse(v: Float64s) -> Float64s:
@@ -176,7 +176,9 @@ def _changed(
     return replace(now, columns=columns)
 
 
-def _estimate(now: Learned, rows: Rows, design: _Design, v_inverse: Float64s) -> Estimate:
+def _estimate(
+    now: Learned, rows: Rows, design: _Design, v_inverse: Float64s
+) -> tuple[Learned, Estimate]:
     zones, mean_at = len(now.zones), now.mean_at
     g = np.clip(1.0 + design.terms @ now.beta[zones:mean_at], 0.2, 5.0)
     gx = g[:, None] * rows.work_s
@@ -185,7 +187,7 @@ def _estimate(now: Learned, rows: Rows, design: _Design, v_inverse: Float64s) ->
     idle_w = now.beta[:zones]
     rest = rows.energy_j - idle_w[rows.zone] * rows.seconds - expected.sum(axis=1)
     pull = v_inverse @ rest
-    _, r = noises.wander(rows.t_s, now.noise.theta)
+    _, r = noises.wander(rows.t_s, rows.seconds, now.noise.theta)
     more = expected * (r @ (expected * pull[:, None]))
     fresh = design.at < 0
     young_w = deviation_var(now)
@@ -195,58 +197,51 @@ def _estimate(now: Learned, rows: Rows, design: _Design, v_inverse: Float64s) ->
     most = MOST_OF_BIN * np.maximum(rows.energy_j, 0.0)
     energy *= np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]
     towards = expected * (r @ expected)
-    spread_var = towards.sum(axis=0) - np.sum(towards * (v_inverse @ towards), axis=0)
-    rate_var = _rate_var(now, rows, design, gx, rates)
+    spread = towards.sum(axis=0) - np.sum(towards * (v_inverse @ towards), axis=0)
+    now, window_var, added_var = _doubts(
+        now, rows, design, towards.T @ v_inverse, np.maximum(spread, 0.0)
+    )
     at = np.maximum(design.at, 0)
     left = np.where(design.at >= 0, np.diag(now.cov)[at], deviation_var(now))
-    return Estimate(
+    return now, Estimate(
         energy,
         idle_w,
         np.sqrt(np.maximum(np.diag(now.cov)[:zones], 0.0)),
         rates,
-        rate_var,
-        np.maximum(spread_var, 0.0),
-        _doubt_work(now, rows, design, towards.T @ v_inverse, rate_var),
+        window_var,
+        added_var,
         design.at >= 0,
         np.clip(1.0 - left / deviation_var(now), 0.0, 1.0),
         np.sqrt(now.noise.theta[0] * rows.seconds / ROW_S + np.diag(rows.timing)),
     )
 
 
-def _doubt_work(
-    now: Learned, rows: Rows, design: _Design, pulls: Float64s, rate_var: Float64s
-) -> Float64s:
-    """Return the CPU seconds whose intensity is in doubt, less what the rows' energy corrects.
+def _doubts(
+    now: Learned, rows: Rows, design: _Design, pulls: Float64s, spread: Float64s
+) -> tuple[Learned, Float64s, Float64s]:
+    """Return the variance of each leaf's energy in this window, and what the total's grows by.
 
-    An error of the parameters moves a workload's energy by what the model says, less what the
-    prediction of its wander takes back: ``(l - t'V^-1 Z) d`` for an error ``d``.
+    An error ``d`` of the parameters moves a workload's energy by what the model says, less what
+    the prediction of its wander takes back: ``(l - t'V^-1 Z) d``.  As that error persists, windows
+    share it: ``past`` is what the total so far has in common with it.
     """
     reach = -pulls @ design.z  # (leaves, parameters)
     zones, mean_at = len(now.zones), now.mean_at
     x = design.gx.sum(axis=0)
-    own = design.at >= 0
+    own = np.flatnonzero(design.at >= 0)
     reach[:, mean_at] += x
-    reach[np.flatnonzero(own), design.at[own]] += x[own]
+    reach[:, mean_at + 1 : now.fixed] += x[:, None] * rows.features
+    reach[own, design.at[own]] += x[own]
     reach[:, zones:mean_at] += (rows.work_s * _rates(now, rows, design)).T @ design.terms
-    var = np.sum((reach @ now.cov) * reach, axis=1)
-    var += np.where(own, 0.0, deviation_var(now) * x**2)
-    found: Float64s = np.sqrt(np.maximum(var, 0.0) / np.maximum(rate_var, 1e-30))
-    return found
-
-
-def _rate_var(now: Learned, rows: Rows, design: _Design, gx: Float64s, rates: Float64s) -> Float64s:
-    zones, mean_at = len(now.zones), now.mean_at
-    x = np.maximum(gx.sum(axis=0), 1e-12)
-    curve = (design.terms.T @ (rows.work_s * rates)) / x  # (terms, leaves)
-    core = np.vstack([curve, np.ones(len(x))])
-    index = np.arange(zones, mean_at + 1)
-    p = now.cov
-    var = np.sum(core * (p[np.ix_(index, index)] @ core), axis=0)
-    at = np.where(design.at >= 0, design.at, 0)
-    own = 2.0 * np.sum(core * p[index][:, at], axis=0) + p[at, at]
-    var = var + np.where(design.at >= 0, own, deviation_var(now))
-    found: Float64s = np.maximum(var, 0.0)
-    return found
+    common = reach @ now.cov
+    window_var = np.sum(common * reach, axis=1) + spread
+    window_var += np.where(design.at >= 0, 0.0, deviation_var(now) * x**2)
+    added_var = window_var.copy()
+    row = design.at[own] - now.fixed
+    added_var[own] += 2.0 * np.sum(now.past[row] * reach[own], axis=1)
+    past = now.past.copy()
+    past[row] += common[own]
+    return replace(now, past=past), np.maximum(window_var, 0.0), added_var
 
 
 def present(now: Learned) -> tuple[float, float, float]:

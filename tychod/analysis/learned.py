@@ -57,6 +57,8 @@ class Learned:
     vector: Float64s = field(default_factory=_none)  # Z'V^-1 y
     beta: Float64s = field(default_factory=_none)  # the newest solution
     cov: Float64s = field(default_factory=lambda: np.zeros((0, 0)))  # its covariance
+    past: Float64s = field(default_factory=lambda: np.zeros((0, 0)))
+    """Covariance of each column's error of the energy booked so far with the parameters' errors."""
     windows: int = 0
     tau: float = 0.0  # relative spread of intensities
     curve_var: Float64s = field(default_factory=_none)

@@ -1,11 +1,12 @@
 """Accounts of leaves: booking, ending, eviction; no microjoule is ever lost or doubled."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from tychod.analysis.booked import Doubt
-from tychod.analysis.state import Account, Params, Spread
+from tychod.analysis.state import Account, Params
 from tychod.model import (
     KERNEL_ID,
     PAST_ID,
@@ -119,18 +120,16 @@ def _added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[st
 
 
 def spread(account: Account, doubts: Mapping[str, Doubt]) -> Account:
-    """Return the account with the doubt of one more window, by domain.
-
-    An error of the intensity persists: windows share it.  As the newest estimate is the best so
-    far, its variance is what two windows' errors have in common.
-    """
+    """Return the account with the doubt of one more window, by domain."""
     if not doubts:
         return account
     found = dict(account.spread)
     for domain, more in doubts.items():
-        var_j2, work_s = found.get(domain, Spread())
-        shared = more.rate_var * more.work_s * (more.work_s + 2.0 * work_s)
-        found[domain] = Spread(var_j2 + more.var_j2 + shared, work_s + more.work_s)
+        var_j2 = found.get(domain, 0.0)
+        if more.added_var is None:
+            found[domain] = (math.sqrt(var_j2) + math.sqrt(more.window_var)) ** 2
+        else:
+            found[domain] = max(var_j2 + more.added_var, 0.0)
     return replace(account, spread=found)
 
 
@@ -199,13 +198,9 @@ def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
     )
 
 
-def _merged(one: Mapping[str, Spread], other: Mapping[str, Spread]) -> dict[str, Spread]:
+def _merged(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     """Two leaves' errors are taken as independent."""
-    found = dict(one)
-    for domain, more in other.items():
-        had = found.get(domain, Spread())
-        found[domain] = Spread(had.var_j2 + more.var_j2, had.work_s + more.work_s)
-    return found
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
 def listed_pods(accounts: Mapping[str, Account]) -> frozenset[str]:

@@ -90,7 +90,7 @@ def _activity_of(
         observations.cpu,
         leaf_counts(state.counters, counters, owned.leaf_of),
         params.cpus,
-        _is_busy_known(cpu, window, state, params),
+        _is_busy_known(observations, cpu, window, state, params),
     )
 
 
@@ -106,15 +106,20 @@ def _attributed(
     return booked, learned
 
 
-def _is_busy_known(cpu: CpuWindow, window: Window, state: State, params: Params) -> bool:
+def _is_busy_known(
+    observations: Observations, cpu: CpuWindow, window: Window, state: State, params: Params
+) -> bool:
     """Say whether this window's CPU time is all that was used in it, and nothing from before it.
 
     Without this a node whose CPU time cannot be read would look idle at whatever power it draws.
     """
-    if state.restarted or state.cpu_end is None or cpu.at_end is None:
+    if state.restarted or observations.cpu is None or cpu.at_end is None:
         return False
+    if state.end_ns is None:  # the first window of all: nothing from before is in it
+        return observations.cpu.samples[0].t_ns <= window.start_ns and all(cpu.seen)
     return (
-        state.cpu_end.t_ns >= window.start_ns - params.late_tolerance_ns
+        state.cpu_end is not None
+        and state.cpu_end.t_ns >= window.start_ns - params.late_tolerance_ns
         and cpu.at_end.t_ns >= window.end_ns - params.late_tolerance_ns
         and cpu.run == state.cpu_run
     )

@@ -9,7 +9,7 @@ from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.energy import UnreadZone, ZoneWindow
 from tychod.analysis.pmu import Counts
 from tychod.analysis.processes import Processed, list_processes
-from tychod.analysis.state import Account, DomainAccount, Observations, Params, Spread, State
+from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
 from tychod.model import (
     Domain,
     Energy,
@@ -22,7 +22,6 @@ from tychod.model import (
 )
 
 NONE: Final = Energy()
-NO_SPREAD: Final = Spread()
 NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
@@ -134,7 +133,7 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
     sd_uj, window_sd_uj, intensity = {}, {}, {}
     for name in names:
         energy[name] = had.get(name, NONE)
-        sd_uj[name] = 1e6 * math.sqrt(account.spread.get(name, NO_SPREAD).var_j2)
+        sd_uj[name] = 1e6 * math.sqrt(account.spread.get(name, 0.0))
         part = booked.get(name)
         power_w[name] = _window_uj(leaf_id, part) / 1e6 / seconds if part else None
         if part is None:
@@ -168,4 +167,4 @@ def _window_uj(leaf_id: str, part: Booked) -> int:
 def _window_sd_uj(doubt: Doubt | None) -> float:
     if doubt is None:
         return 0.0
-    return 1e6 * math.sqrt(doubt.var_j2 + doubt.rate_var * doubt.work_s**2)
+    return 1e6 * math.sqrt(doubt.window_var)

@@ -65,13 +65,6 @@ class DomainAccount:
     attributed: bool = False
 
 
-class Spread(NamedTuple):
-    """How far a running total may be off."""
-
-    var_j2: float = 0.0  # variance
-    work_s: float = 0.0  # CPU seconds whose intensity was in doubt
-
-
 @dataclass(frozen=True, slots=True)
 class Account:
     """Running totals of one leaf."""
@@ -82,7 +75,7 @@ class Account:
     cpu_ns: int = 0
     energy: Mapping[str, Energy] = field(default_factory=dict)
     ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
-    spread: Mapping[str, Spread] = field(default_factory=dict)  # of ``energy``, by domain
+    spread: Mapping[str, float] = field(default_factory=dict)  # variance of ``energy``, J^2
     requested: Mapping[str, int] = field(default_factory=dict)  # as last told, by resource
 
 

@@ -28,11 +28,12 @@ def to_plain(learned: Learned) -> Plain:
         "beta": learned.beta[:fixed].tolist(),
         "cov": learned.cov[:fixed, :fixed].ravel().tolist(),
         "columns": [
-            [leaf, column.windows, column.absent, float(value), float(var)]
-            for (leaf, column), value, var in zip(
+            [leaf, column.windows, column.absent, value, var, *past]
+            for (leaf, column), value, var, past in zip(
                 learned.columns.items(),
                 learned.beta[fixed:].tolist(),
                 np.diag(learned.cov)[fixed:].tolist(),
+                _kept_past(learned).tolist(),
                 strict=True,
             )
         ],
@@ -52,6 +53,12 @@ def to_plain(learned: Learned) -> Plain:
     }
 
 
+def _kept_past(learned: Learned) -> Float64s:
+    """Return what each total shares with the common parameters and with its own column."""
+    fixed, own = learned.fixed, np.arange(len(learned.columns))
+    return np.column_stack([learned.past[:, :fixed], learned.past[own, fixed + own]])
+
+
 def from_plain(plain: Mapping[str, Any]) -> Learned:
     """Return what ``to_plain`` was given, as far as it is kept; raise ``ValueError`` for else."""
     try:
@@ -66,7 +73,7 @@ def _parsed(plain: Mapping[str, Any]) -> Learned:
     zones, features = _names(plain["zones"]), _names(plain["features"])
     fixed = len(zones) + CURVE_TERMS + 1 + len(features)
     rows = list(plain["columns"])
-    columns = {str(leaf): Column(int(n), int(absent)) for leaf, n, absent, _, _ in rows}
+    columns = {str(leaf): Column(int(n), int(absent)) for leaf, n, absent, *_ in rows}
     if len(columns) != len(rows):
         raise ValueError("two columns of one workload")
     size = fixed + len(rows)
@@ -76,7 +83,11 @@ def _parsed(plain: Mapping[str, Any]) -> Learned:
     own = np.arange(fixed, size)
     beta[own] = _floats([row[3] for row in rows], len(rows))
     cov[own, own] = _floats([row[4] for row in rows], len(rows))
+    past = np.zeros((len(rows), size))
+    for i, row in enumerate(rows):
+        past[i, [*range(fixed), fixed + i]] = _floats(row[5:], fixed + 1)
     learned = Learned(
+        past=past,
         zones=zones,
         features=features,
         columns=columns,

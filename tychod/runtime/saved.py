@@ -19,7 +19,6 @@ from tychod.analysis.state import (
     ProcessId,
     ProcessState,
     ReadingId,
-    Spread,
     State,
     ZonePoint,
 )
@@ -181,7 +180,7 @@ def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
         {name: _row(Energy, split) for name, split in _table(energy)},
         _checked(ended_ns, OPTIONAL_INT),
         requested={name: _checked(n, int) for name, n in _table(later[0] if later else {})},
-        spread={name: _row(Spread, row) for name, row in _table(later[1] if later[1:] else {})},
+        spread={name: _checked(v, float) for name, v in _table(later[1] if later[1:] else {})},
     )
 
 
