@@ -1,11 +1,9 @@
-"""Sharing energy: exact, deterministic, by what ran in each bin."""
+"""Sharing energy: exact and deterministic."""
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tychod.analysis.attribution import allocate, dynamic_bins, weights
+from tychod.analysis.attribution import allocate
 
 AMOUNTS = st.integers(0, 11 * 10**15)  # 30 days of 8 zones at 500 W
 WEIGHTS = st.lists(
@@ -46,40 +44,3 @@ def test_nothing_to_share_by() -> None:
     """Without weights all parts are zero: the caller keeps the energy."""
     assert allocate(10, [0.0, 0.0]) == [0, 0]
     assert allocate(10, []) == []
-
-
-def test_each_bin_goes_to_what_ran_in_it() -> None:
-    """A bin's energy belongs to who used that bin, not to who used the window."""
-    used = np.array([[30, 10], [0, 40]], np.int64)
-
-    found, unused = weights(np.array([800.0, 100.0]), used)
-
-    assert found.tolist() == [600.0, 300.0]
-    assert unused == 0.0
-
-
-def test_bins_differ_from_the_pooled_share() -> None:
-    """The window's pooled share would be 1:1 here; by bins it is 9:1 (no collapse)."""
-    used = np.array([[10, 0], [0, 10]], np.int64)
-
-    found, _ = weights(np.array([9.0, 1.0]), used)
-
-    assert found.tolist() == [9.0, 1.0]
-
-
-def test_energy_of_bins_without_cpu_time_is_told_apart() -> None:
-    """What nobody used in a bin is not given to who used another one."""
-    found, unused = weights(np.array([5.0, 7.0]), np.array([[1], [0]], np.int64))
-
-    assert (found.tolist(), unused) == ([5.0], 7.0)
-
-
-@pytest.mark.parametrize(
-    ("bins", "expected"),
-    [([3.0e6, 1.0e6], [1.0e6, 0.0]), ([1.0e6, 1.0e6], [1.0e6, 1.0e6]), ([0.0, 0.0], [0.0, 0.0])],
-)
-def test_what_is_above_the_floor(bins: list[float], expected: list[float]) -> None:
-    """2 W of floor is taken off each second; where nothing is above it the bins stay."""
-    edges = np.array([0, 10**9, 2 * 10**9], np.int64)
-
-    assert dynamic_bins(np.array(bins), 2.0, edges).tolist() == expected

@@ -1,9 +1,12 @@
 """Zones and domains in one window: exact in total, late energy told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.sim.world import zone
+from tychod.analysis.bins import Meter, joined
 from tychod.analysis.energy import (
     ZoneWindow,
     attributed_domains,
@@ -35,12 +38,17 @@ def series(
 def cut(
     start_s: float, end_s: float, point: ZonePoint | None, *readings: tuple[float, int | None]
 ) -> ZoneWindow:
-    """One zone in one window with bins of a second."""
+    """One zone in one window."""
     window = Window(round(start_s * S), round(end_s * S))
-    edges = np.arange(window.start_ns, window.end_ns + 1, S)
     state = State(zones={PACKAGE.key: point} if point else {})
-    (found,) = zone_windows(series(*readings), window, edges, state, PARAMS)
+    (found,) = zone_windows(series(*readings), window, state, PARAMS)
     return found
+
+
+def joules(meter: Meter, *at_s: float) -> list[float]:
+    """What a meter says of the stretches between these moments."""
+    edges = np.array(at_s) * S
+    return np.diff(np.interp(edges, meter.times_ns, meter.energy_j)).tolist()
 
 
 def at(t_s: float, joules: int | None, booked_j: int = 0) -> ZonePoint:
@@ -55,7 +63,8 @@ def test_first_sight_books_from_the_start_of_the_window() -> None:
 
     assert (found.energy_uj, found.late_uj) == (30 * J, 0)
     assert found.point == at(3, 1040, 30)
-    assert found.bins_uj.tolist() == [10 * J, 20 * J]
+    assert joules(found.meter, 1, 2, 3) == [10.0, 20.0]
+    assert (found.meter.marks_ns / S).tolist() == [0, 2, 4]
 
 
 def test_first_sight_inside_the_window_books_from_there() -> None:
@@ -93,7 +102,7 @@ def test_energy_of_a_long_silence_is_late() -> None:
     assert (quiet.energy_uj, quiet.late_uj, quiet.covered_ns) == (0, 0, 0)
     assert (back.late_uj, back.energy_uj) == (406 * J, 14 * J)
     assert back.covered_ns == 206 * S
-    assert back.bins_uj.tolist() == pytest.approx([2 * J, 2 * J, 10 * J])
+    assert joules(back.meter, 303, 304, 305, 306) == pytest.approx([2, 2, 10])
 
 
 def test_silence_that_may_hide_wraps_books_nothing_and_says_so() -> None:
@@ -112,7 +121,7 @@ def test_wide_counters_keep_a_month() -> None:
     window = Window(month * S, (month + 3) * S)
     seen = series((month + 3, 500 * (month + 3)), of=of)
     state = State(zones={of.key: at(0, 0)})
-    (found,) = zone_windows(seen, window, np.array(window), state, PARAMS)
+    (found,) = zone_windows(seen, window, state, PARAMS)
 
     assert found.energy_uj + found.late_uj == 500 * (month + 3) * J
     assert found.energy_uj == 1500 * J
@@ -131,7 +140,7 @@ def test_zone_never_read_has_no_energy_and_a_reason() -> None:
     window = Window(0, 3 * S)
     seen = series((0, None), (3, None))
 
-    assert zone_windows(seen, window, np.array(window), State(), PARAMS) == []
+    assert zone_windows(seen, window, State(), PARAMS) == []
     (unread,) = unread_zones(seen, State())
     assert unread.zone == seen.zones[0]
     assert unread.reason
@@ -152,16 +161,17 @@ def test_model_yields_to_a_meter() -> None:
 
 def test_domain_is_the_sum_of_its_zones() -> None:
     """Energies and bins add up; the idle power is known only where every zone's is."""
-    window, edges = Window(0, 3 * S), np.array([0, S, 3 * S])
+    window = Window(0, 3 * S)
     zones = [
         z
         for of in (zone("package-0")._replace(idle_w=4.0), zone("package-1"), zone("dram-0"))
-        for z in zone_windows(series((0, 0), (3, 30), of=of), window, edges, State(), PARAMS)
+        for z in zone_windows(series((0, 0), (3, 30), of=of), window, State(), PARAMS)
     ]
     domains = domain_windows(zones)
 
     assert domains["package"].energy_uj == 60 * J
-    assert domains["package"].bins_uj.tolist() == [20 * J, 40 * J]
+    meter = joined([z.meter for z in domains["package"].zones])
+    assert joules(meter, 0, 1, 3) == pytest.approx([20, 40])
     assert domains["package"].idle_w is None
     assert domains["dram"].energy_uj == 30 * J
 
@@ -171,3 +181,31 @@ def test_psys_stands_in_only_where_there_is_no_package() -> None:
     assert attributed_domains(["psys", "dram"], []) == ("dram", "psys")
     assert attributed_domains(["package", "psys"], []) == ("package",)
     assert attributed_domains(["psys"], ["package", "psys"]) == ()
+
+
+def test_a_counter_that_stands_still_is_no_news() -> None:
+    """Readings at which a slow sensor says what it said before mark no edge."""
+    found = cut(0, 3, at(0, 0), (0, 0), (0.5, 0), (1, 10), (1.5, 10), (2, 20), (2.5, 20), (3, 30))
+
+    assert (found.meter.marks_ns / S).tolist() == [0, 1, 2, 3]
+
+
+def test_the_delay_is_taken_off() -> None:
+    """A reading of a sensor that lags by a second tells of a second ago."""
+    window = Window(2 * S, 4 * S)
+    seen = replace(series((0, 0), (2, 10), (4, 40), (6, 100)), delay_ns=S)
+    (found,) = zone_windows(seen, window, State(), PARAMS)
+
+    assert joules(found.meter, 2, 3, 4) == pytest.approx([15, 30])
+    assert found.energy_uj == 45 * J
+    assert (found.meter.marks_ns / S).tolist() == [-1, 1, 3, 5]
+
+
+def test_meters_that_are_read_apart_are_joined_without_loss() -> None:
+    """The sum has the readings of the one with the most, and both energies to the end."""
+    often = Meter(np.array([0, S, 2 * S]), np.array([0.0, 1.0, 5.0]), np.array([0, S, 2 * S]))
+    seldom = Meter(np.array([0, 2 * S]), np.array([0.0, 8.0]), np.array([0]))
+    both = joined([seldom, often])
+
+    assert both.times_ns.tolist() == [0, S, 2 * S]
+    assert both.energy_j.tolist() == [0.0, 5.0, 13.0]
