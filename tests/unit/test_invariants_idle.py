@@ -74,7 +74,7 @@ ONE_WINDOW = pytest.param(
 
 @pytest.mark.parametrize("hold", [SECOND, 2 * SECOND, 4 * SECOND, ONE_WINDOW])
 def test_a_slow_sweep_finds_the_floor(hold: int) -> None:
-    """[52, vector 7] 60 W + 100 W per load, load 0 to a half: within 3 W, or the error that is told."""
+    """[52, vector 7] 60 W + 100 W per load, load 0 to a half: within 3 W, or its error."""
     run = package(levels(SWEEP, hold), 60.0, [100.0 / CPUS]).run()
     told = known(run)
 
