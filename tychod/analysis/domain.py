@@ -268,7 +268,7 @@ def _idle_w(learned: Learned, domain: DomainWindow) -> Float64s:
 def _share_read(domain: DomainWindow) -> float:
     """Return how much of its zones' idle energy a domain shows: one that is not read shows none."""
     spans = [int(z.meter.times_ns[-1] - z.meter.times_ns[0]) for z in domain.zones]
-    return sum(spans) / (len(spans) * max(max(spans), 1))
+    return sum(spans) / (len(spans) * max(*spans, 1))
 
 
 def _booked(
