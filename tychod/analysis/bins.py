@@ -111,12 +111,9 @@ def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
     meter = block.meter
     if meter.times_ns[-1] <= meter.times_ns[0]:
         return None
-    kept = kept_edges(edges_ns, meter)
+    kept, off_ns = _read_apart(edges_ns, kept_edges(edges_ns, meter), meter.marks_ns)
     start = int(edges_ns[0])
-    off_ns = np.zeros(len(kept))
-    if len(meter.marks_ns) and len(kept) > 2:
-        off_ns[1:-1] = _offset(edges_ns[kept[1:-1]], meter.marks_ns)
-    read_at = edges_ns[kept] + off_ns.astype(np.int64)
+    read_at = edges_ns[kept] + off_ns
     whole_s = np.diff(read_at) / 1e9
     # What the meter knows beyond the outermost edges is taken for more of their rows.
     at = np.concatenate([meter.times_ns[:1], read_at[1:-1], meter.times_ns[-1:]])
@@ -135,6 +132,22 @@ def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
         timing=_timing(at, meter, energy_j / seconds),
         features=np.zeros((0, 0)),
     )
+
+
+def _read_apart(
+    edges_ns: Int64s, kept: NDArray[np.int64], marks_ns: Int64s
+) -> tuple[NDArray[np.int64], Int64s]:
+    """Return the kept edges whose nearest readings follow each other, and how far those are off.
+
+    Two edges may have one reading in common, as where the window ends just after a bin.
+    """
+    off_ns = np.zeros(len(kept), np.int64)
+    if len(marks_ns) and len(kept) > 2:
+        off_ns[1:-1] = _offset(edges_ns[kept[1:-1]], marks_ns)
+    at = edges_ns[kept] + off_ns
+    apart = np.ones(len(kept), bool)
+    apart[1:-1] = (at[1:-1] > np.maximum.accumulate(at)[:-2]) & (at[1:-1] < at[-1])
+    return kept[apart], off_ns[apart]
 
 
 def _work(edges_ns: Int64s, work_s: Float64s, kept: NDArray[np.int64], off_s: Float64s) -> Float64s:
