@@ -9,6 +9,7 @@ into the covariance, so nothing more has to be joined.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from tychod.analysis.learned import Float64s
 from tychod.samples import Int64s
 
 TOLERANCE_NS: Final = 8_000_000
+FOREVER_NS: Final = 1 << 62
 GRAIN_S: Final = 0.00028
 """Half of RAPL's update period of 0.976 ms: a reading's age is not known better."""
 
@@ -105,6 +107,36 @@ def rows(
         timing,
         features if features is not None else np.zeros((work[0].shape[1], 0)),
     )
+
+
+def stretches(bins: int, most: int) -> list[tuple[int, int]]:
+    """Return the first and last edge of each part of a window, of about the same length."""
+    count = max(-(-bins // most), 1)
+    at = [round(i * bins / count) for i in range(count + 1)]
+    return list(pairwise(at))
+
+
+def part_rows(
+    edges_ns: Int64s, blocks: Sequence[Block], features: Float64s | None, first: int, last: int
+) -> Rows:
+    """Return the rows between two edges; what lies beside the window's ends goes to its parts."""
+    begin_ns = int(edges_ns[first]) if first else 0
+    end_ns = int(edges_ns[last]) if last < len(edges_ns) - 1 else FOREVER_NS
+    cut = [Block(_cut(b.meter, begin_ns, end_ns), b.work_s[first:last], b.cpus) for b in blocks]
+    found = rows(edges_ns[first : last + 1], cut, features)
+    if found is None:
+        raise ValueError("a part of a window that was seen whole has no rows")
+    return found
+
+
+def _cut(meter: Meter, begin_ns: int, end_ns: int) -> Meter:
+    """Return the meter between two moments."""
+    times = meter.times_ns
+    begin_ns, end_ns = max(begin_ns, int(times[0])), min(end_ns, int(times[-1]))
+    inner = (times > begin_ns) & (times < end_ns)
+    at = np.concatenate([[begin_ns], times[inner], [end_ns]]).astype(np.int64)
+    energy = np.interp(at - begin_ns, times - begin_ns, meter.energy_j)
+    return Meter(at, energy - energy[0], meter.marks_ns)
 
 
 def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:

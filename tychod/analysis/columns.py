@@ -21,7 +21,10 @@ IDLE_STEP: Final = 0.0015
 """Relative random walk of the idle power in one window."""
 IDLE_GUESS, IDLE_GUESS_SD = 0.6, 0.3
 """Prior of the idle power, as a share of the lowest half-second power."""
-QUIET_RISE_PER_S: Final = 0.0005
+QUIET_S, QUIET_WINDOWS, QUIET_RANK = 0.5, 100, 20
+"""A quiet moment lasts so long; it is sought in so many windows, one in so many is below it."""
+POOR_MOVE: Final = 0.3
+"""If the mean intensity moved by this much (logarithm), what was linearised there counts less."""
 CURVE_SD, CURVE_GAIN = 0.2, 0.05
 """First spread of the curve's terms, and how fast it follows what is found (EM)."""
 TAU_START, TAU_LEAST, TAU_MOST = 0.3, 0.02, 1.0
@@ -49,11 +52,13 @@ class Rows(NamedTuple):
 
 def prepared(before: Learned, rows: Rows, leaves: Sequence[str], window_s: float) -> Learned:
     """Forget a little, drop who is gone, give columns to who has stayed."""
-    quiet = _quiet(before, rows, window_s)
-    now = replace(before, quiet_w=quiet)
+    lowest = _lowest(before, rows)
+    now = replace(before, lowest_w=lowest, quiet_w=_quiet(lowest))
     if not before.windows:
         now = _begun(now, rows)
     keep = min(0.5 ** (window_s / HALF_LIFE_S), 1.0 - 0.5 / (now.windows + 2))
+    if now.moved > POOR_MOVE:
+        keep *= (POOR_MOVE / now.moved) ** 2
     now = replace(now, info=now.info * keep, vector=now.vector * keep)
     for i in range(len(now.zones)):
         now = loosened(now, i, (IDLE_STEP * max(now.beta[i], 0.0)) ** 2)
@@ -80,19 +85,27 @@ def _begun(now: Learned, rows: Rows) -> Learned:
     return replace(now, cov=np.diag(1.0 / prior(now)[1]))
 
 
-def _quiet(before: Learned, rows: Rows, window_s: float) -> Float64s:
-    """Return the lowest power of half a second by zone, which is forgotten upwards."""
+def _lowest(before: Learned, rows: Rows) -> Float64s:
+    """Return the lowest power of half a second in each of the newest windows, shape (w, zones)."""
     found = np.empty(len(before.zones))
     for i in range(len(found)):
         mine = rows.zone == i
-        group = np.floor((rows.t_s[mine] - rows.t_s[mine][0]) / 0.5).astype(int)
+        group = np.floor((rows.t_s[mine] - rows.t_s[mine][0]) / QUIET_S).astype(int)
         energy = np.bincount(group, rows.energy_j[mine])
         seconds = np.bincount(group, rows.seconds[mine])
-        found[i] = (energy[seconds > 0.2] / seconds[seconds > 0.2]).min(initial=np.inf)
-        if not np.isfinite(found[i]):
-            found[i] = energy.sum() / seconds.sum()
-    if len(before.quiet_w) == len(found):
-        found = np.minimum(found, before.quiet_w * np.exp(QUIET_RISE_PER_S * window_s))
+        whole = seconds > 0.4 * QUIET_S
+        power = energy[whole] / seconds[whole] if whole.any() else energy.sum() / seconds.sum()
+        found[i] = np.min(power)
+    kept = before.lowest_w.reshape(-1, len(found))[1 - QUIET_WINDOWS :]
+    return np.vstack([kept, found])
+
+
+def _quiet(lowest_w: Float64s) -> Float64s:
+    """Return the power of a quiet moment by zone: low among the newest windows, not the lowest.
+
+    One second in which a counter stood still would otherwise be the floor for hours.
+    """
+    found: Float64s = np.sort(lowest_w, axis=0)[len(lowest_w) // QUIET_RANK]
     return found
 
 

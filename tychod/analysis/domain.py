@@ -6,6 +6,7 @@ nothing saw), nothing is learned: each row's energy above the idle floor is shar
 what is known of intensities, and what nobody was seen to use is lost to ``unattributed``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tychod.analysis.attribution import allocate
-from tychod.analysis.bins import Block, joined
+from tychod.analysis.bins import Block, joined, part_rows, stretches
 from tychod.analysis.bins import rows as rows_of
 from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.columns import Rows
@@ -29,6 +30,8 @@ from tychod.samples import CpuSeries
 FEATURES: Final = ("instructions", "llc_misses", "cycles")
 MISSES: Final = "llc_misses"
 LEAST_ROWS: Final = 3
+MOST_ROWS: Final = 130
+"""Rows that are taken in at once: their covariance costs the cube of it."""
 LEAST_WORK: Final = 1e-4
 """A model begins only where this share of the CPUs' time was used: on less nothing can be based."""
 STRETCH_NS: Final = 100_000_000
@@ -77,7 +80,7 @@ def attribute(
     if rows is None:
         split = Split(np.zeros(len(activity.owned.leaves)), 0.0, 0.0, {}, {}, {}, None)
     elif domain.idle_w is None and _is_whole(domain, activity, rows):
-        after, split = _learned_split(before, rows, activity)
+        after, split = _learned_split(before, blocks, features, activity)
     else:
         split = _plain_split(before, rows, domain, activity)
     booked = _booked(domain, activity, split, flags + _seen_flags(domain, activity, rows, after))
@@ -169,36 +172,53 @@ def _is_whole(domain: DomainWindow, activity: Activity, rows: Rows) -> bool:
 def _covers(zone: ZoneWindow, window: Window) -> bool:
     first, last = zone.meter.times_ns[0], zone.meter.times_ns[-1]
     return (
-        abs(int(first) - window.start_ns) <= STRETCH_NS
+        not zone.broken
+        and abs(int(first) - window.start_ns) <= STRETCH_NS
         and window.end_ns - int(last) <= STRETCH_NS
         and not zone.late_uj
     )
 
 
-def _learned_split(before: Learned, rows: Rows, activity: Activity) -> tuple[Learned, Split]:
-    leaves = activity.owned.leaves
-    active = np.flatnonzero(rows.work_s.sum(axis=0) > 0.0)
-    names = [leaves[i].id for i in active.tolist()]
-    mine = rows._replace(work_s=rows.work_s[:, active], features=rows.features[active])
-    after, found = learn(before, mine, names, activity.window)
-    by_leaf = np.zeros(len(leaves))
-    by_leaf[active] = found.energy_j.sum(axis=0)
-    excess = max(after.noise.excess, 1.0)
-    doubts = {
-        name: Doubt(excess * here, excess * more if own else None)
-        for name, here, more, own in zip(
-            names,
-            found.window_var.tolist(),
-            found.added_var.tolist(),
-            found.own.tolist(),
-            strict=True,
-        )
-    }
-    rates = dict(zip(names, found.intensity.tolist(), strict=True))
-    flags = _leaf_flags(names, found, after)
+def _learned_split(
+    before: Learned, blocks: Sequence[Block], features: Float64s | None, activity: Activity
+) -> tuple[Learned, Split]:
+    """Learn from a window, a bounded number of rows at a time."""
+    leaves, edges_ns = activity.owned.leaves, activity.cpu.edges_ns
+    after, by_leaf, unused_j = before, np.zeros(len(leaves)), 0.0
+    doubts: dict[str, Doubt] = {}
+    rates: dict[str, float] = {}
+    flags: dict[str, tuple[str, ...]] = {}
+    size = max(MOST_ROWS // len(blocks), LEAST_ROWS)
+    for first, last in stretches(len(edges_ns) - 1, size):
+        part = part_rows(edges_ns, blocks, features, first, last)
+        active = np.flatnonzero(part.work_s.sum(axis=0) > 0.0)
+        names = [leaves[i].id for i in active.tolist()]
+        mine = part._replace(work_s=part.work_s[:, active], features=part.features[active])
+        span = Window(int(edges_ns[first]), int(edges_ns[last]))
+        after, found = learn(after, mine, names, span)
+        by_leaf[active] += found.energy_j.sum(axis=0)
+        unused_j += _unused_j(mine, found)
+        _add_doubts(doubts, names, found, max(after.noise.excess, 1.0))
+        rates |= dict(zip(names, found.intensity.tolist(), strict=True))
+        flags |= _leaf_flags(names, found, after)
     floor = _floor(after, activity.window)
-    unused = _unused_j(mine, found)
-    return after, Split(by_leaf, 0.0, unused, doubts, rates, flags, floor)
+    return after, Split(by_leaf, 0.0, unused_j, doubts, rates, flags, floor)
+
+
+def _add_doubts(
+    doubts: dict[str, Doubt], names: Sequence[str], found: Estimate, excess: float
+) -> None:
+    """Add one part's variances to the window's; the parts' own errors may well be the same."""
+    told = (found.window_var.tolist(), found.added_var.tolist(), found.own.tolist())
+    for name, here, more, own in zip(names, *told, strict=True):
+        had = doubts.get(name)
+        window_var = excess * here
+        added_var = excess * more if own else None
+        if had is not None:
+            window_var = (math.sqrt(window_var) + math.sqrt(had.window_var)) ** 2
+            known = added_var is not None and had.added_var is not None
+            added_var = (added_var or 0.0) + (had.added_var or 0.0) if known else None
+        doubts[name] = Doubt(window_var, added_var)
 
 
 def _unused_j(rows: Rows, found: Estimate) -> float:

@@ -27,6 +27,7 @@ class ZoneWindow(NamedTuple):
     covered_ns: int  # how long the energies above took
     meter: Meter  # the window's part, on the axis that the source's delay is taken off
     reason: str | None
+    broken: bool = False  # it was reset or may have wrapped unseen: its bins do not show its power
 
 
 class UnreadZone(NamedTuple):
@@ -122,6 +123,7 @@ def _zone_window(
         max(until_ns - point.t_ns, 0),
         _meter(found, readings, window, is_late=is_late),
         series.zone_reasons.get(zone.key) or (found.problems[-1] if found.problems else None),
+        bool(found.problems),
     )
 
 

@@ -9,9 +9,10 @@ tell nothing apart, workloads share the mean; idle power is a parameter beside t
 what a concave curve does is not taken for a workload's property.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,11 @@ from tychod.model import Window
 
 SCORE_KEPT, SCORE_LIMIT, SCORE_MOST = 0.85, 4.0, 3
 LEAST_RATE, MOST_OF_BIN = 0.05, 0.98
-RIDGE, TINY = 1e-9, 1e-15
+RIDGE, TINY, FLOOR = 1e-9, 1e-15, 1e-12
+IDLE_CAP: Final = 1.02
+"""Idle power is at most this much of the lowest power of half a second."""
+LEAST_SURE: Final = 0.05
+"""The spread of intensities is believed once the data know about so many of them."""
 
 
 class Estimate(NamedTuple):
@@ -127,28 +132,50 @@ def _rates(now: Learned, rows: Rows, design: _Design) -> Float64s:
 
 
 def _solved(now: Learned) -> Learned:
+    """Solve for the parameters with the prior, keep them possible, and learn the prior's widths."""
     centre, precision = prior(now)
-    full = now.info + np.diag(precision)
-    cov = np.linalg.inv(full)
-    cov = 0.5 * (cov + cov.T)
-    beta = cov @ (now.vector + precision * centre)
-    zones, mean_at = len(now.zones), now.mean_at
-    for i in range(zones):
-        cap = now.quiet_w[i] * 1.02
-        limit = min(max(beta[i], 0.0), cap)
-        if limit != beta[i]:
-            beta = beta - cov[:, i] * ((beta[i] - limit) / cov[i, i])
-    expected = beta[zones:mean_at] ** 2 + np.diag(cov)[zones:mean_at]
+    cov = _scaled_inverse(now.info + np.diag(precision))
+    beta = _possible(now, cov @ (now.vector + precision * centre), cov)
+    curve = slice(len(now.zones), now.mean_at)
+    expected = beta[curve] ** 2 + np.diag(cov)[curve]
     curve_var = now.curve_var + CURVE_GAIN * (expected - now.curve_var)
-    mean = max(float(beta[mean_at]), 1e-9)
-    beta[mean_at] = mean
-    tau = now.tau
-    own = beta[now.fixed :]
+    own, tau = beta[now.fixed :], now.tau
     if len(own):
         sure = float(np.sum(1.0 - np.diag(cov)[now.fixed :] * precision[now.fixed :]))
-        tau = np.sqrt(float(own @ own) / max(sure, 1e-3)) / mean if sure > 0.05 else tau
-        tau = float(np.clip(tau, TAU_LEAST, TAU_MOST))
-    return replace(now, beta=beta, cov=cov, curve_var=curve_var, tau=tau)
+        spread = math.sqrt(float(own @ own) / max(sure, 1e-3)) / float(beta[now.mean_at])
+        tau = min(max(spread, TAU_LEAST), TAU_MOST) if sure > LEAST_SURE else tau
+    before = max(float(now.beta[now.mean_at]), 1e-9)
+    moved = abs(math.log(float(beta[now.mean_at]) / before))
+    return replace(now, beta=beta, cov=cov, curve_var=curve_var, tau=tau, moved=moved)
+
+
+def _scaled_inverse(full: Float64s) -> Float64s:
+    """Invert an information matrix whatever its units: a diagonal of 1 and a little more."""
+    scale = 1.0 / np.sqrt(np.diag(full))
+    scaled = full * np.outer(scale, scale)
+    scaled[np.diag_indices(len(full))] += FLOOR
+    cov: Float64s = np.linalg.inv(scaled) * np.outer(scale, scale)
+    return 0.5 * (cov + cov.T)
+
+
+def _possible(now: Learned, beta: Float64s, cov: Float64s) -> Float64s:
+    """Move parameters to the nearest possible ones, and what depends on them with them.
+
+    Idle power is at least 0 and at most the lowest power seen; power per CPU second does not rise
+    as a package fills up; the mean intensity is above 0.
+    """
+    count = len(now.zones)
+    low = np.zeros(now.mean_at)
+    high = np.concatenate([now.quiet_w * IDLE_CAP, np.full(now.mean_at - count, np.inf)])
+    for _ in range(2):
+        for i in range(now.mean_at):
+            wanted = min(max(float(beta[i]), low[i]), high[i])
+            if wanted != beta[i]:
+                beta = beta - cov[:, i] * ((beta[i] - wanted) / cov[i, i])
+    beta[:count] = np.clip(beta[:count], 0.0, high[:count])
+    beta[count : now.mean_at] = np.maximum(beta[count : now.mean_at], 0.0)
+    beta[now.mean_at] = max(float(beta[now.mean_at]), 1e-9)
+    return beta
 
 
 def _changed(

@@ -62,7 +62,9 @@ class Learned:
     windows: int = 0
     tau: float = 0.0  # relative spread of intensities
     curve_var: Float64s = field(default_factory=_none)
-    quiet_w: Float64s = field(default_factory=_none)  # by zone: lowest power, slowly forgotten
+    lowest_w: Float64s = field(default_factory=_none)  # (windows, zones), of half a second
+    quiet_w: Float64s = field(default_factory=_none)  # by zone: power of a quiet moment
+    moved: float = 0.0  # how far the mean intensity went in the newest window, logarithm
     noise: Noise = field(default_factory=Noise)
     updated_ns: int = 0  # end of the newest window that taught anything
 

@@ -40,6 +40,7 @@ def to_plain(learned: Learned) -> Plain:
         "windows": learned.windows,
         "tau": learned.tau,
         "curve_var": learned.curve_var.tolist(),
+        "lowest_w": learned.lowest_w.tolist(),
         "quiet_w": learned.quiet_w.tolist(),
         "noise": [
             learned.noise.theta.tolist(),
@@ -96,6 +97,7 @@ def _parsed(plain: Mapping[str, Any]) -> Learned:
         windows=max(int(plain["windows"]), 1),
         tau=float(_floats([plain["tau"]], 1)[0]),
         curve_var=_floats(plain["curve_var"], CURVE_TERMS),
+        lowest_w=np.array([_floats(row, len(zones)) for row in plain["lowest_w"]]),
         quiet_w=_floats(plain["quiet_w"], len(zones)),
         noise=_noise(plain["noise"]),
         updated_ns=int(plain["updated_ns"]),
