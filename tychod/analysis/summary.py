@@ -64,7 +64,7 @@ def from_plain(plain: Mapping[str, Any]) -> Learned:
     """Return what ``to_plain`` was given, as far as it is kept; raise ``ValueError`` for else."""
     try:
         return _parsed(plain)
-    except (KeyError, TypeError, IndexError) as exc:
+    except (LookupError, TypeError, OverflowError, np.linalg.LinAlgError) as exc:
         raise ValueError(f"not a learned model: {exc!r}") from None
 
 
@@ -74,7 +74,7 @@ def _parsed(plain: Mapping[str, Any]) -> Learned:
     zones, features = _names(plain["zones"]), _names(plain["features"])
     fixed = len(zones) + CURVE_TERMS + 1 + len(features)
     rows = list(plain["columns"])
-    columns = {str(leaf): Column(int(n), int(absent)) for leaf, n, absent, *_ in rows}
+    columns = {_text(leaf): Column(int(n), int(absent)) for leaf, n, absent, *_ in rows}
     if len(columns) != len(rows):
         raise ValueError("two columns of one workload")
     size = fixed + len(rows)
@@ -129,7 +129,15 @@ def _noise(plain: Sequence[Any]) -> Noise:
 
 
 def _names(plain: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in plain)
+    if not isinstance(plain, list | tuple):
+        raise TypeError("names are a list")
+    return tuple(_text(name) for name in plain)
+
+
+def _text(plain: object) -> str:
+    if not isinstance(plain, str):
+        raise TypeError(f"{plain!r} is no name")
+    return plain
 
 
 def _floats(plain: Any, count: int) -> Float64s:
