@@ -17,7 +17,7 @@ from tychod.analysis.learned import CURVE_TERMS, Column, Float64s, Learned
 ROW_S: Final = 0.05
 """Node noise is stated for a row of this length."""
 HALF_LIFE_S: Final = 900.0
-IDLE_STEP: Final = 0.0015
+IDLE_STEP: Final = 0.003
 """Relative random walk of the idle power in one window."""
 IDLE_GUESS, IDLE_GUESS_SD = 0.6, 0.3
 """Prior of the idle power, as a share of the lowest half-second power."""
@@ -27,6 +27,8 @@ POOR_MOVE: Final = 0.3
 """If the mean intensity moved by this much (logarithm), what was linearised there counts less."""
 CURVE_SD, CURVE_GAIN = 0.2, 0.05
 """First spread of the curve's terms, and how fast it follows what is found (EM)."""
+CURVE_WIDEST: Final = 0.5
+"""Spread of the curve's terms for the uncertainty that is told."""
 TAU_START, TAU_LEAST, TAU_MOST = 0.3, 0.02, 1.0
 FEATURE_SD: Final = 0.3
 """Prior of what a counter rate twice the mean adds to an intensity, relative to the mean."""

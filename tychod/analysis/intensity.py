@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tychod.analysis import noise as noises
 from tychod.analysis.columns import (
     CURVE_GAIN,
+    CURVE_WIDEST,
     IDLE_GUESS_SD,
     ROW_S,
     TAU_LEAST,
@@ -243,6 +244,22 @@ def _estimate(
     )
 
 
+def _widened(now: Learned) -> Float64s:
+    """Return the covariance if the curve were as free as it can be.
+
+    Its prior is narrow, since a free curve and the idle power trade off; errors are not to be
+    told by that.  Loosening the prior of a few parameters changes the covariance by their rank.
+    """
+    curve = np.arange(len(now.zones), now.mean_at)
+    loosen = 1.0 / now.curve_var - 1.0 / CURVE_WIDEST**2
+    if (loosen <= 0.0).any():
+        return now.cov
+    part = now.cov[:, curve]
+    core = np.diag(1.0 / loosen) - part[curve]
+    found: Float64s = now.cov + part @ np.linalg.solve(core, part.T)
+    return found
+
+
 def _doubts(
     now: Learned, rows: Rows, design: _Design, pulls: Float64s, spread: Float64s
 ) -> tuple[Learned, Float64s, Float64s]:
@@ -260,7 +277,7 @@ def _doubts(
     reach[:, mean_at + 1 : now.fixed] += x[:, None] * rows.features
     reach[own, design.at[own]] += x[own]
     reach[:, zones:mean_at] += (rows.work_s * _rates(now, rows, design)).T @ design.terms
-    common = reach @ now.cov
+    common = reach @ _widened(now)
     window_var = np.sum(common * reach, axis=1) + spread
     window_var += np.where(design.at >= 0, 0.0, deviation_var(now) * x**2)
     added_var = window_var.copy()
