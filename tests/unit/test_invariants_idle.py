@@ -134,7 +134,6 @@ def without_energy(trace: Trace, begin: int, end: int) -> Trace:
     return replace(trace, power_w={"package-0": power_w})
 
 
-@pytest.mark.xfail(strict=True, reason="the lowest half second ever seen caps the floor for hours")
 def test_a_second_without_energy_does_not_collapse_the_floor() -> None:
     """[55] The meter counts nothing for a second, as when its driver is loaded anew: no collapse.
 
