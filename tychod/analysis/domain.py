@@ -278,11 +278,18 @@ def _plain_split(learned: Learned, rows: Rows, domain: DomainWindow, activity: A
 def _idle_w(learned: Learned, domain: DomainWindow) -> Float64s:
     count = len(learned.zones)
     if domain.idle_w is not None:
-        return np.full(count, domain.idle_w / count)
+        return _told_w(domain) if count > 1 else np.array([domain.idle_w])
     if not learned.windows:
         return np.zeros(count)  # nothing is called idle on a guess
     known = np.maximum(learned.beta[:count], 0.0)
     return known if count > 1 else known * _share_read(domain)
+
+
+def _told_w(domain: DomainWindow) -> Float64s:
+    """Return the idle power that is known of each socket, in the order of the blocks."""
+    sockets = sorted({z.zone.socket for z in domain.zones if z.zone.socket is not None})
+    told = [[z.zone.idle_w or 0.0 for z in domain.zones if z.zone.socket == s] for s in sockets]
+    return np.array([sum(parts) for parts in told])
 
 
 def _share_read(domain: DomainWindow) -> float:
