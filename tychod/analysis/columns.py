@@ -25,11 +25,11 @@ QUIET_S, QUIET_WINDOWS, QUIET_RANK = 0.5, 100, 20
 """A quiet moment lasts so long; it is sought in so many windows, one in so many is below it."""
 POOR_MOVE: Final = 0.3
 """If the mean intensity moved by this much (logarithm), what was linearised there counts less."""
-CURVE_SD, CURVE_GAIN = 0.2, 0.05
+CURVE_SD, CURVE_GAIN = 0.1, 0.05
 """First spread of the curve's terms, and how fast it follows what is found (EM)."""
-CURVE_WIDEST: Final = 0.5
+CURVE_WIDEST: Final = 0.6
 """Spread of the curve's terms for the uncertainty that is told."""
-TAU_START, TAU_LEAST, TAU_MOST = 0.3, 0.02, 1.0
+TAU_START, TAU_LEAST, TAU_MOST = 0.2, 0.01, 1.0
 FEATURE_SD: Final = 0.3
 """Prior of what a counter rate twice the mean adds to an intensity, relative to the mean."""
 YOUNG_WINDOWS: Final = 2
