@@ -101,6 +101,7 @@ def test_two_intensities_are_told_apart() -> None:
         assert abs(rate - true) <= 3 * sd
         assert 3 * sd < 2.0  # the mean is not in reach
     assert found.own.all()
+    assert found.surety.min() > 0.9
 
 
 def test_two_that_are_always_together_share_the_mean() -> None:
@@ -118,7 +119,7 @@ def test_two_that_are_always_together_share_the_mean() -> None:
     assert abs(one + two - 12.5) <= 3 * rate_sd(learned, "a", "b")
     assert max(abs(one - 4.5), abs(two - 8.0)) <= 3 * rate_sd(learned, "a")
     assert rate_sd(learned, "a") > rate_sd(learned, "a", "b")
-    assert found.surety[:2].max() < found.surety[2:].min()
+    assert found.surety[:2].max() < 0.5 < 0.9 < found.surety[2:].min()
 
 
 def test_a_new_workload_begins_at_the_mean() -> None:

@@ -229,8 +229,6 @@ def _estimate(
     now, window_var, added_var = _doubts(
         now, rows, design, towards.T @ v_inverse, np.maximum(spread, 0.0)
     )
-    at = np.maximum(design.at, 0)
-    left = np.where(design.at >= 0, np.diag(now.cov)[at], deviation_var(now))
     return now, Estimate(
         energy,
         idle_w,
@@ -239,9 +237,25 @@ def _estimate(
         window_var,
         added_var,
         design.at >= 0,
-        np.clip(1.0 - left / deviation_var(now), 0.0, 1.0),
+        _surety(now, design),
         np.sqrt(now.noise.theta[0] * rows.seconds / ROW_S + np.diag(rows.timing)),
     )
+
+
+def _surety(now: Learned, design: _Design) -> Float64s:
+    """Return how much of the prior's doubt about each leaf the data have taken away.
+
+    Compared are deviations from the mean of all: the mean itself and all deviations together may
+    be in doubt, as by the idle power, and yet each told from the others.
+    """
+    own = now.cov[now.fixed :, now.fixed :]
+    count = max(len(own), 1)
+    if count == 1:
+        return np.where(design.at >= 0, 1.0, 0.0)
+    left = np.diag(own) - 2.0 * own.mean(axis=1) + own.mean()
+    sure = np.clip(1.0 - left / (deviation_var(now) * (1.0 - 1.0 / count)), 0.0, 1.0)
+    found: Float64s = np.where(design.at >= 0, sure[np.maximum(design.at - now.fixed, 0)], 0.0)
+    return found
 
 
 def _widened(now: Learned) -> Float64s:
