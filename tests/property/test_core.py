@@ -28,7 +28,7 @@ from tychod.model import Leaf, Snapshot, Window
 from tychod.samples import CpuSample, CpuSeries, EnergySample, EnergySeries
 
 SEEDS = st.integers(0, 10_000)
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=10)
 """A run of a small node takes some 60 ms."""
 
 
