@@ -183,7 +183,7 @@ def test_merged_workloads_have_the_sum(other: int) -> None:
 
     assert whole.cpu_ns == sum(leaf.cpu_ns for leaf in pair)
     assert abs(whole.energy["package"].dynamic_uj - parts) <= allowed
-    assert allowed < 0.25 * parts  # it does say something
+    assert allowed < 0.5 * parts  # it does say something
 
 
 def with_misses(per_cpu_s: tuple[float, float]) -> Trace:
