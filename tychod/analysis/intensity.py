@@ -36,7 +36,9 @@ from tychod.model import Window
 
 SCORE_KEPT, SCORE_LIMIT, SCORE_MOST = 0.85, 4.0, 3
 LEAST_RATE, MOST_OF_BIN = 0.05, 0.98
-RIDGE, TINY, FLOOR = 1e-9, 1e-15, 1e-12
+LEAST_ERROR: Final = 1e-3
+"""No row's energy is known better than this, relative to the mean."""
+TINY, FLOOR = 1e-15, 1e-12
 IDLE_CAP: Final = 1.02
 """Idle power is at most this much of the lowest power of half a second."""
 LEAST_SURE: Final = 0.05
@@ -81,12 +83,12 @@ def learn(
     young = deviation_var(now) * (unsettled @ unsettled.T)
     rest = design.y - design.z @ now.beta
     spread = design.z @ now.cov @ design.z.T + young
-    inverse = _inverse(noises.total(kernels, now.noise.theta) + spread)
+    inverse = _inverse(noises.total(kernels, now.noise.theta) + spread, rows)
     scored = noises.score(now.noise, kernels, rest, spread, inverse)
     seen = inverse @ (design.z @ now.cov)
     past = now.past - (now.past @ design.z.T) @ seen
     now = _changed(replace(now, noise=scored, past=past), design, rest, inverse, leaves)
-    v_inverse = _inverse(noises.total(kernels, scored.theta) + young)
+    v_inverse = _inverse(noises.total(kernels, scored.theta) + young, rows)
     weighted = v_inverse @ design.z
     now = replace(
         now,
@@ -98,9 +100,13 @@ def learn(
     return _estimate(_solved(now), rows, design, v_inverse)
 
 
-def _inverse(v: Float64s) -> Float64s:
-    """Invert a covariance; only a world without any noise would notice what is added to it."""
-    v[np.diag_indices(len(v))] += RIDGE * (float(np.trace(v)) / len(v)) + TINY
+def _inverse(v: Float64s, rows: Rows) -> Float64s:
+    """Invert a covariance; a meter without any error is not believed.
+
+    Otherwise a window that by chance shows no noise at all would decide for ever.
+    """
+    least = (LEAST_ERROR * float(np.mean(np.abs(rows.energy_j)))) ** 2
+    v[np.diag_indices(len(v))] += max(least, TINY)
     found: Float64s = np.asarray(np.linalg.inv(v), np.float64)
     return found
 

@@ -29,10 +29,11 @@ PULL: Final = 0.2
 def wander(t_s: Float64s, seconds: Float64s, theta: Float64s) -> tuple[list[Float64s], Float64s]:
     """Return each ``R_j`` and their sum weighted by ``theta``.
 
-    Rows are means over their length: within one, two moments are a third of it apart.
+    Rows are means over their length: within one, two moments are a third of it apart.  Written
+    as a product, so that rows of different lengths at one time still make a covariance.
     """
     apart = np.abs(t_s[:, None] - t_s[None, :])
-    apart = np.maximum(apart, (seconds[:, None] + seconds[None, :]) / 6.0)
+    apart += (seconds[:, None] + seconds[None, :]) / 6.0
     each = [np.exp(-apart / tau) for tau in WANDER_S]
     return each, sum((theta[1 + j] * r for j, r in enumerate(each)), np.zeros_like(apart))
 
