@@ -35,6 +35,8 @@ FEATURE_SD: Final = 0.3
 YOUNG_WINDOWS: Final = 2
 """A workload gets a column of its own after so many windows."""
 GONE_WINDOWS: Final = 20
+"""After so many windows in which it did not run nothing more is known of a workload."""
+UNSEEN: Final = Column()
 LEAST_SHARE: Final = 0.0005
 """Who used less of a window's CPU time than this gets no column of its own in it."""
 
@@ -153,26 +155,29 @@ def deviation_var(now: Learned) -> float:
     return max((now.tau * float(now.beta[now.mean_at])) ** 2, 1e-12)
 
 
+def _aged(column: Column, *, seen: bool) -> Column:
+    windows, absent, score, score_var = column
+    return Column(windows + seen, 0 if seen else absent + 1, score, score_var)
+
+
 def _with_columns(now: Learned, rows: Rows, leaves: Sequence[str]) -> Learned:
     used = rows.work_s.sum(axis=0)
     least = LEAST_SHARE * float(used.sum())
     spent = {leaf: s for leaf, s in zip(leaves, used.tolist(), strict=True) if s > 0.0}
-    columns = {
-        k: c._replace(windows=c.windows + 1, absent=0)
-        if k in spent
-        else c._replace(absent=c.absent + 1)
-        for k, c in now.columns.items()
-    }
-    young = {}
-    added = []
+    columns = {k: _aged(c, seen=k in spent) for k, c in now.columns.items()}
+    young, added = {}, []
     for leaf, seconds in spent.items():
         if leaf in columns:
             continue
-        seen = now.young.get(leaf, 0) + (seconds >= least)
+        before = now.young.get(leaf, UNSEEN)
+        seen = before.windows + (seconds >= least)
         if seen > YOUNG_WINDOWS or (not now.windows and seconds >= least):
             added.append(leaf)
         else:
-            young[leaf] = seen
+            young[leaf] = Column(seen)
+    for leaf, before in now.young.items():
+        if leaf not in spent and before.absent < GONE_WINDOWS:
+            young[leaf] = _aged(before, seen=False)
     columns |= {leaf: Column(1) for leaf in added}
     size, more = len(now.beta), len(added)
     info, cov = np.zeros((size + more,) * 2), np.zeros((size + more,) * 2)

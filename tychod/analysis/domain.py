@@ -80,7 +80,7 @@ def attribute(
     if rows is None:
         split = Split(np.zeros(len(activity.owned.leaves)), 0.0, 0.0, {}, {}, {}, None)
     elif domain.idle_w is None and _is_whole(domain, activity, rows):
-        after, split = _learned_split(before, blocks, features, activity)
+        after, split = _learned_split(before, rows, blocks, features, activity)
     else:
         split = _plain_split(before, rows, domain, activity)
     booked = _booked(domain, activity, split, flags + _seen_flags(domain, activity, rows, after))
@@ -180,7 +180,11 @@ def _covers(zone: ZoneWindow, window: Window) -> bool:
 
 
 def _learned_split(
-    before: Learned, blocks: Sequence[Block], features: Float64s | None, activity: Activity
+    before: Learned,
+    whole: Rows,
+    blocks: Sequence[Block],
+    features: Float64s | None,
+    activity: Activity,
 ) -> tuple[Learned, Split]:
     """Learn from a window, a bounded number of rows at a time."""
     leaves, edges_ns = activity.owned.leaves, activity.cpu.edges_ns
@@ -189,8 +193,9 @@ def _learned_split(
     rates: dict[str, float] = {}
     flags: dict[str, tuple[str, ...]] = {}
     size = max(MOST_ROWS // len(blocks), LEAST_ROWS)
-    for first, last in stretches(len(edges_ns) - 1, size):
-        part = part_rows(edges_ns, blocks, features, first, last)
+    parts = stretches(len(edges_ns) - 1, size)
+    for first, last in parts:
+        part = part_rows(edges_ns, blocks, features, first, last) if parts[1:] else whole
         active = np.flatnonzero(part.work_s.sum(axis=0) > 0.0)
         names = [leaves[i].id for i in active.tolist()]
         mine = part._replace(work_s=part.work_s[:, active], features=part.features[active])

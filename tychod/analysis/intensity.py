@@ -31,7 +31,7 @@ from tychod.analysis.columns import (
     prepared,
     prior,
 )
-from tychod.analysis.learned import Float64s, Learned, curve_terms
+from tychod.analysis.learned import Column, Float64s, Learned, curve_terms
 from tychod.model import Window
 
 SCORE_KEPT, SCORE_LIMIT, SCORE_MOST = 0.85, 4.0, 3
@@ -200,9 +200,11 @@ def _changed(
             continue
         total = SCORE_KEPT * column.score + s
         total_var = SCORE_KEPT**2 * column.score_var + var
-        columns[leaf] = column._replace(score=total, score_var=total_var)
-        if total_var > 0.0 and abs(total) > SCORE_LIMIT * np.sqrt(total_var):
-            scores.append((abs(total) / np.sqrt(total_var), leaf))
+        columns[leaf] = Column(column.windows, column.absent, total, total_var)
+        if total_var > 0.0 and abs(total) > SCORE_LIMIT * math.sqrt(total_var):
+            scores.append((abs(total) / math.sqrt(total_var), leaf))
+    if not scores:
+        return replace(now, columns=columns)
     position = {leaf: now.fixed + i for i, leaf in enumerate(columns)}
     for _, leaf in sorted(scores, reverse=True)[:SCORE_MOST]:
         now = loosened(now, position[leaf], (0.5 * now.beta[now.mean_at]) ** 2)

@@ -52,7 +52,7 @@ class Learned:
     zones: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     columns: Mapping[str, Column] = field(default_factory=dict)  # leaf id, in the arrays' order
-    young: Mapping[str, int] = field(default_factory=dict)  # leaf id without one -> windows seen
+    young: Mapping[str, Column] = field(default_factory=dict)  # leaf ids without one, yet
     info: Float64s = field(default_factory=lambda: np.zeros((0, 0)))  # Z'V^-1 Z, with forgetting
     vector: Float64s = field(default_factory=_none)  # Z'V^-1 y
     beta: Float64s = field(default_factory=_none)  # the newest solution

@@ -7,7 +7,7 @@ The five scales are variances; they follow from minimum norm quadratic unbiased 
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,8 @@ MOST_EXCESS: Final = 20.0
 """One window cannot raise the running mean of the excess by more than this."""
 PULL: Final = 0.2
 """Weight of the first guess among the equations, relative to one window's."""
+CHOICES: Final = np.array(list(product((False, True), repeat=NOISE_TERMS)))
+"""Which of the variances are above 0."""
 
 
 def wander(t_s: Float64s, seconds: Float64s, theta: Float64s) -> tuple[list[Float64s], Float64s]:
@@ -63,11 +65,11 @@ def score(
     around = inverse @ spread
     matrix = np.empty((NOISE_TERMS, NOISE_TERMS))
     vector = np.empty(NOISE_TERMS)
-    for i, product in enumerate(products):
+    for i, one in enumerate(products):
         for j in range(i + 1):
-            matrix[i, j] = matrix[j, i] = 0.5 * float(np.sum(product * products[j].T))
+            matrix[i, j] = matrix[j, i] = 0.5 * float(np.sum(one * products[j].T))
         fit = float(weighted @ kernels[i] @ weighted)
-        vector[i] = 0.5 * (fit - float(np.sum(product * around.T)))
+        vector[i] = 0.5 * (fit - float(np.sum(one * around.T)))
     matrix = FORGET * noise.matrix + matrix
     vector = FORGET * noise.vector + vector
     excess = float(rest @ weighted) / max(len(rest), 1)
@@ -81,20 +83,16 @@ def _solve(matrix: Float64s, vector: Float64s, guess: Float64s, pull: float) -> 
     """Solve ``matrix theta = vector`` for non-negative variances, pulled a little to the guess.
 
     Columns are scaled to one diagonal, so no unit decides.  Five unknowns: every set of zeros
-    can be tried.
+    is tried, all at once.
     """
     scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     scaled = matrix * scale[:, None] * scale[None, :]
     scaled[np.diag_indices(NOISE_TERMS)] += pull
     wanted = vector * scale + pull * guess / scale
-    best, lowest = np.zeros(NOISE_TERMS), 0.0
-    for count in range(1, NOISE_TERMS + 1):
-        for chosen in combinations(range(NOISE_TERMS), count):
-            index = np.array(chosen)
-            found = np.linalg.solve(scaled[np.ix_(index, index)], wanted[index])
-            value = -0.5 * float(wanted[index] @ found)
-            if (found >= 0.0).all() and value < lowest:
-                lowest, best = value, np.zeros(NOISE_TERMS)
-                best[index] = found
-    result: Float64s = best * scale
+    inside = CHOICES[:, :, None] & CHOICES[:, None, :]
+    systems = np.where(inside, scaled, np.eye(NOISE_TERMS))
+    sides = np.where(CHOICES, wanted, 0.0)
+    found = np.linalg.solve(systems, sides[:, :, None])[:, :, 0]
+    value = np.where((found >= 0.0).all(axis=1), -0.5 * np.sum(sides * found, axis=1), np.inf)
+    result: Float64s = found[int(np.argmin(value))] * scale
     return result

@@ -175,8 +175,9 @@ def _book(
     }
     doubts = _doubts(booked)
     for leaf_id, more in _gains(booked).items():
-        account = ledger.add(accounts[leaf_id], more, spent_ns.pop(leaf_id, 0))
-        accounts[leaf_id] = ledger.spread(account, doubts.get(leaf_id, {}))
+        accounts[leaf_id] = ledger.add(
+            accounts[leaf_id], more, spent_ns.pop(leaf_id, 0), doubts.get(leaf_id, ledger.NO_DOUBTS)
+        )
     for leaf_id, ns in spent_ns.items():  # CPU time without energy
         accounts[leaf_id] = ledger.add(accounts[leaf_id], {}, ns)
     unknown = accounts[UNATTRIBUTED_ID]
