@@ -230,9 +230,9 @@ def test_who_did_not_run_gets_nothing(seed: int) -> None:
     found: list[tuple[Rows, Estimate]] = []
 
     def watched(
-        before: Learned, rows: Rows, names: Sequence[str], window: Window
+        before: Learned, rows: Rows, names: Sequence[str], window: Window, *, own: bool
     ) -> tuple[Learned, Estimate]:
-        after, estimate = learn(before, rows, names, window)
+        after, estimate = learn(before, rows, names, window, own=own)
         found.append((rows, estimate))
         return after, estimate
 

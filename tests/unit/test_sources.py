@@ -21,7 +21,7 @@ from tychod.runtime import sampler, sources
 from tychod.runtime.sources import EnergySampler, energy_samplers
 from tychod.samples import EnergySample
 
-MAX_LAG_S = 0.5
+MAX_LAG_S = 2.5
 """As runtime/analyser.py has it."""
 MS = 1_000_000
 STAT = "cpu  10 0 10 1000 0 0 0 0 0 0\n"
@@ -146,10 +146,10 @@ def test_a_window_has_the_samples_whose_values_lie_in_it(delay_ms: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay_s", "is_held"), [(0.0, True), (0.1, True), (0.5, False), (2, False)]
+    ("delay_s", "is_held"), [(0.0, True), (0.1, True), (2.0, True), (5.0, False)]
 )
 def test_long_delays_hold_no_window(delay_s: float, *, is_held: bool) -> None:
-    """Delay and interval together decide whether a window waits; 0.5 s is the most it does."""
+    """Delay and interval together decide whether a window waits; 2.5 s is the most it does."""
     plan = sampler.Plan("slow", True, "measured", 0.05, 10.0, 0)
     opened = sampler.Opened(Delayed(delay_s=delay_s), Buffer[EnergySample](1), 0, plan.pace)
     health = sampler.Health("ok")

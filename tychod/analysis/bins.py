@@ -20,6 +20,7 @@ from tychod.analysis.learned import Float64s
 from tychod.samples import Int64s
 
 TOLERANCE_NS: Final = 8_000_000
+SLIVER_NS: Final = 5_000_000
 FOREVER_NS: Final = 1 << 62
 GRAIN_S: Final = 0.00028
 """Half of RAPL's update period of 0.976 ms: a reading's age is not known better."""
@@ -62,12 +63,22 @@ def kept_edges(edges_ns: Int64s, meter: Meter) -> NDArray[np.int64]:
     inside = np.flatnonzero((edges_ns >= meter.times_ns[0]) & (edges_ns <= meter.times_ns[-1]))
     marks = meter.marks_ns
     if len(inside) < 3 or not len(marks):
-        return inside[[0, -1]] if len(inside) > 1 else np.array([0, len(edges_ns) - 1])
+        length_ns = edges_ns[inside[-1]] - edges_ns[inside[0]] if len(inside) else 0
+        is_most = 2 * length_ns >= meter.times_ns[-1] - meter.times_ns[0]
+        return inside[[0, -1]] if length_ns and is_most else np.array([0, len(edges_ns) - 1])
     off = _offset(edges_ns, marks)
     phase = np.median(off if _is_dense(marks, edges_ns) else -_offset(marks, edges_ns))
     good = np.abs(off - phase) <= TOLERANCE_NS
     good[inside[[0, -1]]] = True
-    return inside[good[inside]]
+    return _apart(edges_ns, inside[good[inside]])
+
+
+def _apart(edges_ns: Int64s, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop edges that leave a sliver: a nanosecond of CPU time would decide over its energy."""
+    wide = np.diff(edges_ns[kept]) >= SLIVER_NS
+    keep = np.ones(len(kept), bool)
+    keep[1:-1] = wide[:-1] & (wide[1:] | (np.arange(1, len(kept) - 1) < len(kept) - 2))
+    return kept[keep]
 
 
 def _is_dense(times: Int64s, edges_ns: Int64s) -> bool:
@@ -83,10 +94,18 @@ def _offset(of: Int64s, to: Int64s) -> Float64s:
 
 
 def rows(
-    edges_ns: Int64s, blocks: Sequence[Block], features: Float64s | None = None
+    edges_ns: Int64s,
+    blocks: Sequence[Block],
+    features: Float64s | None = None,
+    *,
+    to_readings: bool = True,
 ) -> Rows | None:
-    """Return the rows of all blocks, or None where nothing is covered."""
-    parts = [p for i, b in enumerate(blocks) if (p := _block_rows(i, edges_ns, b)) is not None]
+    """Return the rows of all blocks, or None where nothing is covered.
+
+    ``to_readings``: from reading to reading, else from edge to edge.
+    """
+    found = [_block_rows(i, edges_ns, b, to_readings=to_readings) for i, b in enumerate(blocks)]
+    parts = [part for part in found if part is not None]
     if not parts:
         return None
     count = sum(len(p.t_s) for p in parts)
@@ -125,7 +144,7 @@ def part_rows(
     cut = [Block(_cut(b.meter, begin_ns, end_ns), b.work_s[first:last], b.cpus) for b in blocks]
     found = rows(edges_ns[first : last + 1], cut, features)
     if found is None:
-        raise ValueError("a part of a window that was seen whole has no rows")
+        raise ArithmeticError("a part of a window that was seen whole has no rows")
     return found
 
 
@@ -139,11 +158,14 @@ def _cut(meter: Meter, begin_ns: int, end_ns: int) -> Meter:
     return Meter(at, energy - energy[0], meter.marks_ns)
 
 
-def _block_rows(index: int, edges_ns: Int64s, block: Block) -> Rows | None:
+def _block_rows(index: int, edges_ns: Int64s, block: Block, *, to_readings: bool) -> Rows | None:
     meter = block.meter
     if meter.times_ns[-1] <= meter.times_ns[0]:
         return None
-    kept, off_ns = _read_apart(edges_ns, kept_edges(edges_ns, meter), meter.marks_ns)
+    kept = kept_edges(edges_ns, meter)
+    off_ns = np.zeros(len(kept), np.int64)
+    if to_readings:
+        kept, off_ns = _read_apart(edges_ns, kept, meter.marks_ns)
     start = int(edges_ns[0])
     read_at = edges_ns[kept] + off_ns
     whole_s = np.diff(read_at) / 1e9

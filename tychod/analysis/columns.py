@@ -36,6 +36,8 @@ YOUNG_WINDOWS: Final = 2
 """A workload gets a column of its own after so many windows."""
 GONE_WINDOWS: Final = 20
 """After so many windows in which it did not run nothing more is known of a workload."""
+MOST_COLUMNS: Final = 256
+"""Workloads beyond this have no column: time grows with the cube of them, memory with the square."""
 UNSEEN: Final = Column()
 LEAST_SHARE: Final = 0.0005
 """Who used less of a window's CPU time than this gets no column of its own in it."""
@@ -54,7 +56,9 @@ class Rows(NamedTuple):
     features: Float64s  # (leaves, features) relative deviations of hardware counter rates
 
 
-def prepared(before: Learned, rows: Rows, leaves: Sequence[str], window_s: float) -> Learned:
+def prepared(
+    before: Learned, rows: Rows, leaves: Sequence[str], window_s: float, *, own: bool
+) -> Learned:
     """Forget a little, drop who is gone, give columns to who has stayed."""
     lowest = _lowest(before, rows)
     now = replace(before, lowest_w=lowest, quiet_w=_quiet(lowest))
@@ -66,7 +70,7 @@ def prepared(before: Learned, rows: Rows, leaves: Sequence[str], window_s: float
     now = replace(now, info=now.info * keep, vector=now.vector * keep)
     for i in range(len(now.zones)):
         now = loosened(now, i, (IDLE_STEP * max(now.beta[i], 0.0)) ** 2)
-    return _with_columns(_without_gone(now), rows, leaves)
+    return _with_columns(_without_gone(now), rows, leaves) if own else now
 
 
 def _begun(now: Learned, rows: Rows) -> Learned:
@@ -82,6 +86,7 @@ def _begun(now: Learned, rows: Rows) -> Learned:
         info=np.zeros((fixed, fixed)),
         vector=np.zeros(fixed),
         beta=beta,
+        past=np.zeros((0, fixed)),
         tau=TAU_START,
         curve_var=np.full(CURVE_TERMS, CURVE_SD**2),
         noise=noises.begin(power_w),
@@ -94,6 +99,8 @@ def _lowest(before: Learned, rows: Rows) -> Float64s:
     found = np.empty(len(before.zones))
     for i in range(len(found)):
         mine = rows.zone == i
+        if not mine.any():
+            raise ArithmeticError("a zone without a row in a window that was seen whole")
         group = np.floor((rows.t_s[mine] - rows.t_s[mine][0]) / QUIET_S).astype(int)
         energy = np.bincount(group, rows.energy_j[mine])
         seconds = np.bincount(group, rows.seconds[mine])
@@ -178,6 +185,10 @@ def _with_columns(now: Learned, rows: Rows, leaves: Sequence[str]) -> Learned:
     for leaf, before in now.young.items():
         if leaf not in spent and before.absent < GONE_WINDOWS:
             young[leaf] = _aged(before, seen=False)
+    room = max(MOST_COLUMNS - len(columns), 0)
+    for leaf in sorted(added, key=lambda name: (-spent[name], name))[room:]:
+        added.remove(leaf)
+        young[leaf] = Column(YOUNG_WINDOWS)
     columns |= {leaf: Column(1) for leaf in added}
     size, more = len(now.beta), len(added)
     info, cov = np.zeros((size + more,) * 2), np.zeros((size + more,) * 2)

@@ -8,7 +8,6 @@ what is known of intensities, and what nobody was seen to use is lost to ``unatt
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,38 +17,29 @@ from tychod.analysis.bins import Block, joined, part_rows, stretches
 from tychod.analysis.bins import rows as rows_of
 from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.columns import Rows
-from tychod.analysis.cpu import CpuWindow
 from tychod.analysis.energy import DomainWindow, ZoneWindow
 from tychod.analysis.intensity import Estimate, learn, present
 from tychod.analysis.learned import Float64s, Learned
-from tychod.analysis.owners import Owners
-from tychod.analysis.pmu import Counts
+from tychod.analysis.models import (
+    MAIN,
+    Activity,
+    features_of,
+    is_recent,
+    likeness,
+    model_for,
+    shaped,
+    weight_of,
+)
 from tychod.model import UNATTRIBUTED_ID, IdleFloor, Window
-from tychod.samples import CpuSeries
 
-FEATURES: Final = ("instructions", "llc_misses", "cycles")
-MISSES: Final = "llc_misses"
 LEAST_ROWS: Final = 3
 MOST_ROWS: Final = 130
 """Rows that are taken in at once: their covariance costs the cube of it."""
 LEAST_WORK: Final = 1e-4
 """A model begins only where this share of the CPUs' time was used: on less nothing can be based."""
-STRETCH_NS: Final = 100_000_000
+STRETCH_NS: Final = 250_000_000
 SURE_SD: Final = 4.0
 """Energy without any CPU time is called unexplained only beyond so many standard deviations."""
-
-
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """Who ran in a window: the same for every domain."""
-
-    window: Window
-    cpu: CpuWindow
-    owned: Owners
-    series: CpuSeries | None
-    counts: Counts  # hardware counters by leaf
-    cpus: int
-    is_known: bool  # all CPU time of the window is in here and none from before it
 
 
 class Split(NamedTuple):
@@ -68,42 +58,38 @@ def attribute(
     domain: DomainWindow, activity: Activity, learned: Mapping[str, Learned]
 ) -> tuple[Booked, dict[str, Learned]]:
     """Split one domain's energy of the window; the parts add up to it exactly."""
-    key, weight, flags = _weight(domain.name, activity)
+    key, weight, flags = weight_of(domain.name, activity)
     groups, blocks = _blocks(domain, activity, weight)
-    features = _features(activity) if weight is None else None
-    rows = rows_of(activity.cpu.edges_ns, blocks, features)
-    before = learned.get(key)
-    if before is not None and not _fits(before, groups, rows):
-        before = None
-    before = before or Learned(zones=groups, features=_feature_names(rows))
+    told = features_of(activity) if domain.name in MAIN else likeness(activity, learned)
+    before, stand_in = model_for(key, groups, learned)
+    features = shaped(told, len(before.features), len(activity.owned.leaves))
+    is_told = domain.idle_w is not None
+    rows = rows_of(activity.cpu.edges_ns, blocks, features, to_readings=not is_told)
     after = before
+    may_learn = not is_told and (stand_in is None or not is_recent(stand_in, activity.window))
     if rows is None:
         split = Split(np.zeros(len(activity.owned.leaves)), 0.0, 0.0, {}, {}, {}, None)
-    elif domain.idle_w is None and _is_whole(domain, activity, rows):
-        after, split = _learned_split(before, rows, blocks, features, activity)
+    elif may_learn and _is_whole(domain, activity, rows):
+        after, split = _try_to_learn(before, rows, blocks, domain, activity)
     else:
-        split = _plain_split(before, rows, domain, activity)
+        split = _plain_split(stand_in or before, rows, domain, activity)
     booked = _booked(domain, activity, split, flags + _seen_flags(domain, activity, rows, after))
     return booked, ({key: after} if after is not before else {})
 
 
-def _weight(name: str, activity: Activity) -> tuple[str, Float64s | None, tuple[str, ...]]:
-    """Return the model's name, how much a CPU second of each leaf counts, and flags.
-
-    Memory's energy follows the cache misses: a leaf's own in the window, spread over its CPU time.
-    """
-    if name != "dram":
-        return name, None, ()
-    misses = [activity.counts.get(leaf.id, {}).get(MISSES) for leaf in activity.owned.leaves]
-    used = activity.owned.used_ns.sum(axis=0) / 1e9
-    counted = np.array([m is not None for m in misses], bool) & (used > 0.0)
-    values = np.array([m or 0 for m in misses], np.float64)
-    if values.sum() <= 0.0:
-        return name, None, ("fallback-activity",)
-    mean = values[counted].sum() / used[counted].sum()
-    rate = np.ones(len(used))
-    rate[counted] = values[counted] / used[counted] / mean
-    return f"{name}:misses", rate, ()
+def _try_to_learn(
+    before: Learned,
+    rows: Rows,
+    blocks: Sequence[Block],
+    domain: DomainWindow,
+    activity: Activity,
+) -> tuple[Learned, Split]:
+    """Learn from a window; numbers that nobody foresaw must not end the daemon: begin anew."""
+    try:
+        return _learned_split(before, rows, blocks, activity, is_main=domain.name in MAIN)
+    except (ArithmeticError, np.linalg.LinAlgError):
+        fresh = Learned(zones=before.zones, features=before.features)
+        return fresh, _plain_split(fresh, rows, domain, activity)
 
 
 def _blocks(
@@ -133,33 +119,6 @@ def _blocks(
     return tuple(names), blocks
 
 
-def _features(activity: Activity) -> Float64s | None:
-    """Return how far each leaf's counter rates are from the mean of all, relative to it."""
-    names = [n for n in FEATURES if any(n in c for c in activity.counts.values())]
-    if not names:
-        return None
-    used = activity.owned.used_ns.sum(axis=0) / 1e9
-    found = np.zeros((len(used), len(FEATURES)))
-    for column, name in enumerate(FEATURES):
-        told = [activity.counts.get(leaf.id, {}).get(name) for leaf in activity.owned.leaves]
-        has = np.array([t is not None for t in told], bool) & (used > 0.0)
-        values = np.array([t or 0 for t in told], np.float64)
-        if values[has].sum() > 0.0:
-            mean = values[has].sum() / used[has].sum()
-            found[has, column] = np.clip(values[has] / used[has] / mean - 1.0, -1.0, 3.0)
-    return found
-
-
-def _feature_names(rows: Rows | None) -> tuple[str, ...]:
-    return FEATURES if rows is not None and rows.features.shape[1] else ()
-
-
-def _fits(learned: Learned, groups: tuple[str, ...], rows: Rows | None) -> bool:
-    return learned.zones == groups and (
-        rows is None or len(learned.features) == rows.features.shape[1]
-    )
-
-
 def _is_whole(domain: DomainWindow, activity: Activity, rows: Rows) -> bool:
     window = activity.window
     if not activity.is_known or not all(activity.cpu.seen) or len(rows.t_s) < LEAST_ROWS:
@@ -180,11 +139,7 @@ def _covers(zone: ZoneWindow, window: Window) -> bool:
 
 
 def _learned_split(
-    before: Learned,
-    whole: Rows,
-    blocks: Sequence[Block],
-    features: Float64s | None,
-    activity: Activity,
+    before: Learned, whole: Rows, blocks: Sequence[Block], activity: Activity, *, is_main: bool
 ) -> tuple[Learned, Split]:
     """Learn from a window, a bounded number of rows at a time."""
     leaves, edges_ns = activity.owned.leaves, activity.cpu.edges_ns
@@ -195,17 +150,19 @@ def _learned_split(
     size = max(MOST_ROWS // len(blocks), LEAST_ROWS)
     parts = stretches(len(edges_ns) - 1, size)
     for first, last in parts:
-        part = part_rows(edges_ns, blocks, features, first, last) if parts[1:] else whole
+        part = part_rows(edges_ns, blocks, whole.features, first, last) if parts[1:] else whole
         active = np.flatnonzero(part.work_s.sum(axis=0) > 0.0)
         names = [leaves[i].id for i in active.tolist()]
         mine = part._replace(work_s=part.work_s[:, active], features=part.features[active])
         span = Window(int(edges_ns[first]), int(edges_ns[last]))
-        after, found = learn(after, mine, names, span)
+        after, found = learn(after, mine, names, span, own=is_main)
         by_leaf[active] += found.energy_j.sum(axis=0)
         unused_j += _unused_j(mine, found)
         _add_doubts(doubts, names, found, max(after.noise.excess, 1.0))
         rates |= dict(zip(names, found.intensity.tolist(), strict=True))
-        flags |= _leaf_flags(names, found, after)
+        flags |= _leaf_flags(names, found, after) if is_main else {}
+    if not (np.isfinite(by_leaf).all() and np.isfinite(after.beta).all()):
+        raise ArithmeticError("a model whose numbers are none")
     floor = _floor(after, activity.window)
     return after, Split(by_leaf, 0.0, unused_j, doubts, rates, flags, floor)
 

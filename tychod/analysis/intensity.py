@@ -70,10 +70,13 @@ class _Design(NamedTuple):
 
 
 def learn(
-    before: Learned, rows: Rows, leaves: Sequence[str], window: Window
+    before: Learned, rows: Rows, leaves: Sequence[str], window: Window, *, own: bool = True
 ) -> tuple[Learned, Estimate]:
-    """Take in one window and say how its energy splits."""
-    now = prepared(before, rows, leaves, window.seconds)
+    """Take in one window and say how its energy splits; ``own``: with an intensity for each leaf.
+
+    Raises ``LinAlgError`` or ``ArithmeticError`` where the numbers allow no solution.
+    """
+    now = prepared(before, rows, leaves, window.seconds, own=own)
     design = _design(now, rows, leaves)
     expected = design.gx * _rates(now, rows, design)
     each, _ = noises.wander(rows.t_s, rows.seconds, now.noise.theta)
@@ -158,6 +161,8 @@ def _solved(now: Learned) -> Learned:
 
 def _scaled_inverse(full: Float64s) -> Float64s:
     """Invert an information matrix whatever its units: a diagonal of 1 and a little more."""
+    if not (np.diag(full) > 0.0).all():
+        raise ArithmeticError("an information matrix that is none")
     scale = 1.0 / np.sqrt(np.diag(full))
     scaled = full * np.outer(scale, scale)
     scaled[np.diag_indices(len(full))] += FLOOR

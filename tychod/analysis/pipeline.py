@@ -6,7 +6,7 @@ from dataclasses import replace
 from tychod.analysis import ledger
 from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.cpu import CpuWindow, cpu_window
-from tychod.analysis.domain import Activity, attribute
+from tychod.analysis.domain import attribute
 from tychod.analysis.energy import (
     DomainWindow,
     ZoneWindow,
@@ -17,6 +17,7 @@ from tychod.analysis.energy import (
     zone_windows,
 )
 from tychod.analysis.learned import Learned
+from tychod.analysis.models import Activity
 from tychod.analysis.owners import Owners, owners
 from tychod.analysis.pmu import leaf_counts
 from tychod.analysis.policy import idle_parts
@@ -164,15 +165,7 @@ def _book(
     ]
     ledger.admit(accounts, present, now_wall_ns)
     spent_ns = {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns}
-    booked = {
-        name: replace(
-            part,
-            idle_by_leaf=idle_parts(
-                name, part.idle_uj, _activity(part), accounts, owned.live, params
-            ),
-        )
-        for name, part in booked.items()
-    }
+    booked = _with_idle(booked, accounts, owned, params)
     doubts = _doubts(booked)
     for leaf_id, more in _gains(booked).items():
         accounts[leaf_id] = ledger.add(
@@ -186,6 +179,21 @@ def _book(
     ledger.end_absent(accounts, owned.live, window.end_ns)
     ledger.evict_old(accounts, window.end_ns, params)
     return accounts, booked
+
+
+def _with_idle(
+    booked: Mapping[str, Booked], accounts: ledger.Accounts, owned: Owners, params: Params
+) -> dict[str, Booked]:
+    """Return each domain's part with its idle energy shared by policy."""
+    return {
+        name: replace(
+            part,
+            idle_by_leaf=idle_parts(
+                name, part.idle_uj, _activity(part), accounts, owned.live, params
+            ),
+        )
+        for name, part in booked.items()
+    }
 
 
 def _activity(part: Booked) -> dict[str, float]:

@@ -111,8 +111,12 @@ def _with_information(learned: Learned) -> Learned:
     if not (np.linalg.eigvalsh(learned.cov) > 0.0).all():
         raise ValueError("a covariance that is none")
     known = np.linalg.inv(learned.cov)
-    info: Float64s = np.asarray(known - np.diag(precision), np.float64)
-    vector = known @ learned.beta - precision * centre
+    # The prior is newer than the covariance: what would be less than nothing known is nothing.
+    scale = np.sqrt(np.diag(known))
+    values, vectors = np.linalg.eigh((known - np.diag(precision)) / np.outer(scale, scale))
+    part = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    info: Float64s = np.asarray(part * np.outer(scale, scale), np.float64)
+    vector = (info + np.diag(precision)) @ learned.beta - precision * centre
     return replace(learned, info=info, vector=vector)
 
 

@@ -19,10 +19,11 @@ from tychod.samples import CgroupRef, CpuSeries, EnergySeries
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 0.5
-FAST_S: Final = 0.2
-"""Sources up to this interval hold the window (design.md 7); slower ones are booked when known."""
+FOREVER: Final = float("inf")
 MIN_LAG_S: Final = 0.05
-MAX_LAG_S: Final = 0.5
+MAX_LAG_S: Final = 2.5
+"""Sources whose delay and interval are up to this hold the window, so that their energy meets the
+CPU time of the same moment; slower ones are booked when known (design.md 7)."""
 WAIT_STEP_S: Final = 0.02
 SHORTEST_LAST_NS: Final = 50_000_000
 
@@ -190,7 +191,9 @@ class Analyser:
     def _samples_reach(self, end_ns: int) -> bool:
         """Say whether every source that should hold the window has a sample at or after its end."""
         newest = [self._inputs.cpu.newest_ns()]
-        newest += [s.newest_ns() for s in self._inputs.energy if (s.lag_s() or MAX_LAG_S) <= FAST_S]
+        newest += [
+            s.newest_ns() for s in self._inputs.energy if (s.lag_s() or FOREVER) <= MAX_LAG_S
+        ]
         if self._inputs.processes is not None:
             newest.append(self._inputs.processes.newest_ns())
         return all(t_ns is None or t_ns >= end_ns for t_ns in newest)
