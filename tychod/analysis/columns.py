@@ -37,7 +37,7 @@ YOUNG_WINDOWS: Final = 2
 GONE_WINDOWS: Final = 20
 """After so many windows in which it did not run nothing more is known of a workload."""
 MOST_COLUMNS: Final = 256
-"""Workloads beyond this have no column: time grows with the cube of them, memory with the square."""
+"""Workloads beyond this have no column: time grows with the cube of it, memory with the square."""
 UNSEEN: Final = Column()
 LEAST_SHARE: Final = 0.0005
 """Who used less of a window's CPU time than this gets no column of its own in it."""
