@@ -18,10 +18,10 @@ GRACE_S = 3.0
 # Opened by the interpreter or a library on first use and kept for the life of the process.
 KEPT_OPEN = ("/dev/urandom",)
 
-settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("dev", max_examples=30, deadline=None)
 settings.register_profile(
     "ci",
-    max_examples=200,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     print_blob=True,
