@@ -27,7 +27,7 @@ POOR_MOVE: Final = 0.3
 """If the mean intensity moved by this much (logarithm), what was linearised there counts less."""
 CURVE_SD, CURVE_GAIN = 0.1, 0.05
 """First spread of the curve's terms, and how fast it follows what is found (EM)."""
-CURVE_WIDEST: Final = 0.6
+CURVE_WIDEST: Final = 0.3
 """Spread of the curve's terms for the uncertainty that is told."""
 TAU_START, TAU_LEAST, TAU_MOST = 0.2, 0.01, 1.0
 FEATURE_SD: Final = 0.3

@@ -41,6 +41,8 @@ LEAST_ERROR: Final = 1e-3
 TINY, FLOOR = 1e-15, 1e-12
 IDLE_CAP: Final = 1.02
 """Idle power is at most this much of the lowest power of half a second."""
+TWINS: Final = -0.6
+"""Correlation of errors below which two workloads cannot be told apart."""
 LEAST_SURE: Final = 0.05
 """The spread of intensities is believed once the data know about so many of them."""
 
@@ -146,6 +148,7 @@ def _solved(now: Learned) -> Learned:
     centre, precision = prior(now)
     cov = _scaled_inverse(now.info + np.diag(precision))
     beta = _possible(now, cov @ (now.vector + precision * centre), cov)
+    beta[now.fixed :] = _twins_pooled(now, beta[now.fixed :], cov)
     curve = slice(len(now.zones), now.mean_at)
     expected = beta[curve] ** 2 + np.diag(cov)[curve]
     curve_var = now.curve_var + CURVE_GAIN * (expected - now.curve_var)
@@ -157,6 +160,24 @@ def _solved(now: Learned) -> Learned:
     before = max(float(now.beta[now.mean_at]), 1e-9)
     moved = abs(math.log(float(beta[now.mean_at]) / before))
     return replace(now, beta=beta, cov=cov, curve_var=curve_var, tau=tau, moved=moved)
+
+
+def _twins_pooled(now: Learned, own: Float64s, cov: Float64s) -> Float64s:
+    """Give workloads that always run together the same deviation, which keeps their sum.
+
+    The prior alone would give more of it to the larger one, without any reason in the data.  Such
+    a pair shows in the covariance: what one has more of, the other has less.
+    """
+    part = cov[now.fixed :, now.fixed :]
+    sd = np.sqrt(np.diag(part))
+    first, second = np.nonzero(np.triu(part < TWINS * np.outer(sd, sd), 1))
+    weight = np.sqrt(np.maximum(np.diag(now.info)[now.fixed :], 0.0))  # as their CPU time
+    found = own.copy()
+    for i, j in zip(first.tolist(), second.tolist(), strict=True):
+        both = weight[i] + weight[j]
+        if both > 0.0:
+            found[[i, j]] = (weight[i] * found[i] + weight[j] * found[j]) / both
+    return found
 
 
 def _scaled_inverse(full: Float64s) -> Float64s:
