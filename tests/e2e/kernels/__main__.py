@@ -29,7 +29,9 @@ PROGRAM: Final = Path("/usr/bin/true")  # what the load starts again and again
 LIMIT_S: Final = 180
 TAIL_LINES: Final = 30
 MACHINE: Final = (
-    QEMU, "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "768M",
+    # One thread: with one for each CPU, an emulated CPU may run kernel text that another has just
+    # patched (a static branch) as the breakpoint it was for a moment, and the kernel panics.
+    QEMU, "-accel", "tcg,thread=single", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "768M",
     "-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot",
 )  # fmt: skip
 
