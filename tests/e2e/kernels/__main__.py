@@ -31,8 +31,8 @@ TAIL_LINES: Final = 30
 MACHINE: Final = (
     # One thread: with one for each CPU, an emulated CPU may run kernel text that another has just
     # patched (a static branch) as the breakpoint it was for a moment, and the kernel panics.
-    QEMU, "-accel", "tcg,thread=single", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "768M",
-    "-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot",
+    QEMU, "-accel", "tcg,thread=single", "-machine", "q35", "-cpu", "max", "-smp", "2",
+    "-m", "768M", "-display", "none", "-nodefaults", "-serial", "stdio", "-no-reboot",
 )  # fmt: skip
 
 
