@@ -126,7 +126,8 @@ def recordings_are_for_root(scene: Scene) -> str:
     try:
         require(describe(file).startswith("0600 root:"), f"a recording is {describe(file)}")
         verdict = run("tychoctl", "replay", str(file), "--verify").stdout.strip()
-        require(verdict.endswith("identical to the bit in 1 window"), verdict)
+        # 3 s hold one window, or two where the first was about to end.
+        require(re.search(r"identical to the bit in [12] windows?$", verdict), verdict)
         run("tychoctl", "replay", str(file), "pods")
     finally:
         file.unlink()
