@@ -52,7 +52,6 @@ class Estimate(NamedTuple):
 
     energy_j: Float64s  # (n, leaves) dynamic energy of each leaf in each row
     idle_w: Float64s  # (zones,)
-    idle_sd_w: Float64s
     intensity: Float64s  # (leaves,) J per CPU second
     window_var: Float64s  # (leaves,) J^2, of the window's energy
     added_var: Float64s  # (leaves,) J^2, what it adds to that of the running total
@@ -87,11 +86,11 @@ def learn(
     unsettled = design.gx[:, design.at < 0]
     young = deviation_var(now) * (unsettled @ unsettled.T)
     rest = design.y - design.z @ now.beta
-    spread = design.z @ now.cov @ design.z.T + young
+    with_z = design.z @ now.cov
+    spread = with_z @ design.z.T + young
     inverse = _inverse(noises.total(kernels, now.noise.theta) + spread, rows)
     scored = noises.score(now.noise, kernels, rest, spread, inverse)
-    seen = inverse @ (design.z @ now.cov)
-    past = now.past - (now.past @ design.z.T) @ seen
+    past = now.past - (now.past @ design.z.T) @ (inverse @ with_z)
     now = _changed(replace(now, noise=scored, past=past), design, rest, inverse, leaves)
     v_inverse = _inverse(noises.total(kernels, scored.theta) + young, rows)
     weighted = v_inverse @ design.z
@@ -122,7 +121,7 @@ def _design(now: Learned, rows: Rows, leaves: Sequence[str]) -> _Design:
     terms = curve_terms(rows.busy)
     zones, mean_at = len(now.zones), now.mean_at
     a0 = now.beta[zones:mean_at]
-    g = np.clip(1.0 + terms @ a0, 0.2, 5.0)
+    g = _curve(now, terms)
     gx = g[:, None] * rows.work_s
     design = _Design(np.zeros((len(g), len(now.beta))), rows.energy_j, gx, at, terms)
     flat = rows.work_s @ _rates(now, rows, design)  # as if the curve were flat
@@ -133,6 +132,12 @@ def _design(now: Learned, rows: Rows, leaves: Sequence[str]) -> _Design:
     z[:, mean_at + 1 : now.fixed] = gx @ rows.features
     z[:, at[at >= 0]] = gx[:, at >= 0]
     return design._replace(y=rows.energy_j + z[:, zones:mean_at] @ a0)
+
+
+def _curve(now: Learned, terms: Float64s) -> Float64s:
+    """Return the power of a CPU second in each row, relative to that at the reference."""
+    found: Float64s = np.clip(1.0 + terms @ now.beta[len(now.zones) : now.mean_at], 0.2, 5.0)
+    return found
 
 
 def _rates(now: Learned, rows: Rows, design: _Design) -> Float64s:
@@ -241,8 +246,8 @@ def _changed(
 def _estimate(
     now: Learned, rows: Rows, design: _Design, v_inverse: Float64s
 ) -> tuple[Learned, Estimate]:
-    zones, mean_at = len(now.zones), now.mean_at
-    g = np.clip(1.0 + design.terms @ now.beta[zones:mean_at], 0.2, 5.0)
+    zones = len(now.zones)
+    g = _curve(now, design.terms)
     gx = g[:, None] * rows.work_s
     rates = _rates(now, rows, design)
     expected = gx * rates
@@ -266,7 +271,6 @@ def _estimate(
     return now, Estimate(
         energy,
         idle_w,
-        np.sqrt(np.maximum(np.diag(now.cov)[:zones], 0.0)),
         rates,
         window_var,
         added_var,

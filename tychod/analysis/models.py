@@ -45,16 +45,27 @@ def weight_of(name: str, activity: Activity) -> tuple[str, Float64s | None, tupl
     """
     if name != "dram":
         return name, None, ()
-    misses = [activity.counts.get(leaf.id, {}).get(MISSES) for leaf in activity.owned.leaves]
-    used = activity.owned.used_ns.sum(axis=0) / 1e9
-    counted = np.array([m is not None for m in misses], bool) & (used > 0.0)
-    values = np.array([m or 0 for m in misses], np.float64)
-    if values[counted].sum() <= 0.0:
+    rate = _relative_rates(activity, MISSES)
+    if rate is None:
         return name, None, ("fallback-activity",)
+    return f"{name}:misses", rate, ()
+
+
+def _relative_rates(activity: Activity, name: str) -> Float64s | None:
+    """Return each leaf's rate of a counter, relative to that of all; 1 where it is not known.
+
+    None where nothing was counted while anything ran.
+    """
+    told = [activity.counts.get(leaf.id, {}).get(name) for leaf in activity.owned.leaves]
+    used = activity.owned.used_ns.sum(axis=0) / 1e9
+    counted = np.array([t is not None for t in told], bool) & (used > 0.0)
+    values = np.array([t or 0 for t in told], np.float64)
+    if values[counted].sum() <= 0.0:
+        return None
     mean = values[counted].sum() / used[counted].sum()
     rate = np.ones(len(used))
     rate[counted] = values[counted] / used[counted] / mean
-    return f"{name}:misses", rate, ()
+    return rate
 
 
 def features_of(activity: Activity) -> Float64s | None:
@@ -62,15 +73,11 @@ def features_of(activity: Activity) -> Float64s | None:
     names = [n for n in FEATURES if any(n in c for c in activity.counts.values())]
     if not names:
         return None
-    used = activity.owned.used_ns.sum(axis=0) / 1e9
-    found = np.zeros((len(used), len(FEATURES)))
+    found = np.zeros((len(activity.owned.leaves), len(FEATURES)))
     for column, name in enumerate(FEATURES):
-        told = [activity.counts.get(leaf.id, {}).get(name) for leaf in activity.owned.leaves]
-        has = np.array([t is not None for t in told], bool) & (used > 0.0)
-        values = np.array([t or 0 for t in told], np.float64)
-        if values[has].sum() > 0.0:
-            mean = values[has].sum() / used[has].sum()
-            found[has, column] = np.clip(values[has] / used[has] / mean - 1.0, -1.0, 3.0)
+        rate = _relative_rates(activity, name)
+        if rate is not None:
+            found[:, column] = np.clip(rate - 1.0, -1.0, 3.0)
     return found
 
 
