@@ -26,6 +26,8 @@ PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
         "host.cgroupfs": False,
         "host.run": False,
         "host.log": False,
+        "host.var": False,
+        "kubelet.root_dir": True,
         "kubelet.ca_file": True,
         "kubelet.client_cert_file": True,
         "kubelet.client_key_file": True,
@@ -45,6 +47,9 @@ class Host:
     cgroupfs: Annotated[str, Restart(), Doc("Root of the cgroup file systems.")] = "/sys/fs/cgroup"
     run: Annotated[str, Restart(), Doc("Run-time state of other programs (containerd).")] = "/run"
     log: Annotated[str, Restart(), Doc("Root of the logs (containers, pods).")] = "/var/log"
+    var: Annotated[str, Restart(), Doc("State of other programs (kubelet, Docker, Podman).")] = (
+        "/var"
+    )
     hierarchy: Annotated[
         Literal["auto", "v2", "v1"], Restart(), Doc("The one cgroup hierarchy that is believed.")
     ] = "auto"
@@ -163,18 +168,39 @@ class Kubelet:
     timeout: Annotated[
         float, Range(0.1, 60.0), Restart(), Doc("Seconds to wait for an answer.")
     ] = 3.0
+    root_dir: Annotated[
+        str,
+        Restart(),
+        Doc("The kubelet's own directory, for device assignments; empty: the usual places."),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Workloads:
-    """How long ended workloads stay listed."""
+    """Who workloads are, and how long ended ones stay listed."""
 
     terminated_age: Annotated[
         float, Range(0.0, 86400.0), Doc("Seconds an ended workload stays listed.")
     ] = 600.0
     terminated_max: Annotated[
-        int, Range(0, 100000), Doc("Ended workloads listed at most, the oldest leave first.")
+        int,
+        Range(-1, 100000),
+        Doc("Ended workloads listed at most, those with least energy leave first; -1: no limit."),
     ] = 500
+    terminated_min_energy: Annotated[
+        float, Range(0.0, 1e9), Doc("Joules that an ended workload must have to stay listed.")
+    ] = 0.0
+    vms: Annotated[
+        bool, Restart(), Doc("Look for virtual machines that have no cgroup of their own.")
+    ] = True
+    firework_status: Annotated[
+        str,
+        Restart(),
+        Doc('Where a Firework agent tells its services, as "http://127.0.0.1:8080"; empty: none.'),
+    ] = ""
+    units: Annotated[
+        bool, Restart(), Doc("Ask systemd, over D-Bus, for the descriptions of units.")
+    ] = True
 
 
 @dataclass(frozen=True, slots=True)

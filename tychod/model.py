@@ -67,6 +67,9 @@ class Identity:
     qos: str | None = None
     tenant: str | None = None  # cgroup whose owner can make cgroups like this one; None: root's
     requests: Mapping[str, int] = field(default_factory=dict)  # cpu_millicores, memory_bytes
+    description: str | None = None  # of a unit, as systemd tells it
+    devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by resource name
+    pid: int | None = None  # of a virtual machine's hypervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,9 @@ class Leaf:
     window_sd_uj: Mapping[str, float] = field(default_factory=dict)  # of the last window's part
     intensity: Mapping[str, float] = field(default_factory=dict)  # joules per CPU second
     flags: tuple[str, ...] = ()  # of tychod.flags.LEAF_FLAGS
+    ended_ns: int | None = None  # wall clock; None: running
+    ended_sequence: int | None = None  # of the first snapshot that shows it as terminated
+    vcpu_ns: int | None = None  # part of ``cpu_ns`` that a VM's vCPU threads used; None: not known
 
     @property
     def total(self) -> Energy:
@@ -175,6 +181,13 @@ class Domain:
     flags: tuple[str, ...] = ()  # of tychod.flags.DOMAIN_FLAGS, of the last window
 
 
+class Usage(NamedTuple):
+    """What evicted leaves had that belonged to one namespace or slice, cumulative."""
+
+    cpu_ns: int
+    energy: Mapping[str, Energy]
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything known at the end of one window; immutable once published."""
@@ -189,6 +202,8 @@ class Snapshot:
     conservation_violations: int = 0
     processes: Processes | None = None  # None: not accounted
     idle_policy: IdlePolicy = "system"
+    views: tuple[Leaf, ...] = ()  # VMs whose energy another leaf holds; in no sum
+    folded: Mapping[str, Usage] = field(default_factory=dict)  # of evicted leaves, by view key
 
 
 @dataclass(frozen=True, slots=True)

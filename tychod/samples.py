@@ -107,6 +107,30 @@ class CpuSeries:
     package_cpus: tuple[int, ...] = ()  # CPUs online in each
 
 
+class VmUse(NamedTuple):
+    """CPU time of one hypervisor process since it began, all its threads together.
+
+    ``vm_key`` stands for the machine where a cgroup key would: it is negative, never used twice,
+    and ``CpuSeries.cgroups`` and the identities know it.  None: the machine has a cgroup of its
+    own, so only ``vcpu_ns`` matters.
+    """
+
+    pid: int
+    start_ticks: int  # 10 ms since boot; with the pid it names a process for ever
+    vm_key: int | None
+    key: int  # of the cgroup that the process is in
+    cpu_ns: int
+    vcpu_ns: int | None  # part of it that guests' CPUs used; None: threads cannot be told apart
+
+
+@dataclass(frozen=True, slots=True)
+class VmSeries:
+    """The hypervisors at one moment, normally the window's end."""
+
+    t_ns: int
+    uses: tuple[VmUse, ...]
+
+
 class ProcessUse(NamedTuple):
     """What one process has used in one cgroup; one that moved has a row for each."""
 

@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tychod.analysis.learned import Learned
-from tychod.model import Energy, Identity, IdlePolicy
-from tychod.samples import CounterSample, CpuSample, CpuSeries, EnergySeries, ProcessSeries
+from tychod.model import Energy, Identity, IdlePolicy, Usage
+from tychod.samples import (
+    CounterSample,
+    CpuSample,
+    CpuSeries,
+    EnergySeries,
+    ProcessSeries,
+    VmSeries,
+)
 
 LATE_NS: Final = 500_000_000
 STALE_NS: Final = 1_500_000_000
@@ -30,6 +37,7 @@ class Observations:
     identities: Mapping[int, Identity]
     wall_offset_ns: int
     processes: ProcessesSeen | None = None
+    vms: VmSeries | None = None  # None: not read in this window
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,8 @@ class Params:
     late_tolerance_ns: int = LATE_NS  # energy this late still belongs to the window's first bin
     stale_ns: int = STALE_NS  # a zone whose last reading is older than this is stale
     terminated_age_ns: int = 600_000_000_000
-    terminated_max: int = 500
+    terminated_max: int = 500  # negative: no limit
+    terminated_min_uj: int = 0  # an ended leaf with less is evicted at once
     process_ended_age_ns: int = 60_000_000_000
     processes_max: int = 2_000
     idle_policy: IdlePolicy = "system"
@@ -77,6 +86,23 @@ class Account:
     ended_ns: int | None = None  # monotonic end of the window in which its last cgroup was gone
     spread: Mapping[str, float] = field(default_factory=dict)  # variance of ``energy``, J^2
     requested: Mapping[str, int] = field(default_factory=dict)  # as last told, by resource
+    ended_sequence: int | None = None  # of the snapshot that first showed it as ended
+    vcpu_ns: int | None = None  # of ``cpu_ns``, by a virtual machine's CPUs; None: not known
+
+
+class VmId(NamedTuple):
+    """One hypervisor process."""
+
+    pid: int
+    start_ticks: int
+
+
+class VmPoint(NamedTuple):
+    """How far a hypervisor's CPU time has been credited."""
+
+    cpu_ns: int  # its own counter
+    vcpu_ns: int | None
+    key: int  # of the cgroup it was in
 
 
 class ProcessId(NamedTuple):
@@ -135,3 +161,6 @@ class State:
     violations: int = 0
     processes: ProcessState = field(default_factory=ProcessState)
     counters: CounterSample | None = None  # as last read; not saved
+    vms: Mapping[VmId, VmPoint] = field(default_factory=dict)
+    views: Mapping[str, Account] = field(default_factory=dict)  # VMs inside other leaves, by id
+    folded: Mapping[str, Usage] = field(default_factory=dict)  # of evicted leaves, by view key

@@ -342,6 +342,7 @@ def params_of(config: Config, cpus: int, memory: int) -> Params:
         stale_ns=max(STALE_NS, round(3 * slowest_ns)),
         terminated_age_ns=round(config.workloads.terminated_age * 1e9),
         terminated_max=config.workloads.terminated_max,
+        terminated_min_uj=round(config.workloads.terminated_min_energy * 1e6),
         idle_policy=config.attribution.idle,
         memory_bytes=memory,
     )

@@ -187,10 +187,14 @@ def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
 def _parse_identity(fields: dict[str, object]) -> Identity:
     labels = {name: _checked(text, str) for name, text in _table(fields.pop("labels"))}
     requests = {name: _checked(n, int) for name, n in _table(fields.pop("requests", {}))}
+    devices = {
+        name: tuple(_checked(device, str) for device in found)
+        for name, found in _table(fields.pop("devices", {}))
+    }
     identity, problems = load(Identity, fields, "identity")
     if identity is None:
         raise ValueError("; ".join(map(str, problems)))
-    return replace(identity, labels=labels, requests=requests)
+    return replace(identity, labels=labels, requests=requests, devices=devices)
 
 
 def _parse_processes(plain: dict[str, Any] | None) -> ProcessState:

@@ -1,0 +1,64 @@
+"""How leaves are grouped: pods, namespaces and slices are views over leaves; pure.
+
+A name that somebody below the host's root can choose carries whose tree it is in, so that a
+cgroup in a container that is called like a pod of the host is never added to that pod.
+"""
+
+from typing import Final
+
+from tychod.model import PAST_ID, Identity
+
+NAMESPACE: Final = "namespace:"
+SLICE: Final = "slice:"
+PROCESS_MARK: Final = "/\n"
+"""Begins the last component of the path that stands for a VM in another's cgroup.
+
+No cgroup can be called so: the kernel refuses a line feed in a name (cgroup_mkdir).
+"""
+_PODS: Final = ("kubepods", "-pod")
+
+
+def pod_key(identity: Identity) -> str | None:
+    """Return what tells an identity's pod from all others; None where it is in none.
+
+    A pod of a cluster inside a container is another one than the host's of the same uid.
+    """
+    if identity.pod_uid is None:
+        return None
+    return identity.pod_uid if identity.tenant is None else f"{identity.pod_uid}@{identity.tenant}"
+
+
+def past_id(identity: Identity) -> str:
+    """Return the id of the leaf that gets what an ended leaf of the same pod had."""
+    key = pod_key(identity)
+    return PAST_ID if key is None else f"{PAST_ID}:{key}"
+
+
+def shown_cgroup(path: str | None) -> str | None:
+    """Return a leaf's cgroup as it is: for a VM in another's cgroup, that one."""
+    if path is None or PROCESS_MARK not in path:
+        return path
+    return path.partition(PROCESS_MARK)[0] or "/"
+
+
+def slices_of(cgroup: str | None) -> tuple[str, ...]:
+    """Return the paths of the host's slices that a cgroup is in, outermost first.
+
+    Slices of pods are not among them: those are views of their own, and come and go with the pods.
+    """
+    found = []
+    prefix = ""
+    for component in (cgroup or "").strip("/").split("/"):
+        if not component.endswith(".slice") or all(part in component for part in _PODS):
+            break
+        prefix += "/" + component
+        found.append(prefix)
+    return tuple(found)
+
+
+def view_keys(identity: Identity) -> tuple[str, ...]:
+    """Return the keys of the views, beside its pod's, that a leaf counts in."""
+    keys = [SLICE + path for path in slices_of(identity.cgroup)]
+    if identity.namespace is not None and identity.tenant is None:
+        keys.append(NAMESPACE + identity.namespace)
+    return tuple(keys)
