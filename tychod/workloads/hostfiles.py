@@ -6,6 +6,8 @@ log in /var/log/containers 36-612 ms after it.  Both were measured on a real nod
 
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tychod.hostfs import Host
@@ -38,6 +40,8 @@ class Names(NamedTuple):
     namespace: str | None = None
     pod_uid: str | None = None
     sandbox: bool = False
+    labels: Mapping[str, str] = MappingProxyType({})
+    runtime: str | None = None  # where the file tells it
 
 
 def parse_bundle(data: bytes) -> Names | None:
