@@ -1,4 +1,4 @@
-"""The only code that opens files below /proc, /sys, the cgroup file systems, /run and /var/log.
+"""The only code that opens files below /proc, /sys, the cgroup file systems, /run and /var.
 
 What vanished while we looked is normal and is ``None``; what may not be read raises ``OSError``.
 """
@@ -70,6 +70,7 @@ class Host:
         self.cgroupfs: Final = _trimmed(roots.cgroupfs)
         self.run: Final = _trimmed(roots.run)
         self.log: Final = _trimmed(roots.log)
+        self.var: Final = _trimmed(roots.var)
 
     def read_text(self, path: str) -> str | None:
         """Return a file's text, None if it is gone; bytes that are not UTF-8 are replaced."""
