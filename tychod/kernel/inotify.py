@@ -42,6 +42,10 @@ class Inotify:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = _checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
 
+    def fileno(self) -> int:
+        """Return the descriptor, readable when there are events."""
+        return self._fd
+
     def watch(self, path: str) -> int:
         """Watch a directory and return the watch's number; OSError (ENOSPC: too many, ENOENT)."""
         return _checked(

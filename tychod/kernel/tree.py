@@ -10,6 +10,7 @@ import errno
 import resource
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from tychod.hostfs import GONE, Host, KeptFile
@@ -88,6 +89,14 @@ class CgroupTree:
             count = len(self._refused)
             found.append(f"{count} cgroups are counted in their parents, e.g. {path}: {reason}")
         return tuple(found)
+
+    def fileno(self) -> int | None:
+        """Return the descriptor that becomes readable with every change; None: there is none."""
+        return self._inotify.fileno() if self._inotify else None
+
+    def newer_than(self, key: int) -> tuple[Node, ...]:
+        """Return the cgroups whose key is larger, youngest first: those added since it was."""
+        return tuple(takewhile(lambda node: node.key > key, reversed(self._by_key.values())))
 
     def refresh(self, now_ns: int) -> bool:
         """Take in what changed since the last call; True if anything did."""

@@ -16,6 +16,7 @@ from tychod.kernel.bpf.processes import BpfProcesses, ExitRing, counts_processes
 from tychod.kernel.procscan import ProcScan, without_exits
 from tychod.kernel.taskstats import NOT_LISTED, Refusal, listen
 from tychod.model import Trouble
+from tychod.runtime.punctual import Punctual
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WAIT_S: Final = 0.5
 NOT_READ: Final = "not read yet"
 NOT_COUNTED: Final = (
     "the loaded kernel programs do not count processes; procfs is read instead",
@@ -76,78 +76,33 @@ class ProcessSampler:
         """``open_reader`` is called whenever the accounting is opened anew: keys are its own."""
         self._collector = collector
         self._open = open_reader
-        self._clock = clock
-        self._crashed = crashed
-        self._changed = threading.Condition()
-        self._due_ns: int | None = None
+        self._lock = threading.Lock()
         self._reached_ns: int | None = None
         self._series: ProcessSeries | None = None
         self._reason: str | None = NOT_READ
         self._problems: tuple[Problem, ...] = ()
-        self._stopping = False
         self._opened: _Opened | None = None
-        self._thread = threading.Thread(target=self._run, name="processes", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; it reads when it is told when a window ends."""
-        self._thread.start()
-
-    def ask_stop(self) -> None:
-        """Tell the thread to end after the reading in progress."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end; False when it hangs."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def expect(self, end_ns: int) -> None:
-        """Read at this moment, the end of the window in progress."""
-        with self._changed:
-            self._due_ns = end_ns
-            self._changed.notify_all()
+        self._thread = Punctual("processes", self._read, clock, crashed, self._close)
+        self.start: Final = self._thread.start
+        self.ask_stop: Final = self._thread.ask_stop
+        self.join: Final = self._thread.join
+        self.expect: Final = self._thread.expect
 
     def newest_ns(self) -> int | None:
         """Monotonic time up to which processes were read or found unreadable; None: not once."""
-        with self._changed:
+        with self._lock:
             return self._reached_ns
 
     def seen(self) -> ProcessesSeen:
         """Return the newest reading, and what is not in it."""
-        with self._changed:
+        with self._lock:
             return ProcessesSeen(self._series, self._reason, boot_offset_ns())
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield what somebody may want to mend."""
-        with self._changed:
+        with self._lock:
             problems = self._problems
         return (Trouble("processes", reason, remedy) for reason, remedy in problems)
-
-    def _run(self) -> None:
-        try:
-            while (due_ns := self._wait_due()) is not None:
-                self._read(due_ns)
-        except Exception:  # the outermost frame of the thread: a fault of ours ends the daemon
-            log.critical("the thread that reads processes failed", exc_info=True)
-            self._crashed("reading processes failed")
-        finally:
-            self._close()
-
-    def _wait_due(self) -> int | None:
-        """Wait until a reading is due and return when it was; None: asked to stop."""
-        with self._changed:
-            while not self._stopping:
-                left_s = WAIT_S
-                if self._due_ns is not None:
-                    left_s = (self._due_ns - self._clock.now_ns()) / 1e9
-                    if left_s <= 0:
-                        due_ns, self._due_ns = self._due_ns, None
-                        return due_ns
-                self._changed.wait(min(left_s, WAIT_S))
-        return None
 
     def _read(self, due_ns: int) -> None:
         series: ProcessSeries | None = None
@@ -170,7 +125,7 @@ class ProcessSampler:
         reason: str | None,
         problems: tuple[Problem, ...],
     ) -> None:
-        with self._changed:
+        with self._lock:
             is_new = problems != self._problems or (series is None and reason != self._reason)
             self._reached_ns = due_ns
             self._series, self._reason, self._problems = series, reason, problems
