@@ -23,9 +23,16 @@ def pod_key(identity: Identity) -> str | None:
 
     A pod of a cluster inside a container is another one than the host's of the same uid.
     """
-    if identity.pod_uid is None:
-        return None
-    return identity.pod_uid if identity.tenant is None else f"{identity.pod_uid}@{identity.tenant}"
+    uid = identity.pod_uid
+    return uid if uid is None or _is_hosts(identity) else f"{uid}@{identity.tenant}"
+
+
+def _is_hosts(identity: Identity) -> bool:
+    """Say whether names are of the host's cluster: what a pod's container makes is the pod's."""
+    uid, tenant = identity.pod_uid, identity.tenant
+    if tenant is None or uid is None:
+        return tenant is None
+    return f"/pod{uid}/" in tenant or f"-pod{uid.replace('-', '_')}.slice/" in tenant
 
 
 def past_id(identity: Identity) -> str:
@@ -59,6 +66,6 @@ def slices_of(cgroup: str | None) -> tuple[str, ...]:
 def view_keys(identity: Identity) -> tuple[str, ...]:
     """Return the keys of the views, beside its pod's, that a leaf counts in."""
     keys = [SLICE + path for path in slices_of(identity.cgroup)]
-    if identity.namespace is not None and identity.tenant is None:
+    if identity.namespace is not None and _is_hosts(identity):
         keys.append(NAMESPACE + identity.namespace)
     return tuple(keys)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sim.world import container, unit
 from tychod.analysis import ledger
+from tychod.analysis.folded import Folded
 from tychod.analysis.ledger import Seen
 from tychod.analysis.state import Account, Params
 from tychod.model import Energy, Identity
@@ -17,7 +19,7 @@ PARAMS = Params(cpus=4, terminated_age_ns=100, terminated_max=3)
 def book(*identities: Identity, inode: int | None = 1) -> dict[str, Account]:
     """Accounts with 10 idle, 5 dynamic microjoules and 7 ns each."""
     accounts = ledger.with_fixed({}, 0)
-    ledger.admit(accounts, [Seen(i, inode, is_live=True) for i in identities], 1)
+    ledger.admit(accounts, {}, [Seen(i, inode, is_live=True) for i in identities], 1)
     for identity in identities:
         account = accounts[identity.id]
         accounts[identity.id] = ledger.add(account, {"package": Energy(10, 5)}, 7)
@@ -34,12 +36,21 @@ def sums(accounts: dict[str, Account]) -> tuple[int, int, int]:
     )
 
 
-def end(accounts: dict[str, Account], *live: Identity, now: int, params: Params = PARAMS) -> None:
-    """Close a window in which these leaves were there."""
+def end(
+    accounts: dict[str, Account],
+    *live: Identity,
+    now: int,
+    params: Params = PARAMS,
+    sequence: int | None = None,
+    folded: Folded | None = None,
+) -> None:
+    """Close a window in which these leaves were there; its snapshot is the ``now``th by default."""
+    folded = {} if folded is None else folded
+    sequence = now if sequence is None else sequence
     seen = [Seen(i, accounts[i.id].inode if i.id in accounts else 1, True) for i in live]
-    ledger.admit(accounts, seen, now)
-    ledger.end_absent(accounts, frozenset(i.id for i in live), now)
-    ledger.evict_old(accounts, now, params)
+    ledger.admit(accounts, folded, seen, now)
+    ledger.end_absent(accounts, frozenset(i.id for i in live), now, sequence)
+    ledger.evict_old(accounts, folded, now, sequence, params)
 
 
 def test_fixed_leaves_are_always_there() -> None:
@@ -64,15 +75,103 @@ def test_ended_leaf_is_listed_until_its_age() -> None:
     assert accounts["past"].cpu_ns == 7
 
 
-def test_the_oldest_go_first_when_there_are_too_many() -> None:
-    """At most so many ended leaves are listed."""
+def spend(accounts: dict[str, Account], leaf: Identity, dynamic_uj: int) -> None:
+    """More energy of a leaf that is there."""
+    gain = {"package": Energy(0, dynamic_uj)}
+    accounts[leaf.id] = ledger.add(accounts[leaf.id], gain)
+
+
+def test_those_with_most_energy_stay_when_there_are_too_many() -> None:
+    """At most so many ended leaves are listed; of equal ones those that ended first stay."""
     leaves = [unit(f"{name}.service") for name in "edcba"]
     accounts = book(*leaves)
+    spend(accounts, leaves[3], 1)
     for now, _ in enumerate(leaves, start=1):
         end(accounts, *leaves[now:], now=now)
 
-    assert [leaf.id in accounts for leaf in leaves] == [False, False, True, True, True]
-    assert sums(accounts) == (50, 25, 35)
+    assert [leaf.id in accounts for leaf in leaves] == [True, True, False, True, False]
+    assert sums(accounts) == (50, 26, 35)
+
+
+def test_of_leaves_that_end_together_the_ids_decide() -> None:
+    """Equal energy and equal end: which of them stay does not depend on the order of anything."""
+    leaves = [unit(f"{name}.service") for name in "edcba"]
+    for order in (leaves, leaves[::-1]):
+        accounts = book(*order)
+        end(accounts, now=1)
+
+        assert sorted(accounts.keys() & {leaf.id for leaf in leaves}) == [
+            "a.service", "b.service", "c.service",
+        ]  # fmt: skip
+
+
+def test_a_negative_maximum_is_none() -> None:
+    """Any number of ended leaves is listed."""
+    leaves = [unit(f"u{k}.service") for k in range(50)]
+    accounts = book(*leaves)
+    end(accounts, now=1, params=replace(PARAMS, terminated_max=-1))
+
+    assert all(leaf.id in accounts for leaf in leaves)
+
+
+def test_parts_of_a_domain_do_not_rank_a_leaf() -> None:
+    """Energy is the leaf's total, idle and dynamic: cores are in the package, dram is not."""
+    core, dram = unit("core.service"), unit("dram.service")
+    accounts = book(core, dram)
+    accounts[core.id] = ledger.add(accounts[core.id], {"core": Energy(0, 100)})
+    accounts[dram.id] = ledger.add(accounts[dram.id], {"dram": Energy(1, 0)})
+    end(accounts, now=1, params=replace(PARAMS, terminated_max=1))
+
+    assert dram.id in accounts
+    assert core.id not in accounts
+
+
+def test_least_energy_counts_in() -> None:
+    """An ended leaf with exactly the least energy stays; with a microjoule less it goes at once."""
+    for least, listed in ((15, True), (16, False)):
+        leaf, other = unit("a.service"), unit("b.service")
+        accounts = book(leaf, other)
+        end(accounts, other, now=1, params=replace(PARAMS, terminated_min_uj=least))
+
+        assert (leaf.id in accounts) == listed
+        assert other.id in accounts
+        assert sums(accounts) == (20, 10, 14)
+
+
+@pytest.mark.parametrize("age_ns", [0, 99])
+def test_an_ended_leaf_is_in_two_snapshots_whatever_its_age(age_ns: int) -> None:
+    """Readers come once a window at most: each sees the final energy, however short the age is."""
+    leaf = unit("a.service")
+    accounts = book(leaf)
+    shown = []
+    for sequence in range(5, 9):
+        params = replace(PARAMS, terminated_age_ns=age_ns)
+        end(accounts, now=sequence * 1000, params=params, sequence=sequence)
+        shown.append(leaf.id in accounts)
+
+    assert shown == [True, True, False, False]
+
+
+def test_the_first_snapshot_that_shows_an_end_is_told() -> None:
+    """Its number is set when the end is seen, kept, and cleared when the unit lives again."""
+    leaf = unit("a.service")
+    accounts = book(leaf)
+    for sequence, live, expected in ((5, False, 5), (6, False, 5), (7, True, None), (8, False, 8)):
+        end(accounts, *([leaf] if live else []), now=sequence, sequence=sequence)
+
+        assert accounts[leaf.id].ended_sequence == expected
+        assert accounts[leaf.id].ended_ns == expected
+
+
+def test_a_unit_that_lived_again_within_a_window_ended_again() -> None:
+    """A timer's unit that runs for a moment every minute is as old as its last run."""
+    leaf = unit("a.service")
+    accounts = book(leaf)
+    end(accounts, now=5)
+    ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=False)], 9)
+    end(accounts, now=9)
+
+    assert (accounts[leaf.id].ended_ns, accounts[leaf.id].ended_sequence) == (9, 9)
 
 
 def test_none_may_be_listed() -> None:
@@ -103,8 +202,8 @@ def test_container_in_a_new_cgroup_is_another() -> None:
     """Its counters begin at 0; what the one before had is its pod's past at once."""
     for leaf, past in ((container(1, 7), "past:uid-7"), (container(1), "past")):
         accounts = book(leaf)
-        ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 9)
-        ledger.evict_old(accounts, 9, PARAMS)
+        ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=True)], 9)
+        ledger.evict_old(accounts, {}, 9, 9, PARAMS)
 
         assert accounts[leaf.id] == Account(leaf, 9, 2)
         assert accounts[past].energy == {"package": Energy(10, 5)}
@@ -115,7 +214,7 @@ def test_unit_in_a_new_cgroup_is_the_same() -> None:
     leaf = unit("a.service")
     accounts = book(leaf)
     end(accounts, now=5)
-    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 9)
+    ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=True)], 9)
 
     assert accounts[leaf.id].energy == {"package": Energy(10, 5)}
     assert accounts[leaf.id].first_seen_ns == 1
@@ -128,7 +227,7 @@ def test_last_cpu_time_of_an_ended_leaf_does_not_revive_it() -> None:
     leaf = container(1)
     accounts = book(leaf)
     end(accounts, now=5)
-    ledger.admit(accounts, [Seen(leaf, 1, is_live=False)], 9)
+    ledger.admit(accounts, {}, [Seen(leaf, 1, is_live=False)], 9)
 
     assert accounts[leaf.id].ended_ns == 5
 
@@ -137,8 +236,8 @@ def test_an_inode_once_known_is_not_forgotten() -> None:
     """A window that shows only cgroups below the container's own leaves its inode known."""
     leaf = container(1)
     accounts = book(leaf)
-    ledger.admit(accounts, [Seen(leaf, None, is_live=True)], 2)
-    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 3)
+    ledger.admit(accounts, {}, [Seen(leaf, None, is_live=True)], 2)
+    ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=True)], 3)
 
     assert accounts[leaf.id].energy == {}
     assert accounts["past"].energy == {"package": Energy(10, 5)}
@@ -170,7 +269,7 @@ def test_no_history_loses_anything(windows: list[set[int]], most: int) -> None:
     accounts, booked = ledger.with_fixed({}, 0), 0
     for now, present in enumerate(windows):
         seen = [LEAVES[k] for k in sorted(present)]
-        ledger.admit(accounts, [Seen(i, 1, is_live=True) for i in seen], now)
+        ledger.admit(accounts, {}, [Seen(i, 1, is_live=True) for i in seen], now)
         for leaf in seen:
             accounts[leaf.id] = ledger.add(accounts[leaf.id], {"dram": Energy(1, 2)}, 3)
         booked += len(seen)
@@ -189,7 +288,7 @@ def test_a_pod_once_known_stays_the_containers() -> None:
     accounts = book(leaf)
     for pod_uid in (None, "another"):
         bare = replace(leaf, name="later", pod_uid=pod_uid, pod=None, namespace=None)
-        ledger.admit(accounts, [Seen(bare, 1, is_live=True)], 9)
+        ledger.admit(accounts, {}, [Seen(bare, 1, is_live=True)], 9)
 
         assert accounts[leaf.id].identity == replace(leaf, name="later")
 
@@ -200,9 +299,9 @@ def test_requests_that_are_not_told_any_more_are_remembered() -> None:
     both = replace(leaf, requests={"cpu_millicores": 1, "memory_bytes": 2})
     accounts = book(both)
     for now in (replace(leaf, requests={"cpu_millicores": 5}), leaf):
-        ledger.admit(accounts, [Seen(now, 1, is_live=True)], 9)
+        ledger.admit(accounts, {}, [Seen(now, 1, is_live=True)], 9)
 
         assert accounts[leaf.id].requested == {"cpu_millicores": 5, "memory_bytes": 2}
         assert accounts[leaf.id].identity == now
-    ledger.admit(accounts, [Seen(leaf, 2, is_live=True)], 10)
+    ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=True)], 10)
     assert accounts[leaf.id].requested == {}

@@ -6,7 +6,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from tychod.analysis import folded as folding
 from tychod.analysis.booked import Doubt
+from tychod.analysis.folded import Folded, added, total_uj
 from tychod.analysis.state import Account, Params
 from tychod.model import (
     KERNEL_ID,
@@ -16,6 +18,7 @@ from tychod.model import (
     Energy,
     Identity,
 )
+from tychod.views import past_id, pod_key
 
 FIXED: Final = (
     Identity("kernel", KERNEL_ID, "kernel"),
@@ -27,6 +30,9 @@ FIXED: Final = (
 ENDING_KINDS: Final = frozenset({"container", "vm", "unit"})
 ONE_CGROUP_KINDS: Final = frozenset({"container", "vm"})
 """A unit that stops and starts is the same leaf; one of these in a new cgroup is another."""
+SNAPSHOTS_SHOWN: Final = 2
+"""An ended leaf is in so many snapshots at least, whatever its age: readers come in their own
+time, and each is to see it."""
 
 Accounts = dict[str, Account]
 
@@ -47,7 +53,7 @@ class Seen(NamedTuple):
     is_live: bool  # a cgroup of it is still there at the end
 
 
-def admit(accounts: Accounts, present: Iterable[Seen], now_wall_ns: int) -> None:
+def admit(accounts: Accounts, folded: Folded, present: Iterable[Seen], now_wall_ns: int) -> None:
     """Open an account for each leaf seen, or refresh its names.
 
     A container whose cgroup was made anew is another container: what the old one had moves to
@@ -57,9 +63,9 @@ def admit(accounts: Accounts, present: Iterable[Seen], now_wall_ns: int) -> None
         leaf_id = seen.identity.id
         known = accounts.get(leaf_id)
         if known is not None and _is_other(known, seen):
-            evict(accounts, leaf_id)
+            evict(accounts, folded, leaf_id)
             known = None
-        accounts[leaf_id] = _refreshed(known, seen) if known else _opened(seen, now_wall_ns)
+        accounts[leaf_id] = _refreshed(known, seen, folded) if known else _opened(seen, now_wall_ns)
 
 
 def _opened(seen: Seen, now_wall_ns: int) -> Account:
@@ -67,24 +73,40 @@ def _opened(seen: Seen, now_wall_ns: int) -> Account:
     return Account(seen.identity, now_wall_ns, seen.inode, requested=requested)
 
 
-def _refreshed(known: Account, seen: Seen) -> Account:
+def _refreshed(known: Account, seen: Seen, folded: Folded) -> Account:
     inode = known.inode if seen.inode is None else seen.inode
-    ended_ns = None if seen.is_live else known.ended_ns
+    # A unit in a new cgroup has lived again, though it may be gone again by now.
+    is_again = seen.is_live or known.inode not in (None, inode)
+    ended_ns = None if is_again else known.ended_ns
     identity = _kept_pod(known.identity, seen.identity)
     if (known.identity, known.inode, known.ended_ns) == (identity, inode, ended_ns):
         return known
+    folding.move(folded, known, identity)
     # Requests are remembered: Kubernetes lets nobody take one back, so one that is missing now is
     # one that we are no longer told of.
     requested = {**known.requested, **identity.requests}
-    return replace(known, identity=identity, inode=inode, ended_ns=ended_ns, requested=requested)
+    return replace(
+        known,
+        identity=identity,
+        inode=inode,
+        ended_ns=ended_ns,
+        ended_sequence=None if is_again else known.ended_sequence,
+        requested=requested,
+    )
 
 
 def _kept_pod(known: Identity, now: Identity) -> Identity:
     """A cgroup never changes its pod: what a restart forgot, or a file denies, still holds."""
-    if known.pod_uid in (None, now.pod_uid) or known.cgroup != now.cgroup:
-        return now
+    is_same = known.cgroup in (None, now.cgroup) or pod_key(known) == pod_key(now)
+    is_denied = known.pod_uid not in (None, now.pod_uid)
+    if is_same and (is_denied or known.namespace not in (None, now.namespace)):
+        return _with_names_of(now, known)
+    return now
+
+
+def _with_names_of(identity: Identity, known: Identity) -> Identity:
     return replace(
-        now,
+        identity,
         pod_uid=known.pod_uid,
         pod=known.pod,
         namespace=known.namespace,
@@ -118,22 +140,13 @@ def add(
         first_seen_ns=account.first_seen_ns,
         inode=account.inode,
         cpu_ns=account.cpu_ns + cpu_ns,
-        energy=_added(account.energy, gains),
+        energy=added(account.energy, gains),
         ended_ns=account.ended_ns,
         spread=_spread(account.spread, doubts) if doubts else account.spread,
         requested=account.requested,
+        ended_sequence=account.ended_sequence,
+        vcpu_ns=account.vcpu_ns,
     )
-
-
-def _added(energy: Mapping[str, Energy], gains: Mapping[str, Energy]) -> dict[str, Energy]:
-    """Add two splits domain by domain."""
-    found = dict(energy)
-    for domain, more in gains.items():
-        had = found.get(domain)
-        found[domain] = (
-            Energy(had.idle_uj + more.idle_uj, had.dynamic_uj + more.dynamic_uj) if had else more
-        )
-    return found
 
 
 def _spread(spread: Mapping[str, float], doubts: Mapping[str, Doubt]) -> dict[str, float]:
@@ -148,50 +161,72 @@ def _spread(spread: Mapping[str, float], doubts: Mapping[str, Doubt]) -> dict[st
     return found
 
 
-def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int) -> None:
-    """Mark the leaves whose last cgroup is gone."""
+def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int, sequence: int) -> None:
+    """Mark the leaves whose last cgroup is gone; ``sequence`` is of the snapshot in the making."""
     for leaf_id, account in accounts.items():
         if (
             account.ended_ns is None
             and leaf_id not in live
             and account.identity.kind in ENDING_KINDS
         ):
-            accounts[leaf_id] = replace(account, ended_ns=end_ns)
+            accounts[leaf_id] = replace(account, ended_ns=end_ns, ended_sequence=sequence)
 
 
-def evict_old(accounts: Accounts, end_ns: int, params: Params) -> None:
-    """Move ended leaves that are too old or too many to the past, oldest first."""
-    ended = sorted(
+def evict_old(
+    accounts: Accounts, folded: Folded, end_ns: int, sequence: int, params: Params
+) -> None:
+    """Move ended leaves that are too old, too small or too many to the past."""
+    for leaf_id in _surplus(accounts, end_ns, sequence, params):
+        evict(accounts, folded, leaf_id)
+    _fold_finished_pods(accounts, folded)
+    folding.trim(folded, (account.identity for account in accounts.values()))
+
+
+def _surplus(accounts: Accounts, end_ns: int, sequence: int, params: Params) -> list[str]:
+    """Return the ended leaves that must go, oldest end first.
+
+    Of too many those stay that have most energy, and of equal ones those that ended first.
+    """
+    ended = [
         (account.ended_ns, leaf_id)
         for leaf_id, account in accounts.items()
         if account.ended_ns is not None
-    )
-    surplus = len(ended) - params.terminated_max
-    for index, (ended_ns, leaf_id) in enumerate(ended):
-        if index < surplus or end_ns - ended_ns > params.terminated_age_ns:
-            evict(accounts, leaf_id)
-    _fold_finished_pods(accounts)
+    ]
+    gone = [one for one in ended if _is_over(accounts[one[1]], end_ns, sequence, params)]
+    most = len(ended) - len(gone)
+    if 0 <= params.terminated_max < most:
+        kept = [(-total_uj(accounts[one[1]].energy), one) for one in set(ended).difference(gone)]
+        gone += [one for _, one in sorted(kept)[params.terminated_max :]]
+    return [leaf_id for _, leaf_id in sorted(gone)]
 
 
-def evict(accounts: Accounts, leaf_id: str) -> None:
-    """Move one leaf's counters to ``past:<pod_uid>``, or to ``past`` where it has no pod.
+def _is_over(account: Account, end_ns: int, sequence: int, params: Params) -> bool:
+    """Say whether an ended leaf has been shown long enough, or has too little to be shown."""
+    if params.terminated_min_uj > 0 and total_uj(account.energy) < params.terminated_min_uj:
+        return True
+    is_old = end_ns - (account.ended_ns or 0) > params.terminated_age_ns
+    return is_old and sequence - (account.ended_sequence or 0) >= SNAPSHOTS_SHOWN
+
+
+def evict(accounts: Accounts, folded: Folded, leaf_id: str) -> None:
+    """Move one leaf's counters to its pod's past, or to ``past`` where it has no pod.
 
     ``evict_old`` folds the pasts of pods that are no longer listed, in the same window.
     """
     account = accounts.pop(leaf_id)
-    merge_into(accounts, former(account.identity), account)
+    merge_into(accounts, folded, former(account.identity), account)
 
 
 def former(identity: Identity) -> Identity:
     """Return the leaf that gets what an ended leaf had, or what its last cgroup still uses."""
-    return past_of(identity) if identity.pod_uid else FIXED[2]
+    return past_of(identity) if identity.pod_uid is not None else FIXED[2]
 
 
 def past_of(identity: Identity) -> Identity:
     """Return the leaf that holds what ended leaves of the same pod had."""
     return Identity(
         "past",
-        f"{PAST_ID}:{identity.pod_uid}",
+        past_id(identity),
         PAST_ID,
         namespace=identity.namespace,
         pod=identity.pod,
@@ -200,14 +235,20 @@ def past_of(identity: Identity) -> Identity:
         names_from=identity.names_from,
         owner=identity.owner,
         qos=identity.qos,
+        tenant=identity.tenant,
     )
 
 
-def merge_into(accounts: Accounts, target: Identity, account: Account) -> None:
+def merge_into(accounts: Accounts, folded: Folded, target: Identity, account: Account) -> None:
     """Add an account's counters to another leaf's, which is opened when missing."""
     into = accounts.get(target.id) or Account(target, account.first_seen_ns)
+    identity = into.identity
+    if identity.namespace is None and target.namespace is not None:
+        identity = _with_names_of(identity, target)
+    folding.keep(folded, account, identity)
     accounts[target.id] = replace(
         add(into, account.energy, account.cpu_ns),
+        identity=identity,
         first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
         spread=_merged(into.spread, account.spread),
     )
@@ -219,20 +260,26 @@ def _merged(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, f
 
 
 def listed_pods(accounts: Mapping[str, Account]) -> frozenset[str]:
-    """Return the uids of pods that have a leaf of their own (not only a past)."""
+    """Return the keys of pods that have a leaf of their own (not only a past)."""
+    return pods_of(account.identity for account in accounts.values())
+
+
+def pods_of(identities: Iterable[Identity]) -> frozenset[str]:
+    """Return the keys of the pods that workloads are in."""
     return frozenset(
-        a.identity.pod_uid
-        for a in accounts.values()
-        if a.identity.pod_uid and a.identity.kind in ENDING_KINDS
+        key
+        for identity in identities
+        if identity.kind in ENDING_KINDS and (key := pod_key(identity)) is not None
     )
 
 
-def _fold_finished_pods(accounts: Accounts) -> None:
+def _fold_finished_pods(accounts: Accounts, folded: Folded) -> None:
     """A pod with no leaf left leaves nothing but its share of ``past``."""
-    listed = listed_pods(accounts)
-    for leaf_id in list(_pod_pasts(accounts)):
-        if accounts[leaf_id].identity.pod_uid not in listed:
-            merge_into(accounts, FIXED[2], accounts.pop(leaf_id))
+    pasts = list(_pod_pasts(accounts))
+    listed = listed_pods(accounts) if pasts else frozenset()
+    for leaf_id in pasts:
+        if pod_key(accounts[leaf_id].identity) not in listed:
+            merge_into(accounts, folded, FIXED[2], accounts.pop(leaf_id))
 
 
 def _pod_pasts(accounts: Accounts) -> Iterator[str]:
@@ -240,8 +287,8 @@ def _pod_pasts(accounts: Accounts) -> Iterator[str]:
 
 
 def settle_identity(identity: Identity, listed_pods: frozenset[str]) -> Identity:
-    """A pod's own cgroup counts for ``past:<uid>`` only while a leaf of that pod is listed."""
-    if identity.kind == "past" and identity.pod_uid not in listed_pods:
+    """A pod's own cgroup counts for its pod's past only while a leaf of that pod is listed."""
+    if identity.kind == "past" and pod_key(identity) not in listed_pods:
         return FIXED[2]
     return identity
 

@@ -69,9 +69,7 @@ def _identities(
 ) -> dict[int, Identity]:
     unknown = Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=UNKNOWN)
     found = {key: identities.get(key, unknown) for key in keys}
-    listed = frozenset(
-        i.pod_uid for i in found.values() if i.pod_uid and i.kind == "container"
-    ) | ledger.listed_pods(accounts)
+    listed = ledger.pods_of(found.values()) | ledger.listed_pods(accounts)
     return {key: ledger.settle_identity(i, listed) for key, i in found.items()}
 
 

@@ -16,6 +16,7 @@ from tychod.analysis.energy import (
     unread_zones,
     zone_windows,
 )
+from tychod.analysis.folded import Folded
 from tychod.analysis.learned import Learned
 from tychod.analysis.models import Activity
 from tychod.analysis.owners import Owners, owners
@@ -50,7 +51,7 @@ def analyse(
     activity = _activity_of(cpu, owned, observations, window, state, params)
     booked, learned = _attributed(domains, known, activity, state)
     reason = _unattributed_reason(domains, owned, booked)
-    accounts, booked = _book(state, window, observations, params, owned, booked, reason)
+    accounts, folded, booked = _book(state, window, observations, params, owned, booked, reason)
     totals = _domain_totals(state, domains, booked)
     used = leaf_windows(owned, booked)
     processed = book_processes(observations, window, state, params, accounts, used)
@@ -68,6 +69,7 @@ def analyse(
         violations=state.violations + _violations(accounts, totals),
         processes=processed.state,
         counters=observations.cpu.counters if observations.cpu else None,
+        folded=folded,
     )
     seen = Seen(
         window, observations, zones, unread, booked, state.restarted, processed, activity.counts
@@ -150,22 +152,33 @@ def _book(
     owned: Owners,
     booked: Mapping[str, Booked],
     reason: str | None,
-) -> tuple[dict[str, Account], dict[str, Booked]]:
+) -> tuple[ledger.Accounts, Folded, dict[str, Booked]]:
     """Return the accounts after this window: opened, booked, ended and evicted.
 
     Who gets the idle energy is decided here, when the accounts know who asked for what.
     """
     now_wall_ns = window.start_ns + observations.wall_offset_ns
-    accounts = ledger.with_fixed(state.accounts, now_wall_ns)
+    accounts, folded = ledger.with_fixed(state.accounts, now_wall_ns), dict(state.folded)
     used = owned.used_ns.sum(axis=0).tolist()
     present = [
         ledger.Seen(leaf, owned.inodes.get(leaf.id), leaf.id in owned.live)
         for leaf, spent in zip(owned.leaves, used, strict=True)
         if spent or leaf.id in accounts or (leaf.id in owned.live and _is_listed_idle(leaf))
     ]
-    ledger.admit(accounts, present, now_wall_ns)
-    spent_ns = {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns}
+    ledger.admit(accounts, folded, present, now_wall_ns)
     booked = _with_idle(booked, accounts, owned, params)
+    _add(accounts, booked, {leaf.id: ns for leaf, ns in zip(owned.leaves, used, strict=True) if ns})
+    unknown = accounts[UNATTRIBUTED_ID]
+    told = replace(unknown.identity, reason=reason or state_reason(state))
+    accounts[UNATTRIBUTED_ID] = replace(unknown, identity=told)
+    sequence = state.sequence + 1
+    ledger.end_absent(accounts, owned.live, window.end_ns, sequence)
+    ledger.evict_old(accounts, folded, window.end_ns, sequence, params)
+    return accounts, folded, booked
+
+
+def _add(accounts: ledger.Accounts, booked: Mapping[str, Booked], spent_ns: dict[str, int]) -> None:
+    """Add what each leaf used and was given."""
     doubts = _doubts(booked)
     for leaf_id, more in _gains(booked).items():
         accounts[leaf_id] = ledger.add(
@@ -173,12 +186,6 @@ def _book(
         )
     for leaf_id, ns in spent_ns.items():  # CPU time without energy
         accounts[leaf_id] = ledger.add(accounts[leaf_id], {}, ns)
-    unknown = accounts[UNATTRIBUTED_ID]
-    told = replace(unknown.identity, reason=reason or state_reason(state))
-    accounts[UNATTRIBUTED_ID] = replace(unknown, identity=told)
-    ledger.end_absent(accounts, owned.live, window.end_ns)
-    ledger.evict_old(accounts, window.end_ns, params)
-    return accounts, booked
 
 
 def _with_idle(

@@ -52,6 +52,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         conservation_violations=state.violations,
         processes=_processes(state, seen),
         idle_policy=params.idle_policy,
+        folded=state.folded,
     )
 
 
@@ -157,6 +158,8 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         window_sd_uj,
         intensity,
         tuple(flags),
+        None if account.ended_ns is None else account.ended_ns + seen.observations.wall_offset_ns,
+        account.ended_sequence,
     )
 
 
