@@ -129,6 +129,7 @@ class VmSeries:
 
     t_ns: int
     uses: tuple[VmUse, ...]
+    suspended_ns: int = 0  # CLOCK_BOOTTIME minus CLOCK_MONOTONIC: start ticks are in the former
 
 
 class ProcessUse(NamedTuple):

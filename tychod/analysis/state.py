@@ -102,7 +102,7 @@ class VmPoint(NamedTuple):
 
     cpu_ns: int  # its own counter
     vcpu_ns: int | None
-    key: int  # of the cgroup it was in
+    cgroup: int  # inode of the cgroup it was in, which outlives a key; a reserved key as it is
 
 
 class ProcessId(NamedTuple):
