@@ -103,7 +103,7 @@ unit/test_kubelet_schedule.py
   test_unknown_containers_never_cause_more_than_a_question_a_second 30
 unit/test_ledger.py
   test_fixed_leaves_are_always_there 69
-  test_the_oldest_go_first_when_there_are_too_many 78
+  test_those_with_most_energy_stay_when_there_are_too_many 78
 unit/test_paths.py
   test_no_path_is_too_odd 29
 unit/test_pipeline.py
