@@ -287,6 +287,7 @@ def problems_between(config: Config) -> list[Conflict]:
     return [
         *_window_problems(config),
         *_kubelet_problems(config.kubelet),
+        *_workloads_problems(config.workloads),
         *_path_problems(config),
     ]
 
@@ -323,7 +324,20 @@ def _kubelet_problems(kubelet: Kubelet) -> Iterator[Conflict]:
         )
 
 
-def endpoint_problem(endpoint: str) -> str:
+def _workloads_problems(workloads: Workloads) -> Iterator[Conflict]:
+    address = workloads.firework_status
+    if not address:
+        return
+    message = endpoint_problem(address, "http", "http://127.0.0.1:8080")
+    if not message and not is_loopback(urlsplit(address).hostname or ""):
+        message = "must be a loopback address: the agent speaks plain HTTP"
+    if message:
+        yield Conflict("workloads.firework_status", message)
+
+
+def endpoint_problem(
+    endpoint: str, scheme: str = "https", example: str = "https://127.0.0.1:10250"
+) -> str:
     """Return what is wrong with an address, or "".
 
     The address is not repeated: it may hold a password, and messages reach the log.
@@ -333,8 +347,8 @@ def endpoint_problem(endpoint: str) -> str:
         host, port = url.hostname, url.port
     except ValueError:
         host, port = None, None
-    if not host or url.scheme != "https" or port == 0:
-        return "is not an address such as https://127.0.0.1:10250"
+    if not host or url.scheme != scheme or port == 0:
+        return f"is not an address such as {example}"
     if url.username is not None or url.query or url.fragment:
         return "must be scheme, host and port only; credentials have settings of their own"
     return ""

@@ -106,6 +106,19 @@ def test_the_protocol_page_names_every_error() -> None:
         (with_values(kubelet={"client_key_file": "/k"}), "kubelet.client_key_file"),
         (with_values(kubelet={"client_cert_file": "/c", "client_key_file": "/k"}), ""),
         (with_values(kubelet={"verify_tls": False}), ""),
+        (with_values(workloads={"firework_status": "http://127.0.0.1:8080"}), ""),
+        (
+            with_values(workloads={"firework_status": "http://agent:8080"}),
+            "workloads.firework_status",
+        ),
+        (
+            with_values(workloads={"firework_status": "https://127.0.0.1:8080"}),
+            "workloads.firework_status",
+        ),
+        (
+            with_values(workloads={"firework_status": "http://u:secret@127.0.0.1"}),
+            "workloads.firework_status",
+        ),
         (
             with_values(kubelet={"verify_tls": False, "endpoint": "https://node-1:10250"}),
             "kubelet.verify_tls",
