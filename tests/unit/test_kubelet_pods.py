@@ -59,8 +59,8 @@ def test_ids_come_from_three_arrays_and_from_ended_generations() -> None:
     assert pod.containers == (
         Container("new", "app", "containerd", "running"),
         Container("old", "app", "containerd", "terminated"),
-        Container("done", "init", "crio", "terminated"),
-        Container("dbg1", "dbg", "docker", None),
+        Container("done", "init", "crio", "terminated", "init"),
+        Container("dbg1", "dbg", "docker", None, "ephemeral"),
     )
 
 

@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from tests.sim.kubelet import EMPTY, SimKubelet, pod, pod_list
 from tychod import config
 from tychod.hostfs import Host
-from tychod.workloads.kubelet import Kubelet
+from tychod.workloads.kubelet import RESTING, SOON_NS, Kubelet
 
 SECOND = 1_000_000_000
 PODS = pod_list(pod("api-1", "0f3a5b1c-1111-4222-8333-444455556666", {"server": "a1" * 32}))
@@ -34,17 +35,19 @@ def kubelet(server: SimKubelet) -> Iterator[Kubelet]:
     client.close()
 
 
-def run(kubelet: Kubelet, start_s: float, end_s: float, *, soon: bool = False) -> list[float]:
-    """Poll every 0.1 s of a made-up clock; return the seconds at which questions began.
+def run(
+    kubelet: Kubelet, start_s: float, end_s: float, *, soon: bool = False, every_s: float = 0.1
+) -> list[float]:
+    """Poll every so often by a made-up clock; return the seconds at which questions began.
 
     Each question is waited for, so that a slow machine changes nothing.
     """
     asked = []
-    for tenth in range(round(start_s * 10), round(end_s * 10)):
+    for tick in range(round(start_s / every_s), round(end_s / every_s)):
         before = kubelet.asked_ns
-        kubelet.poll(tenth * SECOND // 10, soon=soon)
+        kubelet.poll(round(tick * every_s * SECOND), soon=soon)
         if kubelet.asked_ns != before:
-            asked.append(tenth / 10)
+            asked.append(round(tick * every_s, 3))
             settle(kubelet)
     return asked
 
@@ -64,11 +67,62 @@ def test_asked_at_once_and_then_at_the_interval(kubelet: Kubelet, server: SimKub
     assert kubelet.route == "ok"
 
 
-def test_unknown_containers_never_cause_more_than_a_question_a_second(kubelet: Kubelet) -> None:
-    """However long something stays unknown, once a second is the most."""
-    asked = run(kubelet, 0, 5, soon=True)
+@pytest.mark.parametrize("every_s", [0.05, 0.2])
+def test_unknown_containers_cause_three_questions_a_second_at_most(
+    kubelet: Kubelet, every_s: float
+) -> None:
+    """Fifty containers start each second, so that something always is unknown: 3 in any second."""
+    asked_ms = [round(1000 * s) for s in run(kubelet, 0, 4, soon=True, every_s=every_s)]
 
-    assert asked == [0, 1, 2, 3, 4]
+    assert len(asked_ms) >= 8
+    assert all(later - earlier >= 250 for earlier, later in pairwise(asked_ms))
+    assert all(asked_ms[n + 3] - asked_ms[n] >= 1000 for n in range(len(asked_ms) - 3))
+
+
+def test_one_unknown_container_is_asked_about_within_a_quarter_second(kubelet: Kubelet) -> None:
+    """After a quiet time the first question comes at once, and the next ones soon."""
+    run(kubelet, 0, 10)
+
+    assert run(kubelet, 10, 10.1, soon=True) == [10]
+    assert run(kubelet, 10.1, 10.6, soon=True) == [10.3]
+
+
+def test_a_long_list_is_asked_for_so_rarely_that_it_costs_two_percent(
+    kubelet: Kubelet, server: SimKubelet
+) -> None:
+    """The pause grows with the CPU time of the last answer: 50 times as long."""
+    server.pods = pod_list(
+        *(pod(f"p{n}", f"uid-{n}", {f"c{k}": f"{n:060x}{k:04x}" for k in range(3)})
+          for n in range(1500))
+    )  # fmt: skip
+    run(kubelet, 0, 0.1)
+    kubelet.poll(SECOND // 10)
+    cost_ns = kubelet._cost_ns
+    pause_ns = RESTING * cost_ns
+    kubelet.poll(pause_ns - 1, soon=True)
+    early = kubelet.asked_ns
+    kubelet.poll(pause_ns, soon=True)
+    due = kubelet.asked_ns
+    settle(kubelet)
+
+    assert pause_ns > SOON_NS
+    assert (early, due) == (0, pause_ns)
+
+
+def test_wall_clock_that_steps_changes_nothing(
+    kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's clock goes back six hours, then forward by a day: same questions, not stale."""
+    run(kubelet, 0, 1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 6 * 3600)
+    back = run(kubelet, 1, 61)
+    monkeypatch.setattr(time, "time", lambda: real() + 86400)
+    forward = run(kubelet, 61, 121)
+
+    assert (back, forward) == ([30, 60], [90, 120])
+    assert kubelet.status().errors == 0
+    assert not kubelet.is_stale(121 * SECOND)
 
 
 def test_failing_kubelet_is_asked_again_soon_then_ever_more_rarely(
@@ -196,3 +250,83 @@ def test_ipv6_endpoint_keeps_its_brackets() -> None:
         kubelet.close()
 
     assert f"connection refused by [::1]:{port}" in kubelet.route
+
+
+def test_a_refusal_is_never_taken_for_good(kubelet: Kubelet, server: SimKubelet) -> None:
+    """With webhook authentication 401 is what a token gets while the API server is away."""
+    server.fault = "401"
+    refused = run(kubelet, 0, 20)
+    route = kubelet.route
+    server.fault = ""
+    run(kubelet, 20, 40)
+
+    assert refused == [0, 1, 3, 7, 15]
+    assert route.startswith("credential refused (HTTP 401); it is asked again")
+    assert (kubelet.route, kubelet.is_stale(40 * SECOND)) == ("ok", False)
+
+
+def of_nodes(*nodes: str | None) -> bytes:
+    """Return a list with a pod of each of these nodes."""
+    pods = [pod(f"p{n}", f"uid-{n}", {"c": f"{n:064x}"}) for n in range(len(nodes))]
+    for listed, node in zip(pods, nodes, strict=True):
+        listed["spec"]["nodeName"] = node  # type: ignore[index]
+    return pod_list(*pods)
+
+
+def names(kubelet: Kubelet) -> list[str]:
+    """Return the names of the pods that are believed."""
+    return [listed.name for listed in kubelet.view.pods] if kubelet.view else []
+
+
+def test_pods_of_another_node_are_left_out_counted_and_told_once(
+    kubelet: Kubelet, server: SimKubelet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only pods of this node, and those that name none, are believed; the log hears of a change."""
+    server.pods = of_nodes("node-a", "node-b\x1b[31m", None, "node-c")
+    run(kubelet, 0, 91)
+    kubelet.poll(92 * SECOND)
+    status, route = kubelet.status(), kubelet.route
+    server.pods = of_nodes("node-a", "node-a")
+    run(kubelet, 92, 122)
+
+    assert (status.answers, status.foreign, status.problem) == (4, 2, None)
+    assert route == (
+        "ok; pods of other nodes are left out:"
+        r" they are of node 'node-b\x1b[31m' and 1 more, this one is 'node-a'"
+    )
+    assert [r.levelname for r in caplog.records if "of other nodes" in r.message] == ["WARNING"]
+    assert (kubelet.route, kubelet.status().foreign) == ("ok", 0)
+
+
+def test_an_answer_of_another_node_altogether_is_no_news(
+    kubelet: Kubelet, server: SimKubelet
+) -> None:
+    """A kubelet that turns out to be another node's costs no name: what was known stays, stale."""
+    server.pods = of_nodes("node-a", "node-a")
+    run(kubelet, 0, 1)
+    server.pods = of_nodes("node-b", "node-b", "node-b")
+    run(kubelet, 30, 31)
+    kubelet.poll(31 * SECOND)
+
+    assert names(kubelet) == ["p0", "p1"]
+    assert kubelet.is_stale(31 * SECOND)
+    assert kubelet.status().foreign == 3
+    assert kubelet.route == (
+        "none of its pods is this node's: they are of node 'node-b', this one is 'node-a';"
+        " set [kubelet] node_name to this node's name, or see [kubelet] endpoint"
+    )
+
+
+def test_one_container_in_two_pods_is_counted_and_told_once(
+    kubelet: Kubelet, server: SimKubelet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose it is only the cgroup's path can tell; both pods stay in the view for that."""
+    ident = "c3" * 32
+    server.pods = pod_list(pod("p0", "uid-0", {"c": ident}), pod("p1", "uid-1", {"c": ident}))
+    run(kubelet, 0, 61)
+    kubelet.poll(61 * SECOND)
+
+    assert kubelet.status().contested == 1
+    assert names(kubelet) == ["p0", "p1"]
+    assert "several pods name one container" in kubelet.route
+    assert len([r for r in caplog.records if "several pods" in r.message]) == 1

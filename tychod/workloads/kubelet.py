@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
-from tychod.workloads.pods import Pod, PodView
+from tychod.workloads.nodenames import NODE_REMEDY, NodeName
+from tychod.workloads.pods import Pod, PodView, claims
 
 if TYPE_CHECKING:
     from tychod import config
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECOND_NS: Final = 1_000_000_000
-SOON_NS: Final = SECOND_NS
-"""Never asked more often than this, whatever is unknown."""
+SOON_NS: Final = SECOND_NS // 4
+"""Least pause between two questions, whatever is unknown."""
+MOST_A_SECOND: Final = 3
+RESTING: Final = 50
+"""Times the last answer's CPU time that a question out of turn waits: 2 % of a core."""
+RETRY_NS: Final = SECOND_NS
+"""Pause after the first failure; it doubles with each further one, up to the interval."""
 CLOSING_S: Final = 0.1
 STALE_INTERVALS: Final = 3
 
@@ -44,6 +52,9 @@ class KubeletStatus(NamedTuple):
     answers: int
     errors: int
     last_good_ns: int | None
+    foreign: int = 0  # pods of other nodes in the last answer, left out
+    contested: int = 0  # container ids that several pods named in it
+    node_name: str | None = None  # by which pods are told from other nodes'; None: not known yet
 
 
 class _Question(NamedTuple):
@@ -61,6 +72,7 @@ class Kubelet:
         self._settings = settings
         self._host = host
         self._node_name = node_name
+        self._node = NodeName(settings.node_name, node_name, _is_own(settings))
         self._off = _why_not(settings)
         self._problem = self._off
         self._exchange: Exchange | None = None
@@ -70,6 +82,11 @@ class Kubelet:
         self._answers = 0
         self._errors = 0
         self._last_good_ns: int | None = None
+        self._foreign = 0
+        self._contested = 0
+        self._doubt = ""  # what was said last about pods of others
+        self._asked: deque[int] = deque(maxlen=MOST_A_SECOND)
+        self._cost_ns = 0  # CPU time of the last answer
         self.view: PodView | None = None
         self.asked_ns: int | None = None
 
@@ -82,11 +99,22 @@ class Kubelet:
         """Return ok, or why pods do not come this way and what to do."""
         if self._problem:
             return str(self._problem)
-        return "ok" if self._last_good_ns is not None else "not asked yet"
+        if self._last_good_ns is None:
+            return "not asked yet"
+        notes = [note for note in (self._doubt, self._node.note) if note]
+        return "; ".join(["ok", *notes])
 
     def status(self) -> KubeletStatus:
         """Return counts and the present problem."""
-        return KubeletStatus(self._problem, self._answers, self._errors, self._last_good_ns)
+        return KubeletStatus(
+            problem=self._problem,
+            answers=self._answers,
+            errors=self._errors,
+            last_good_ns=self._last_good_ns,
+            foreign=self._foreign,
+            contested=self._contested,
+            node_name=self._node.name,
+        )
 
     def is_stale(self, now_ns: int) -> bool:
         """Say whether the last good answer is old, or was followed by a bad one."""
@@ -121,10 +149,17 @@ class Kubelet:
             return True
         if self._given_up is not None and self._given_up.is_alive():
             return False  # one hung question is enough
-        pause_ns = SOON_NS if soon else self._interval_ns
-        if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one is left in peace
-            pause_ns = min(self._interval_ns, SOON_NS << min(self._failures - 1, 12))
+        if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one rests
+            pause_ns = min(self._interval_ns, RETRY_NS << min(self._failures - 1, 12))
+        else:
+            pause_ns = self._soon_ns(now_ns) if soon else self._interval_ns
         return now_ns - self.asked_ns >= pause_ns
+
+    def _soon_ns(self, now_ns: int) -> int:
+        """Return the pause after the last question for one out of turn."""
+        if len(self._asked) == MOST_A_SECOND and now_ns - self._asked[0] < SECOND_NS:
+            return self._interval_ns
+        return min(self._interval_ns, max(SOON_NS, RESTING * self._cost_ns))
 
     @property
     def _interval_ns(self) -> int:
@@ -141,6 +176,7 @@ class Kubelet:
 
     def _ask(self, now_ns: int) -> None:
         self.asked_ns = now_ns
+        self._asked.append(now_ns)
         outcome: SimpleQueue[tuple[Pod, ...] | Exception] = SimpleQueue()
         thread = threading.Thread(
             target=self._answer, args=(outcome,), name="kubelet-question", daemon=True
@@ -179,7 +215,8 @@ class Kubelet:
         elif isinstance(outcome, Exception):
             raise outcome
         else:
-            self._heard(PodView(question.asked_ns, outcome), now_ns)
+            self._cost_ns = self._exchange.cost_ns if self._exchange else 0
+            self._judge(question.asked_ns, outcome, now_ns)
 
     def _give_up(self, question: _Question) -> None:
         self._question = None
@@ -189,6 +226,30 @@ class Kubelet:
         self._failed(
             Unavailable(f"no whole answer in {seconds:g} s", "see whether the kubelet hangs")
         )
+
+    def _judge(self, asked_ns: int, listed: tuple[Pod, ...], now_ns: int) -> None:
+        """Take over the pods that are this node's, if the answer is that of this node at all."""
+        pods = self._node.own(listed)
+        self._foreign = len(listed) - len(pods)
+        self._contested = sum(len(claimants) > 1 for claimants in claims(pods).values())
+        if listed and not pods:
+            reason = f"none of its pods is this node's: {self._node.complaint}"
+            self._failed(Unavailable(reason, NODE_REMEDY))
+        else:
+            self._heard(PodView(asked_ns, pods), now_ns)
+            self._tell_doubt()
+
+    def _tell_doubt(self) -> None:
+        """Say once per change that an answer held what cannot be this node's, or not twice."""
+        doubts = []
+        if self._foreign:
+            doubts.append(f"pods of other nodes are left out: {self._node.complaint}")
+        if self._contested:
+            doubts.append("several pods name one container, which is that of its cgroup's path")
+        doubt, before = "; ".join(doubts), self._doubt
+        self._doubt = doubt
+        if doubt and doubt != before:
+            log.warning("the kubelet's list is odd: %s", doubt, extra={"source": "kubelet"})
 
     def _heard(self, view: PodView, now_ns: int) -> None:
         known = len(self.view.pods) if self.view else 0
@@ -216,6 +277,16 @@ class Kubelet:
                 extra={"source": "kubelet"},
             )
         self._problem = problem
+
+
+def _is_own(settings: config.Kubelet) -> bool:
+    """Say whether who answers is this node's kubelet: on loopback, or with the certificate for it.
+
+    Without verification the settings allow loopback only.
+    """
+    peer = urlsplit(settings.endpoint).hostname or ""
+    is_loopback = peer == "localhost" or peer.startswith("127.") or peer == "::1"
+    return is_loopback or not settings.read_only_port
 
 
 def _why_not(settings: config.Kubelet) -> Unavailable | None:

@@ -19,11 +19,17 @@ from tychod.config import Kubelet
 from tychod.hostfs import FileIdentity, Host
 from tychod.workloads.pods import Pod, PodsError, parse_pods
 
-SELF_SIGNED: Final = "/var/lib/kubelet/pki/kubelet.crt"
-"""Where a kubelet without configured certificates keeps its own; world-readable, with its CA."""
+CA_FILES: Final = (
+    "lib/kubelet/pki/kubelet.crt",  # a kubelet without configured certificates: with its own CA
+    "lib/rancher/rke2/agent/server-ca.crt",
+    "lib/rancher/k3s/agent/server-ca.crt",
+    "snap/microk8s/current/certs/ca.crt",
+)
+"""Where, below /var, the CA of the kubelet's certificate is where none is configured."""
 BODY_LIMIT: Final = 8 << 20  # 3.4 kB a pod were measured: room for two thousand
 TOKEN_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
+_OUT_OF_DATE: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
 _HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
 _TIMEOUTS: Final = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
 # How a peer that hangs up shows, in TLS 1.3 also one that refused the client certificate.
@@ -83,6 +89,8 @@ class Exchange:
         address = urlsplit(settings.endpoint)
         name = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
         self._plain = settings.read_only_port > 0
+        self.cost_ns = 0
+        """CPU time that the last answer took to read and parse."""
         self._peer = f"{name}:{settings.read_only_port}" if self._plain else address.netloc
         self._url = (
             f"http://{self._peer}/pods" if self._plain else settings.endpoint.rstrip("/") + "/pods"
@@ -103,7 +111,7 @@ class Exchange:
             ) as response:
                 if response.status_code != 200:
                     raise refusal_of_status(response.status_code, _excerpt(response), self._plain)
-                return parse_pods(self._body(response, deadline_s))
+                return self._parsed(response, deadline_s)
         except requests.RequestException as exc:
             raise self._refusal(exc) from None
         except PodsError as exc:
@@ -114,6 +122,12 @@ class Exchange:
         if self._open:
             self._open.session.close()
             self._open = None
+
+    def _parsed(self, response: requests.Response, deadline_s: float) -> tuple[Pod, ...]:
+        begin_ns = time.thread_time_ns()
+        pods = parse_pods(self._body(response, deadline_s))
+        self.cost_ns = time.thread_time_ns() - begin_ns
+        return pods
 
     def _body(self, response: requests.Response, deadline_s: float) -> bytes:
         body = bytearray()
@@ -161,10 +175,14 @@ class Exchange:
         """Return the CA to verify with; empty: the system's."""
         if self._settings.ca_file:
             return self._settings.ca_file
+        usual = (f"{self._host.var}/{path}" for path in CA_FILES)
+        return next((path for path in usual if self._is_readable(path)), "")
+
+    def _is_readable(self, path: str) -> bool:
         try:
-            return SELF_SIGNED if self._host.read_bytes(SELF_SIGNED, 1) else ""
+            return bool(self._host.read_bytes(path, 1))
         except OSError:
-            return ""
+            return False
 
     def _headers(self) -> Mapping[str, str]:
         """Return the bearer token, re-read after its file has changed; never over plain HTTP."""
@@ -213,6 +231,11 @@ class Exchange:
                 f"the kubelet's certificate is not for the name {self._node_name!r}",
                 "set [kubelet] node_name to the name in the certificate",
             )
+        if cause.verify_code in _OUT_OF_DATE:
+            return KubeletError(
+                f"the kubelet's certificate is out of date ({cause.verify_message})",
+                "check this machine's clock; if it is right, renew the certificate",
+            )
         return KubeletError(
             f"the kubelet's certificate is not trusted ({cause.verify_message})",
             "set [kubelet] ca_file to the CA that signed it",
@@ -224,8 +247,8 @@ def refusal_of_status(status: int, body: str, plain: bool = False) -> KubeletErr
     if status == 401:
         return KubeletError(
             "credential refused (HTTP 401)",
-            "check [kubelet] client_cert_file or token_file; with webhook authentication also"
-            " whether the API server answers the kubelet",
+            "it is asked again; check [kubelet] client_cert_file or token_file; with webhook"
+            " authentication also whether the API server answers the kubelet",
         )
     if status == 403:
         user = _USER.search(body)
