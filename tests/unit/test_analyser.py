@@ -13,12 +13,13 @@ from tests.sim.world import RESERVED, unit, zone
 from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import Observations, Params, State
 from tychod.buffer import Latest
-from tychod.model import Identity, Snapshot, Window
+from tychod.model import Snapshot, Window
 from tychod.runtime.analyser import (
     MAX_LAG_S,
     Analyser,
     Axis,
     Inputs,
+    Named,
     Outputs,
     zone_reasons,
 )
@@ -120,9 +121,9 @@ class Bench:
         )
         return self.made
 
-    def identify(self, cgroups: Mapping[int, CgroupRef]) -> Mapping[int, Identity]:
+    def identify(self, cgroups: Mapping[int, CgroupRef]) -> Named:
         """The one unit there is."""
-        return RESERVED | dict.fromkeys(cgroups, unit("a.service"))
+        return Named(RESERVED | dict.fromkeys(cgroups, unit("a.service")), {})
 
     def wait(self, met: Callable[[], bool]) -> None:
         """Wait until something is so."""

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from tychod.analysis.pipeline import analyse
@@ -14,7 +15,7 @@ from tychod.model import Identity, Snapshot, Window
 from tychod.runtime.recorder import Recorders
 from tychod.runtime.recording import Analysed
 from tychod.runtime.store import Store
-from tychod.samples import CgroupRef, CpuSeries, EnergySeries
+from tychod.samples import CgroupRef, CpuSeries, EnergySeries, VmSeries
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,26 @@ class ProcessSource(Protocol):
         """Return the newest reading."""
 
 
+class MachineSource(Protocol):
+    """What analysis sees of hypervisors' CPU time."""
+
+    def expect(self, end_ns: int) -> None:
+        """Read when this window ends."""
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time up to which they were read; None: not once."""
+
+    def seen(self) -> VmSeries | None:
+        """Return the newest reading."""
+
+
+class Named(NamedTuple):
+    """Who cgroups are."""
+
+    identities: Mapping[int, Identity]
+    machines: Mapping[int, CgroupRef]  # virtual machines that have no cgroup, by key
+
+
 class Axis(NamedTuple):
     """Where windows begin and end: whole multiples of ``grid_ns`` after the epoch."""
 
@@ -77,8 +98,14 @@ class Inputs(NamedTuple):
 
     energy: tuple[EnergySource, ...]
     cpu: CpuSource
-    identify: Callable[[Mapping[int, CgroupRef]], Mapping[int, Identity]]
+    identify: Callable[[Mapping[int, CgroupRef]], Named]
     processes: ProcessSource | None = None  # None: not accounted
+    machines: MachineSource | None = None  # None: not looked for
+
+    @property
+    def at_end(self) -> tuple[ProcessSource | MachineSource, ...]:
+        """What is read when a window ends."""
+        return tuple(source for source in (self.processes, self.machines) if source)
 
 
 class Outputs(NamedTuple):
@@ -132,8 +159,8 @@ class Analyser:
 
     def _expect(self, end_ns: int) -> None:
         self._next_end.publish(end_ns)
-        if self._inputs.processes is not None:
-            self._inputs.processes.expect(end_ns)
+        for source in self._inputs.at_end:
+            source.expect(end_ns)
 
     def ask_stop(self) -> None:
         """Tell the thread to end after the window in progress."""
@@ -194,8 +221,7 @@ class Analyser:
         newest += [
             s.newest_ns() for s in self._inputs.energy if (s.lag_s() or FOREVER) <= MAX_LAG_S
         ]
-        if self._inputs.processes is not None:
-            newest.append(self._inputs.processes.newest_ns())
+        newest += [source.newest_ns() for source in self._inputs.at_end]
         return all(t_ns is None or t_ns >= end_ns for t_ns in newest)
 
     def _close_window(self) -> None:
@@ -206,13 +232,7 @@ class Analyser:
         if params is None:
             raise RuntimeError("analysis started without parameters")
         cpu = self._inputs.cpu.series(window)
-        observations = Observations(
-            energy=tuple(s for source in self._inputs.energy if (s := source.series(window))),
-            cpu=cpu,
-            identities=self._inputs.identify(cpu.cgroups if cpu else {}),
-            wall_offset_ns=self._clock.wall_offset_ns(),
-            processes=self._inputs.processes.seen() if self._inputs.processes else None,
-        )
+        observations = self._observe(window, cpu)
         before = self._state
         snapshot, self._state = analyse(observations, window, before, params)
         self._outputs.store.save(self._outputs.boot_id, self._state, _baseline(self._state, cpu))
@@ -224,6 +244,20 @@ class Analyser:
         self._start_ns = window.end_ns
         now_ns = self._clock.now_ns() - round(self._lag_s() * 1e9)
         self._expect(next_deadline_ns(window.end_ns, self._axis.window_ns, now_ns))
+
+    def _observe(self, window: Window, cpu: CpuSeries | None) -> Observations:
+        inputs = self._inputs
+        named = inputs.identify(cpu.cgroups if cpu else {})
+        if cpu is not None and named.machines:
+            cpu = replace(cpu, cgroups={**cpu.cgroups, **named.machines})
+        return Observations(
+            energy=tuple(s for source in inputs.energy if (s := source.series(window))),
+            cpu=cpu,
+            identities=named.identities,
+            wall_offset_ns=self._clock.wall_offset_ns(),
+            processes=inputs.processes.seen() if inputs.processes else None,
+            vms=inputs.machines.seen() if inputs.machines else None,
+        )
 
     def _close_last(self) -> None:
         """Close what there is of the window in progress: what follows may not know its part."""

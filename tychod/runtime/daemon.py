@@ -26,8 +26,8 @@ from tychod.hostfs import (
     raise_open_file_limit,
 )
 from tychod.kernel.bpf.abi import BUCKET_NS
-from tychod.model import DaemonStatus, Identity, NodeFacts, Snapshot, SourceStatus, Trouble
-from tychod.runtime.analyser import Analyser, Axis, Inputs, Outputs
+from tychod.model import DaemonStatus, NodeFacts, Snapshot, SourceStatus, Trouble
+from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_metadata, complete, kubelet_status
@@ -305,8 +305,8 @@ class Daemon:
             return Cgroups(self.settings.config.host.cgroupfs, {})
         return Cgroups(collector.root, self._cpu.cgroups())
 
-    def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Mapping[int, Identity]:
-        return complete(self._metadata.identities(), cgroups)
+    def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Named:
+        return Named(complete(self._metadata.identities(), cgroups), {})
 
 
 def node_facts(config: Config, boot: str) -> NodeFacts:

@@ -104,7 +104,8 @@ def merge(known: Known, facts: PodFacts) -> Identity:
     """Return who it is, of all that is known."""
     base, names, pod = known.base, known.names, facts.pod
     if base.kind == "unit" and base.pod_uid is None:
-        return replace(base, **_unit_fields(known.unit)) if known.unit else base
+        title = known.unit.description if known.unit else ""
+        return replace(base, description=title, names_from="systemd") if title else base
     pod_name, namespace = _pod_names(known, facts)
     return replace(
         base,
@@ -122,10 +123,6 @@ def merge(known: Known, facts: PodFacts) -> Identity:
         requests=_requests(known, pod) or base.requests,
         devices=known.devices,
     )
-
-
-def _unit_fields(unit: UnitFacts) -> dict[str, str]:
-    return {"description": unit.description, "names_from": "systemd"} if unit.description else {}
 
 
 def _pod_names(known: Known, facts: PodFacts) -> tuple[str | None, str | None]:
