@@ -29,12 +29,14 @@ from tychod.analysis.state import (
     ProcessState,
     ReadingId,
     State,
+    VmId,
+    VmPoint,
     ZonePoint,
 )
 from tychod.analysis.summary import to_plain
 from tychod.hostfs import UNKNOWN_BOOT
 from tychod.kernel.cgroups import CpuBaseline
-from tychod.model import Energy, Identity
+from tychod.model import Energy, Identity, Usage
 from tychod.runtime.saved import CHECKSUM, MAGIC, Saved
 from tychod.runtime.store import StateInUseError, Store
 from tychod.samples import CgroupRef
@@ -49,6 +51,16 @@ NAMED = replace(
     stale=True,
     requests={"cpu_millicores": 250},
     tenant="/docker/x",
+    description="größe",
+    devices={"nvidia.com/gpu": ("GPU-1", "GPU-2"), "x.com/none": ()},
+    pid=42,
+)
+MACHINE = Account(
+    Identity("vm", "web", "web", parent="x", cgroup="/a", pid=7),
+    10**18,
+    cpu_ns=9,
+    energy={"dram": Energy(0, 3)},
+    vcpu_ns=4,
 )
 STATE = State(
     sequence=7,
@@ -69,6 +81,7 @@ STATE = State(
             ended,
             spread={"package": 0.25},
             requested=requested,
+            ended_sequence=ended and 6,
         )
         for i, inode, ended, requested in (
             (NAMED, 77, None, {"cpu_millicores": 250, "memory_bytes": 2**40}),
@@ -86,6 +99,12 @@ STATE = State(
         "bpf",
         5 * 10**9,
     ),
+    vms={VmId(7, 123): VmPoint(2**40, 5, -1), VmId(8, 124): VmPoint(0, None, 2**62)},
+    views={MACHINE.identity.id: MACHINE},
+    folded={
+        "namespace:shop": Usage(2**40, {"package": Energy(1, 2), "dram": Energy(-3, 4)}),
+        f"slice:/{ODD}": Usage(-5, {}),
+    },
 )
 BASELINE = CpuBaseline(
     "bpf-core", 5, 6, 7, 8, 9, {CgroupRef("/a", 1): 2, CgroupRef(ODD, 3): 4}, 2**64 - 1, 11
@@ -309,12 +328,19 @@ def check_types(state: State) -> None:
         assert type(domain.energy_uj) is int
         assert {type(x) for x in domain.split} == {int}
         assert type(domain.attributed) is bool
-    for account in state.accounts.values():
+    for who, seen in state.vms.items():
+        assert {type(x) for x in (*who, seen.cpu_ns, seen[2])} == {int}
+        assert type(seen.vcpu_ns) in (int, type(None))
+    for usage in state.folded.values():
+        assert type(usage.cpu_ns) is int
+        assert {type(x) for e in usage.energy.values() for x in e} <= {int}
+    for account in (*state.accounts.values(), *state.views.values()):
         assert type(account.cpu_ns) is type(account.first_seen_ns) is int
         assert type(account.identity.id) is type(account.identity.name) is str
         assert {type(x) for e in account.energy.values() for x in e} <= {int}
         assert {type(x) for pair in account.identity.labels.items() for x in pair} <= {str}
         assert {type(x) for x in account.requested.values()} <= {int}
+        assert {type(x) for x in (account.ended_sequence, account.vcpu_ns)} <= {int, type(None)}
         assert {type(x) for x in account.spread.values()} <= {float}
 
 
@@ -377,11 +403,14 @@ def test_a_baseline_of_an_older_version_has_no_stamp(store: Store) -> None:
     assert store.load(BOOT, NOW_NS) is None
 
 
+ADDED_LATER = {"processes", "learned", "vms", "views", "folded"}
+
+
 def test_missing_parts_are_set_aside(store: Store) -> None:
     """A part that is not there is not made up."""
     store.save(BOOT, STATE, BASELINE)
     plain = read_plain(store)
-    for name in plain.keys() - {"processes", "learned"}:
+    for name in plain.keys() - ADDED_LATER:
         write(store, {k: v for k, v in plain.items() if k != name})
         assert store.load(BOOT, NOW_NS) is None, name
     assert kept_aside(store)
@@ -407,8 +436,50 @@ def test_state_of_a_version_without_requests_goes_on(store: Store) -> None:
     loaded = store.load(BOOT, NOW_NS)
 
     assert loaded is not None
-    forgotten = {i: replace(a, requested={}, spread={}) for i, a in STATE.accounts.items()}
+    forgotten = {
+        i: replace(a, requested={}, spread={}, ended_sequence=None)
+        for i, a in STATE.accounts.items()
+    }
     assert loaded.state.accounts == forgotten
+
+
+NEW_IN_IDENTITY = ("description", "devices", "pid")
+
+
+def test_state_of_a_version_without_lifetimes_goes_on(store: Store) -> None:
+    """An upgrade to the version that knows virtual machines and views loses no counter."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    fields = plain["identity_fields"]
+    old = [n for n, name in enumerate(fields) if name not in NEW_IN_IDENTITY]
+    plain["identity_fields"] = [fields[n] for n in old]
+    plain["accounts"] = [[[row[0][n] for n in old], *row[1:8]] for row in plain["accounts"]]
+    write(store, {k: v for k, v in plain.items() if k not in {"vms", "views", "folded"}})
+    loaded = store.load(BOOT, NOW_NS)
+
+    assert loaded is not None
+    assert loaded.baseline == BASELINE
+    bare = {
+        i: replace(
+            a,
+            identity=replace(a.identity, description=None, devices={}, pid=None),
+            ended_sequence=None,
+        )
+        for i, a in STATE.accounts.items()
+    }
+    assert loaded.state == replace(
+        STATE, restarted=True, accounts=bare, vms={}, views={}, folded={}
+    )
+
+
+def test_what_a_newer_version_adds_is_left_out(store: Store) -> None:
+    """Further parts and values at the end of an account do not hinder an older version."""
+    store.save(BOOT, STATE, BASELINE)
+    plain = read_plain(store)
+    longer = [[*row, {"new": 1}] for row in plain["accounts"]]
+    write(store, plain | {"accounts": longer, "later": [1]})
+
+    assert store.load(BOOT, NOW_NS) == Saved(replace(STATE, restarted=True), BASELINE)
 
 
 def test_readings_of_unlisted_processes_are_not_kept(store: Store) -> None:

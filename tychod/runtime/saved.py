@@ -20,11 +20,13 @@ from tychod.analysis.state import (
     ProcessState,
     ReadingId,
     State,
+    VmId,
+    VmPoint,
     ZonePoint,
 )
 from tychod.codec.arrays import FAULTS
 from tychod.kernel.cgroups import CpuBaseline
-from tychod.model import Energy, Identity
+from tychod.model import Energy, Identity, Usage
 from tychod.samples import CgroupRef
 from tychod.schema import check_value, load, show
 
@@ -97,6 +99,9 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
         "cpu": _plain_baseline(baseline) if baseline else None,
         "processes": _plain_processes(state.processes),
         "learned": {name: summary.to_plain(model) for name, model in state.learned.items()},
+        "vms": [[who, point] for who, point in state.vms.items()],
+        "views": [_plain_account(account) for account in state.views.values()],
+        "folded": {key: [usage.cpu_ns, dict(usage.energy)] for key, usage in state.folded.items()},
     }
 
 
@@ -110,6 +115,8 @@ def _plain_account(account: Account) -> list[object]:
         account.ended_ns,
         dict(account.requested),
         dict(account.spread),
+        account.ended_sequence,
+        account.vcpu_ns,
     ]
 
 
@@ -140,8 +147,12 @@ def parse(plain: Mapping[str, Any]) -> Saved:
         violations=_checked(plain["violations"], int),
         zones={key: _row(ZonePoint, row) for key, row in _table(plain["zones"])},
         domains={name: _parse_domain(*row) for name, row in _table(plain["domains"])},
-        accounts={a.identity.id: a for a in _parse_accounts(plain)},
+        accounts=_parse_accounts(plain, plain["accounts"]),
         processes=_parse_processes(plain.get("processes")),
+        # Versions before the identity of virtual machines saved none of these.
+        vms={_row(VmId, who): _row(VmPoint, point) for who, point in plain.get("vms", [])},
+        views=_parse_accounts(plain, plain.get("views", [])),
+        folded={key: _parse_usage(*row) for key, row in _table(plain.get("folded", {}))},
     )
     cpu = plain["cpu"]
     return Saved(state, None if cpu is None else _parse_baseline(cpu))
@@ -165,22 +176,40 @@ def _parse_domain(
     return DomainAccount(_checked(energy_uj, int), split, _checked(on, bool))
 
 
-def _parse_accounts(plain: Mapping[str, Any]) -> Iterable[Account]:
+def _parse_usage(cpu_ns: object, energy: object) -> Usage:
+    return Usage(_checked(cpu_ns, int), _parse_energy(energy))
+
+
+def _parse_energy(energy: object) -> dict[str, Energy]:
+    return {name: _row(Energy, split) for name, split in _table(energy)}
+
+
+def _parse_accounts(plain: Mapping[str, Any], rows: Iterable[list[Any]]) -> dict[str, Account]:
     names = [_checked(name, str) for name in plain["identity_fields"]]
-    return (_parse_account(names, row) for row in plain["accounts"])
+    accounts = [_parse_account(names, row) for row in rows]
+    return {account.identity.id: account for account in accounts}
 
 
 def _parse_account(names: Sequence[str], row: list[Any]) -> Account:
     identity, first_seen_ns, inode, cpu_ns, energy, ended_ns, *later = row
+    unknown: list[Any] = [
+        {},
+        {},
+        None,
+        None,
+    ]  # an older version's row ends earlier, a newer one's later
+    requested, spread, ended_sequence, vcpu_ns = [*later, *unknown[len(later) :]][:4]
     return Account(
         _parse_identity(dict(zip(names, identity, strict=True))),
         _checked(first_seen_ns, int),
         _checked(inode, OPTIONAL_INT),
         _checked(cpu_ns, int),
-        {name: _row(Energy, split) for name, split in _table(energy)},
+        _parse_energy(energy),
         _checked(ended_ns, OPTIONAL_INT),
-        requested={name: _checked(n, int) for name, n in _table(later[0] if later else {})},
-        spread={name: _checked(v, float) for name, v in _table(later[1] if later[1:] else {})},
+        requested={name: _checked(n, int) for name, n in _table(requested)},
+        spread={name: _checked(v, float) for name, v in _table(spread)},
+        ended_sequence=_checked(ended_sequence, OPTIONAL_INT),
+        vcpu_ns=_checked(vcpu_ns, OPTIONAL_INT),
     )
 
 
