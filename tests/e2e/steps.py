@@ -16,6 +16,10 @@ class StepError(Exception):
     """A promise that was not kept; the message says which and what was found instead."""
 
 
+class SkippedError(Exception):
+    """Why a check cannot be made on this machine."""
+
+
 class Step(NamedTuple, Generic[C]):
     """One check: its name, what it does with the context, how long it may take."""
 
@@ -34,6 +38,8 @@ def run_steps(
         try:
             with time_limit(step.limit_s):
                 note = step.check(context)
+        except SkippedError as reason:
+            say(f"skip {step.name}: {reason}")
         except Exception as error:  # noqa: BLE001 (whatever ends a step, the next one runs)
             failed += 1
             say(f"FAIL {step.name}: {describe_error(error)}")

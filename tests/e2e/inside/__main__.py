@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.inside import access, energy, kernel, life, package, settings
+from tests.e2e.inside import access, energy, identity, kernel, life, package, settings
 from tests.e2e.inside.machine import UNIT, run
 from tests.e2e.inside.scene import Scene, clear
 from tests.e2e.steps import Step, run_steps, say
@@ -64,7 +64,15 @@ RPM: Final[Steps] = (
     Step("erase", package.erase_rpm),
     Step("nothing is left", package.nothing_is_left),
 )
-SUITES: Final = {"deb": DEB, "rpm": RPM}
+IDENTITY: Final[Steps] = (
+    Step("energy counters as a kernel makes them", package.meters_of_a_kernel),
+    Step("apt install: active, READY, enabled", package.install_deb, 300),
+    Step("runc: pods of every class, both cgroup drivers", identity.pods_of_runc, 120),
+    Step("podman: both cgroup drivers", identity.podman, 120),
+    Step("Docker, LXC, nspawn: cgroups of their shapes", identity.other_runtimes, 120),
+    Step("a cluster in a container", identity.nested_cluster, 120),
+)
+SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
 
 
 def show_state(scene: Scene) -> None:
@@ -84,7 +92,7 @@ def main() -> int:
     scenery, rest = SUITES[suite][:2], SUITES[suite][2:]  # meters and installation: all need them
     wanted = (s for s in rest if not chosen or any(words in s.name for words in chosen))
     steps = (*scenery, *wanted)
-    scene = Scene(Path(directory))
+    scene = Scene(Path(directory), everything=suite == "identity")
     try:
         failed = run_steps(steps, scene, show_state)
     finally:

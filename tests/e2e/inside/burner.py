@@ -37,7 +37,7 @@ while True:
     time.sleep(3600)
 """
 
-# Reads the kernel's own account of one cgroup from the pins, by the package's description of it.
+# Reads the kernel's own account of cgroups from the pins, by the package's description of it.
 PEEK: Final = """
 import sys
 sys.path.insert(0, "/usr/lib/tychod")
@@ -45,15 +45,16 @@ from tychod.kernel.bpf import abi, syscall
 names = (*abi.MAPPED, "ty_pmu_total")
 root = f"/sys/fs/bpf/tychod/v{abi.ABI}"
 views = abi.view_maps({name: syscall.obj_get(f"{root}/{name}") for name in names})
-slots = [i for i, cgid in enumerate(views.info["cgid"].tolist()) if cgid == int(sys.argv[1])]
+wanted = set(map(int, sys.argv[1:]))
+slots = [i for i, cgid in enumerate(views.info["cgid"].tolist()) if cgid in wanted]
 times = [views.total["ns"][:, i].sum(axis=0).tolist() for i in slots]
 print([times, int(views.ctl["missed"][0])])
 """
 
 
-def peek(inode: int) -> tuple[list[list[int]], int]:
-    """Return task, softirq and irq time of a cgroup's slots, and switches the kernel hid so far."""
-    text = run("/usr/bin/python3", "-I", "-c", PEEK, str(inode)).stdout
+def peek(*inodes: int) -> tuple[list[list[int]], int]:
+    """Return task, softirq and irq time of cgroups' slots, and switches the kernel hid so far."""
+    text = run("/usr/bin/python3", "-I", "-c", PEEK, *map(str, inodes)).stdout
     times, missed = json.loads(text)
     return times, missed
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -62,6 +63,31 @@ def ask_pair() -> tuple[Answer, Answer]:
         return (node, workloads) if node["sequence"] == workloads["sequence"] else None
 
     return wait_until("node and workloads of one window", same_window, 20)
+
+
+class Watch:
+    """Follows a command's answers, one a window, in a block."""
+
+    def __init__(self, command: str) -> None:
+        """`command` is one of the client's that can watch."""
+        argv = ("tychoctl", command, "-w", "-o", "json", "--wait", "20")
+        self.answers: list[tuple[float, Answer]] = []  # seconds since 1970 when it came, answer
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        wait_until("the first answer", lambda: self.answers, 30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        for line in self._process.stdout or ():
+            self.answers.append((time.time(), json.loads(line)))
 
 
 def wait_until(

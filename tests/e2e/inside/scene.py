@@ -12,14 +12,20 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.e2e.inside.machine import run, unit_property, wait_until
+from tests.e2e.steps import describe_error, say
+
+if TYPE_CHECKING:
+    from tests.e2e.inside.town import Town
 
 CLASS: Final = Path("/sys/class/powercap")
 DEVICES: Final = Path("/sys/devices/virtual/powercap")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 PINS: Final = Path("/sys/fs/bpf")
 BUNDLES: Final = Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io")
 CONTAINER_LOGS: Final = Path("/var/log/containers")
@@ -59,10 +65,13 @@ class Scene:
     """The run's names and the processes that it started."""
 
     directory: Path  # where the driver unpacked everything
+    everything: bool = False  # all of the machine's CPU use costs energy, not that of `units` alone
     name: str = field(default_factory=lambda: f"e2e-{secrets.token_hex(4)}")
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     mounts: list[Path] = field(default_factory=list)
     listing: dict[str, frozenset[str]] = field(default_factory=dict)
+    undo: list[Callable[[], object]] = field(default_factory=list)  # what ends the checks' own
+    town: "Town | None" = None  # made by the first step that looks at it
 
     def __post_init__(self) -> None:
         """Choose the names."""
@@ -83,6 +92,11 @@ class Scene:
     def tree(self) -> Path:
         """The simulated sysfs."""
         return self.directory / "sys"
+
+    @property
+    def work(self) -> Path:
+        """The program that works in containers (work.c)."""
+        return self.directory / "programs/work"
 
     @property
     def load(self) -> Path:
@@ -129,7 +143,12 @@ def close_pins() -> None:
 
 
 def clear(scene: Scene) -> None:
-    """Remove what set_up made."""
+    """Remove what set_up and the checks made, whatever fails on the way."""
+    while scene.undo:
+        try:
+            scene.undo.pop()()
+        except Exception as error:  # noqa: BLE001 (the rest goes, however one thing resists)
+            say(f"FAIL removing what a check made: {describe_error(error)}")
     run("systemctl", "stop", scene.unit, code=None)
     for process in scene.processes:
         process.kill()
@@ -147,7 +166,7 @@ def start_simulator(scene: Scene) -> None:
     argv = [sys.executable, "-B", "-m", "tests.sim.powercap", "--tree", str(scene.tree)]
     argv += ["--layout", "intel-2s", "--ledger", str(scene.ledger), "--cgroup"]
     wait_until("the cgroups of the load", lambda: all(map(cgroup_of, scene.units)), 10)
-    argv += [str(cgroup_of(unit)) for unit in scene.units]
+    argv += [str(CGROUPS)] if scene.everything else [str(cgroup_of(u)) for u in scene.units]
     log = (scene.directory / "simulator.log").open("wb")
     scene.processes.append(
         subprocess.Popen(

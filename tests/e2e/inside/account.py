@@ -1,0 +1,86 @@
+"""CPU time of cgroups that were stopped in the middle of their work, by the kernel's own files.
+
+Nothing moves in a frozen cgroup, so that what is read of many, one after the other, is of one
+moment.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.e2e.inside.burner import JIFFY_S, SWITCH_S, TICK_S, peek
+from tests.e2e.inside.machine import wait_for_window, wait_until
+from tests.e2e.steps import require
+
+
+class Held(NamedTuple):
+    """What a cgroup with all below it used, and how far a right account may be from that."""
+
+    used_s: float  # cpu.stat
+    irq_s: float  # part of it that the daemon counts as the kernel's
+    tolerance_s: float
+
+
+def freeze(cgroup: Path) -> None:
+    """Stop all that runs in a cgroup, and wait until it stands."""
+    (cgroup / "cgroup.freeze").write_text("1", encoding="ascii")
+    events = cgroup / "cgroup.events"
+    wait_until(f"{cgroup} stands", lambda: "frozen 1" in events.read_text(encoding="ascii"), 10)
+
+
+def thaw(cgroup: Path) -> None:
+    """Let it go on; what is frozen cannot be ended by a signal that it wants to catch."""
+    if cgroup.exists():
+        (cgroup / "cgroup.freeze").write_text("0", encoding="ascii")
+
+
+def hold(cgroups: Iterable[Path], missed: int) -> dict[Path, Held]:
+    """Freeze cgroups, wait until all of their work is in a window, and read the kernel's files.
+
+    `missed` is how many switches the kernel had hidden before they began.
+    """
+    cgroups = tuple(cgroups)
+    for cgroup in cgroups:
+        freeze(cgroup)
+    # The second one that begins after now has all, whatever a late reading left behind.
+    sequence = wait_for_window()["sequence"]
+    wait_for_window(wait_for_window(sequence)["sequence"])
+    return {cgroup: _read(cgroup, missed) for cgroup in cgroups}
+
+
+def _read(cgroup: Path, before: int) -> Held:
+    lines = (cgroup / "cpu.stat").read_text(encoding="ascii").splitlines()
+    used = dict(line.split() for line in lines)
+    below = [cgroup, *(path for path in cgroup.rglob("*") if path.is_dir())]
+    times, missed = peek(*(path.stat().st_ino for path in below))
+    untold = missed - before if missed >= before else missed  # of other maps
+    return Held(
+        used_s=int(used["usage_usec"]) / 1e6,
+        irq_s=sum(softirq + irq for _, softirq, irq in times) / 1e9,
+        tolerance_s=SWITCH_S * sum(map(_switches, below)) + TICK_S + JIFFY_S * untold,
+    )
+
+
+def _switches(cgroup: Path) -> int:
+    """Return how often the threads in a cgroup were switched."""
+    lines = (
+        line
+        for pid in (cgroup / "cgroup.procs").read_text(encoding="ascii").split()
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+        for line in status.read_text(encoding="utf-8").splitlines()
+    )
+    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+
+def require_whole(held: Mapping[Path, Held], counted_s: Mapping[Path, float]) -> str:
+    """StepError unless what the daemon counts in cgroups is what they used."""
+    off_s = {}
+    for cgroup, found_s in counted_s.items():
+        seen = held[cgroup]
+        off_s[cgroup] = found_s + seen.irq_s - seen.used_s
+        text = f"{found_s:.4f} s, and {seen.irq_s:.4f} s of irq; cpu.stat {seen.used_s:.4f} s"
+        off = f"apart by more than {seen.tolerance_s:.4f} s"
+        require(abs(off_s[cgroup]) <= seen.tolerance_s, f"{cgroup}: {text}: {off}")
+    most = max(off_s.values(), key=abs)
+    total_s = sum(held[cgroup].used_s for cgroup in counted_s)
+    return f"{total_s:.2f} s in {len(counted_s)} cgroups, each within {abs(most) * 1e3:.2f} ms"
