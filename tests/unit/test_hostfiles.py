@@ -44,7 +44,7 @@ CONTAINER = {
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     """Return a machine whose /run, /var/log, /proc and cgroups are folders."""
-    for name in ("run", "log/containers", "proc", "cgroup"):
+    for name in ("run", "log/containers", "proc", "cgroup", "var"):
         (tmp_path / name).mkdir(parents=True)
     return Host(
         config.Host(
@@ -52,13 +52,23 @@ def host(tmp_path: Path) -> Host:
             cgroupfs=str(tmp_path / "cgroup"),
             run=str(tmp_path / "run"),
             log=str(tmp_path / "log"),
+            var=str(tmp_path / "var"),
         )
     )
 
 
-def write_bundle(host: Host, ident: str, data: bytes, root: str = "containerd") -> Path:
-    """Put a bundle where containerd does."""
-    folder = Path(host.run) / root / "io.containerd.runtime.v2.task/k8s.io" / ident
+TASK = "io.containerd.runtime.v2.task"
+
+
+def write_bundle(
+    host: Host, ident: str, data: bytes, root: str = "run/containerd", namespace: str = "k8s.io"
+) -> Path:
+    """Put a bundle where containerd does, below the folder that holds /run and /var."""
+    return write_config(Path(host.run).parent / root / TASK / namespace / ident, data)
+
+
+def write_config(folder: Path, data: bytes) -> Path:
+    """Write a bundle."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes(data)
     return folder
@@ -66,7 +76,9 @@ def write_bundle(host: Host, ident: str, data: bytes, root: str = "containerd") 
 
 def test_bundle_of_a_container_names_it_and_its_pod() -> None:
     """A container's annotations give container, pod, namespace and uid."""
-    assert parse_bundle(bundle(**CONTAINER)) == Names("bundle", "server", "api-1", "shop", UID)
+    assert parse_bundle(bundle(**CONTAINER)) == Names(
+        "bundle", "server", "api-1", "shop", UID, runtime="containerd"
+    )
 
 
 def test_bundle_of_a_sandbox_is_the_pods_pause_container() -> None:
@@ -74,7 +86,9 @@ def test_bundle_of_a_sandbox_is_the_pods_pause_container() -> None:
     notes = {k: v for k, v in CONTAINER.items() if k != "container_name"}
     names = parse_bundle(bundle(**(notes | {"container_type": "sandbox"})))
 
-    assert names == Names("bundle", "pause", "api-1", "shop", UID, sandbox=True)
+    assert names == Names(
+        "bundle", "pause", "api-1", "shop", UID, sandbox=True, runtime="containerd"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,18 +138,130 @@ def test_other_files_in_the_log_folder_are_ignored(name: str) -> None:
     assert parse_log_link(name) is None
 
 
-@pytest.mark.parametrize("root", ["containerd", "k3s/containerd"])
-def test_bundles_are_found_where_containerd_and_k3s_put_them(host: Host, root: str) -> None:
-    """Both state directories are looked into, and the route is ok then."""
+@pytest.mark.parametrize(
+    "root",
+    ["run/containerd", "run/k3s/containerd", "run/k0s/containerd",
+     "var/snap/microk8s/common/run/containerd"],
+)  # fmt: skip
+def test_bundles_are_found_where_containerd_of_each_distribution_puts_them(
+    host: Host, root: str
+) -> None:
+    """All state directories are looked into, and the route is ok then."""
     write_bundle(host, A, bundle(**CONTAINER), root)
     bundles = Bundles(host)
 
-    assert bundles.read(B) is None
+    assert bundles.read(B, 0) is None
     assert "no bundle below" in bundles.route
-    names = bundles.read(A)
+    assert "remain" in bundles.route
+    names = bundles.read(A, 0)
     assert names is not None
     assert names.container == "server"
     assert bundles.route == "ok"
+
+
+# As nerdctl writes its own labels into the bundle, and CRI-O the kubelet's beside its own.
+NERDCTL = {"nerdctl/name": "web", "nerdctl/namespace": "default", "nerdctl/hostname": "h"}
+CRIO = {
+    "io.container.manager": "cri-o",
+    "io.kubernetes.container.name": "etcd",
+    "io.kubernetes.cri-o.ContainerType": "container",
+    "io.kubernetes.cri-o.Name": f"k8s_etcd_etcd-m_kube-system_{UID}_0",
+    "io.kubernetes.pod.name": "etcd-m",
+    "io.kubernetes.pod.namespace": "kube-system",
+    "io.kubernetes.pod.uid": UID,
+}
+CRIO_SANDBOX = {
+    "io.kubernetes.container.name": "POD",
+    "io.kubernetes.cri-o.ContainerType": "sandbox",
+    "io.kubernetes.cri-o.KubeName": "etcd-m",
+    "io.kubernetes.cri-o.Namespace": "kube-system",
+    "io.kubernetes.pod.uid": UID,
+}
+PODMAN = {"io.container.manager": "libpod", "io.kubernetes.cri-o.ContainerType": "container"}
+
+
+@pytest.mark.parametrize(
+    ("notes", "names"),
+    [
+        (NERDCTL, Names("bundle", "web", runtime="containerd")),
+        (NERDCTL | {"com.docker.compose.project": "p", "com.docker.compose.service": "s", "x": "y"},
+         Names("bundle", "web", runtime="containerd",
+               labels={"com.docker.compose.project": "p", "com.docker.compose.service": "s"})),
+        (CRIO, Names("bundle", "etcd", "etcd-m", "kube-system", UID, runtime="crio")),
+        (CRIO_SANDBOX,
+         Names("bundle", "pause", "etcd-m", "kube-system", UID, True, runtime="crio")),
+        (PODMAN, None),
+        ({"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.pod.name": "x"}, None),
+        ({"nerdctl/name": 7}, None),
+    ],
+)  # fmt: skip
+def test_each_runtime_notes_names_in_its_own_way(
+    notes: dict[str, object], names: Names | None
+) -> None:
+    """nerdctl's name and Compose project, CRI-O's pod; Podman's bundles hold no name."""
+    assert parse_bundle(json.dumps({"annotations": notes}).encode()) == names
+
+
+def test_crio_keeps_its_bundles_with_its_storage(host: Host) -> None:
+    """A bundle of CRI-O is below its storage's state directory."""
+    data = json.dumps({"annotations": CRIO}).encode()
+    write_config(Path(host.run) / "containers/storage/overlay-containers" / A / "userdata", data)
+    names = Bundles(host).read(A, 0)
+
+    assert names is not None
+    assert (names.container, names.pod, names.runtime) == ("etcd", "etcd-m", "crio")
+
+
+def test_namespaces_of_containerd_are_looked_for_every_30_s(host: Host) -> None:
+    """Whatever namespaces there are, a container in them is found; a new one within 30 s."""
+    nerdctl = json.dumps({"annotations": NERDCTL}).encode()
+    write_bundle(host, A, nerdctl, namespace="builds")
+    bundles = Bundles(host)
+    assert bundles.read(A, 0) is not None
+    write_bundle(host, B, nerdctl, namespace="late")
+
+    assert bundles.read(B, 29 * SECOND) is None
+    assert bundles.read(B, 30 * SECOND) is not None
+
+
+def test_only_the_namespace_of_pods_makes_pods(host: Host) -> None:
+    """Who may run a container can note a pod's name on it; containerd's CRI is not fooled so."""
+    write_bundle(host, A, bundle(**CONTAINER), namespace="moby")
+
+    assert Bundles(host).read(A, 0) is None
+
+
+@pytest.mark.parametrize("ident", ["", "..", ".", "../" + A, "a/b", "a\0b", "x" * 200])
+def test_nothing_but_an_id_is_looked_for(host: Host, ident: str) -> None:
+    """What is no container's id is not made into a path."""
+    assert Bundles(host).read(ident, 0) is None
+
+
+def test_names_of_any_length_and_kind_can_be_passed_on(host: Host) -> None:
+    """10,000 characters are cut, half a surrogate pair is replaced, control characters stay."""
+    notes = CONTAINER | {"container_name": "x" * 10_000, "sandbox_name": "a\ud800\x1b[31m\n"}
+    names = parse_bundle(bundle(**notes))
+    (Path(host.log) / "containers" / f"p_n_\udcff-{A}.log").write_text("")
+    linked = LogLinks(host).read(A, 0)
+
+    assert names is not None
+    assert (len(names.container), names.pod) == (253, "a?\x1b[31m\n")
+    assert linked is not None
+    assert linked.container == "?"
+
+
+def test_routes_change_with_the_way_and_not_with_the_container(host: Host) -> None:
+    """Each change is a line in the log: fifty containers a second must not be fifty lines."""
+    write_bundle(host, A, bundle(**CONTAINER))
+    write_bundle(host, B, b'{"annotations": {}}')
+    bundles, seen = Bundles(host), []
+    for ident in (B, "c3" * 32, A, B, "c3" * 32, A):
+        bundles.read(ident, 0)
+        seen.append(bundles.route)
+
+    assert seen[0] == seen[1]
+    assert "no names in them" in seen[0]
+    assert seen[2:] == ["ok"] * 4
 
 
 def test_half_written_bundle_is_read_whole_later(host: Host) -> None:
@@ -180,7 +306,7 @@ def test_real_kernel_refusal_is_told_the_same_way() -> None:
     """A 0700 bundle of root, read by nobody, ends in the route's reason."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        host = Host(config.Host(run=folder))
+        host = Host(config.Host(run=f"{folder}/run"))
         write_bundle(host, A, bundle(**CONTAINER)).chmod(0o700)
         bundles = Bundles(host)
         os.seteuid(65534)

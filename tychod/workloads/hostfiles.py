@@ -6,25 +6,39 @@ log in /var/log/containers 36-612 ms after it.  Both were measured on a real nod
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tychod.hostfs import Host
+from tychod.workloads.texts import LABEL_MOST, bounded
 
-BUNDLE_ROOTS: Final = ("containerd", "k3s/containerd")
-"""Below /run: containerd's state directory, and the one of k3s and RKE2."""
 BUNDLE_LIMIT: Final = 4 << 20
 CMDLINE_LIMIT: Final = 64 << 10
 LISTING_LIMIT: Final = 64
 LISTING_PAUSE_NS: Final = 1_000_000_000
+NAMESPACES_PAUSE_NS: Final = 30_000_000_000
+NAMESPACES_MOST: Final = 32
+POD_NAMESPACE: Final = "k8s.io"
+"""Where containerd's CRI plugin keeps the containers of pods, and nobody else does."""
+USUAL_NAMESPACES: Final = ("default", "moby")
+"""Looked into beside it where containerd's namespaces cannot be listed."""
 NEED_CAPABILITY: Final = (
     "run tychod with CAP_DAC_READ_SEARCH (the packaged unit does), or rely on the other routes"
+)
+_NO_NAMES: Final = (
+    "bundles were found, but no names in them: Docker and plain runtimes write none there;"
+    " the other routes remain"
 )
 PAUSE: Final = "pause"
 """Name of a pod's sandbox container: it holds the pod's namespaces and does nothing."""
 
-_PREFIX: Final = "io.kubernetes.cri."
+COMPOSE: Final = ("com.docker.compose.project", "com.docker.compose.service")
+"""The labels of a container outside Kubernetes that are passed on; nothing else ever is."""
+
+_CRI: Final = "io.kubernetes.cri."
+_CRIO: Final = "io.kubernetes.cri-o."
+_SAFE: Final = re.compile(r"[0-9A-Za-z][\w.-]{0,127}")
 _LINK: Final = re.compile(
     r"(?P<pod>[^_/]+)_(?P<namespace>[^_/]+)_(?P<name>[^_/]+)-(?P<id>[0-9a-f]{64})\.log"
 )
@@ -32,9 +46,12 @@ _LINK_TARGET: Final = re.compile(r".*/[^_/]+_[^_/]+_(?P<uid>[^_/]+)/[^/]+/[^/]+"
 
 
 class Names(NamedTuple):
-    """What a host file says of one container."""
+    """What a host file says of one container.
 
-    source: str  # "bundle" | "log-link" | "cmdline"
+    It is the runtime's word: where the cgroup's path names another pod, the path is right.
+    """
+
+    source: str  # "bundle" | "log-link" | "runtime-file" | "cmdline"
     container: str
     pod: str | None = None
     namespace: str | None = None
@@ -45,31 +62,69 @@ class Names(NamedTuple):
 
 
 def parse_bundle(data: bytes) -> Names | None:
-    """Return the names in an OCI bundle's config.json; None if it is no pod's or not whole."""
+    """Return the names in an OCI bundle's config.json; None if it holds none or is not whole."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    notes = document.get("annotations") if isinstance(document, dict) else None
-    if not isinstance(notes, dict):
-        return None
+    notes = texts_of(document.get("annotations")) if isinstance(document, dict) else {}
+    return _of_containerd(notes) or _of_crio(notes) or _of_nerdctl(notes)
 
-    def note(key: str) -> str | None:
-        value = notes.get(_PREFIX + key)
-        return value if isinstance(value, str) and value else None
 
-    sandbox = note("container-type") == "sandbox"
-    container = PAUSE if sandbox else note("container-name")
-    if container is None or note("container-type") is None:
+def texts_of(found: object) -> Mapping[str, str]:
+    """Return the texts in a JSON object, bounded; empty where it is something else."""
+    if not isinstance(found, dict):
+        return {}
+    return {key: bounded(text) for key, text in found.items() if isinstance(text, str) and text}
+
+
+def compose_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return which service of which Compose project a container is."""
+    return {key: bounded(labels[key], LABEL_MOST) for key in COMPOSE if key in labels}
+
+
+def _of_containerd(notes: Mapping[str, str]) -> Names | None:
+    kind = notes.get(_CRI + "container-type")
+    container = PAUSE if kind == "sandbox" else notes.get(_CRI + "container-name")
+    if kind is None or container is None:
         return None
     return Names(
         source="bundle",
         container=container,
-        pod=note("sandbox-name"),
-        namespace=note("sandbox-namespace"),
-        pod_uid=note("sandbox-uid"),
-        sandbox=sandbox,
+        pod=notes.get(_CRI + "sandbox-name"),
+        namespace=notes.get(_CRI + "sandbox-namespace"),
+        pod_uid=notes.get(_CRI + "sandbox-uid"),
+        sandbox=kind == "sandbox",
+        runtime="containerd",
     )
+
+
+def _of_crio(notes: Mapping[str, str]) -> Names | None:
+    """Return what CRI-O noted: the kubelet's labels, for a sandbox also under names of its own.
+
+    Podman uses some of these keys too, but never says a pod's name.
+    """
+    kind = notes.get(_CRIO + "ContainerType")
+    pod = notes.get("io.kubernetes.pod.name") or notes.get(_CRIO + "KubeName")
+    container = PAUSE if kind == "sandbox" else notes.get("io.kubernetes.container.name")
+    if kind is None or pod is None or container is None:
+        return None
+    return Names(
+        source="bundle",
+        container=container,
+        pod=pod,
+        namespace=notes.get("io.kubernetes.pod.namespace") or notes.get(_CRIO + "Namespace"),
+        pod_uid=notes.get("io.kubernetes.pod.uid"),
+        sandbox=kind == "sandbox",
+        runtime="crio",
+    )
+
+
+def _of_nerdctl(notes: Mapping[str, str]) -> Names | None:
+    name = notes.get("nerdctl/name")
+    if name is None:
+        return None
+    return Names("bundle", name, runtime="containerd", labels=compose_labels(notes))
 
 
 def parse_log_link(name: str) -> tuple[str, Names] | None:
@@ -77,46 +132,99 @@ def parse_log_link(name: str) -> tuple[str, Names] | None:
     found = _LINK.fullmatch(name)
     if found is None:
         return None
-    return found["id"], Names("log-link", found["name"], found["pod"], found["namespace"])
+    container, pod, namespace = (bounded(found[part]) for part in ("name", "pod", "namespace"))
+    return found["id"], Names("log-link", container, pod, namespace)
 
 
 def parse_log_target(target: str) -> str | None:
     """Return the pod's uid from ``/var/log/pods/<namespace>_<pod>_<uid>/<container>/<n>.log``."""
     found = _LINK_TARGET.fullmatch(target)
-    return found["uid"] if found else None
+    return bounded(found["uid"]) if found else None
 
 
 class Bundles:
-    """Reads containerd's bundles; ``route`` says how that goes."""
+    """Reads the bundles of containerd (all its namespaces, also k3s's and others') and CRI-O.
+
+    ``route`` says how that goes.  It never holds an id, so that it changes with the way only.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        task = "containerd/io.containerd.runtime.v2.task"
+        self._containerd = (
+            f"{host.run}/{task}",
+            f"{host.run}/k3s/{task}",  # k3s and RKE2
+            f"{host.run}/k0s/{task}",
+            f"{host.var}/snap/microk8s/common/run/{task}",
+        )
+        self._crio = f"{host.run}/containers/storage/overlay-containers"
+        self._namespaces: Mapping[str, Sequence[str]] = {}
+        self._listed_ns: int | None = None
         self.route = "not used yet: no pod's container was seen"
 
-    def read(self, container_id: str) -> Names | None:
-        """Return the names in a container's bundle; None if there is none or it is not readable."""
-        for root in BUNDLE_ROOTS:
-            base = f"{self._host.run}/{root}/io.containerd.runtime.v2.task/k8s.io"
-            names = self._read_one(f"{base}/{container_id}/config.json")
-            if names is not None:
-                self.route = "ok"
-                return names
-        return None
+    def read(self, container_id: str, now_ns: int | None = None) -> Names | None:
+        """Return the names in a container's bundle; None if there is none or it is not readable.
 
-    def _read_one(self, path: str) -> Names | None:
-        try:
-            data = self._host.read_bytes(path, BUNDLE_LIMIT)
-        except OSError as exc:
-            self.route = f"{path} is not readable ({exc.strerror}); {NEED_CAPABILITY}"
+        Namespaces are listed at most every 30 s, without ``now_ns`` only once.
+        """
+        if not _SAFE.fullmatch(container_id):
             return None
-        if data is None:
-            if self.route.startswith("not used"):
-                self.route = f"no bundle below {self._host.run}; containerd alone writes them"
-            return None
-        names = parse_bundle(data)
-        if names is None:
-            self.route = f"{path} is not a pod's bundle; it is asked for again later"
+        self._list(now_ns)
+        for root in self._containerd:
+            for namespace in (POD_NAMESPACE, *self._namespaces.get(root, ())):
+                names = self._read_one(root, f"{namespace}/{container_id}/config.json")
+                # Elsewhere anybody who may run a container notes on it what he likes.
+                if names is not None and (namespace == POD_NAMESPACE or names.pod is None):
+                    return self._found(names)
+        names = self._read_one(self._crio, f"{container_id}/userdata/config.json")
+        return None if names is None else self._found(names)
+
+    def _found(self, names: Names) -> Names:
+        self.route = "ok"
         return names
+
+    def _list(self, now_ns: int | None) -> None:
+        """Look which namespaces containerd has: the directories in its state directory."""
+        if self._listed_ns is not None and (
+            now_ns is None or now_ns - self._listed_ns < NAMESPACES_PAUSE_NS
+        ):
+            return
+        self._listed_ns = now_ns or 0
+        self._namespaces = {root: self._namespaces_in(root) for root in self._containerd}
+
+    def _namespaces_in(self, root: str) -> Sequence[str]:
+        try:
+            listing = self._host.list_dir(root) or ()
+        except OSError:
+            return USUAL_NAMESPACES  # it may still be searched
+        found = [name for name in listing if name != POD_NAMESPACE and _SAFE.fullmatch(name)]
+        return found[:NAMESPACES_MOST]
+
+    def _read_one(self, root: str, path: str) -> Names | None:
+        try:
+            data = self._host.read_bytes(f"{root}/{path}", BUNDLE_LIMIT)
+        except OSError as exc:
+            self.route = f"bundles below {root} are not readable ({exc.strerror}); "
+            self.route += NEED_CAPABILITY
+            return None
+        names = None if data is None else parse_bundle(data)
+        if names is None and not self._has_outcome:
+            self.route = self._why_none if data is None else _NO_NAMES
+        return names
+
+    @property
+    def _has_outcome(self) -> bool:
+        """Whether the route already tells more than that one container has no bundle."""
+        return self.route in {"ok", _NO_NAMES} or "not readable" in self.route
+
+    @property
+    def _why_none(self) -> str:
+        run, var = self._host.run, self._host.var
+        return (
+            f"no bundle below {run}/containerd, {run}/k3s, {run}/k0s, {var}/snap/microk8s or"
+            f" {run}/containers; containerd and CRI-O write them, there unless they are told"
+            " another place; the kubelet and log links remain"
+        )
 
 
 class LogLinks:

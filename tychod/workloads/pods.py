@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final, Literal, NamedTuple
 
 from tychod.workloads.paths import QOS_CLASSES
-from tychod.workloads.texts import NAME_MOST, bounded
+from tychod.workloads.texts import LABEL_MOST, NAME_MOST, bounded
 
 State = Literal["running", "waiting", "terminated"]
 STATES: Final[tuple[State, ...]] = ("running", "waiting", "terminated")
@@ -26,7 +26,6 @@ PHASES: Final[tuple[Phase, ...]] = ("Pending", "Running", "Succeeded", "Failed",
 PODS_MOST: Final = 5000
 LABELS_MOST: Final = 100
 LABEL_KEY_MOST: Final = NAME_MOST + 1 + 63  # a prefix, a slash, a name
-LABEL_MOST: Final = 256  # the API's own limit is 63
 ID_MOST: Final = 128
 
 MIRROR: Final = "kubernetes.io/config.mirror"

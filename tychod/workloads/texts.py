@@ -7,6 +7,8 @@ from typing import Final
 
 NAME_MOST: Final = 253
 """Characters in the longest name that Kubernetes allows (a DNS subdomain)."""
+LABEL_MOST: Final = 256
+"""Characters in the longest label that is believed; Kubernetes' own limit is 63."""
 CUT: Final = "…"
 
 

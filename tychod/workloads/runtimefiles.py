@@ -1,0 +1,210 @@
+"""Names of containers from the files in which Docker, Podman and CRI-O keep their own records.
+
+Docker's file also holds the container's environment and arguments: only its name and what a
+Compose project or a kubelet calls it ever leave the parser.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from tychod.hostfs import FileIdentity, Host
+from tychod.workloads.hostfiles import (
+    NEED_CAPABILITY,
+    PAUSE,
+    Names,
+    compose_labels,
+    texts_of,
+)
+from tychod.workloads.texts import bounded
+
+DOCKER_LIMIT: Final = 1 << 20
+STORAGE_LIMIT: Final = 4 << 20  # about 1 kB a container
+STORAGE_MOST: Final = 10_000
+STORAGE_PAUSE_NS: Final = 1_000_000_000
+DOCKER_ROOTS: Final = ("lib/docker", "snap/docker/common/var-lib-docker")
+"""Below /var: the usual data directory and the one of the snap."""
+DRIVERS: Final = ("overlay", "vfs", "btrfs")
+
+_ID: Final = re.compile(r"[0-9a-f]{64}")
+# What cri-dockerd and CRI-O call a container: k8s_<container>_<pod>_<namespace>_<uid>_<attempt>;
+# no name in Kubernetes has an underscore.  A sandbox has the container POD, or with CRI-O none;
+# where the name is taken, a number follows.
+_K8S: Final = re.compile(
+    r"k8s_(?:(?P<container>[^_]+)_)?(?P<pod>[^_]+)_(?P<namespace>[^_]+)_(?P<uid>[^_]+)_[0-9]+"
+    r"(?:_[0-9a-f]+)?"
+)
+_SANDBOX: Final = "POD"
+
+
+def parse_docker(data: bytes) -> Names | None:
+    """Return the names in Docker's config.v2.json; None if it holds none or is not whole."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    name = document.get("Name")
+    config = document.get("Config")
+    if not isinstance(name, str) or not name.lstrip("/"):
+        return None
+    labels = texts_of(config.get("Labels")) if isinstance(config, dict) else {}
+    return name_of(name.lstrip("/"), "docker")._replace(labels=compose_labels(labels))
+
+
+def parse_storage(data: bytes) -> Mapping[str, Names] | None:
+    """Return the names in a containers.json by container id; None if it is no such file."""
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entries, list):
+        return None
+    found = {}
+    for entry in entries[:STORAGE_MOST]:
+        ident, names = (entry.get("id"), entry.get("names")) if isinstance(entry, dict) else (0, 0)
+        if not isinstance(ident, str) or not isinstance(names, list) or not _ID.fullmatch(ident):
+            continue
+        name = next((name for name in names if isinstance(name, str) and name), None)
+        if name is not None:
+            found[ident] = name_of(name, "podman")
+    return found
+
+
+def name_of(name: str, runtime: str) -> Names:
+    """Return what a container's name tells, which for a pod's container is everything."""
+    found = _K8S.fullmatch(name)
+    if found is None:
+        return Names("runtime-file", bounded(name), runtime=runtime)
+    sandbox = found["container"] in {None, _SANDBOX}
+    return Names(
+        source="runtime-file",
+        container=PAUSE if sandbox else bounded(found["container"]),
+        pod=bounded(found["pod"]),
+        namespace=bounded(found["namespace"]),
+        pod_uid=bounded(found["uid"]),
+        sandbox=sandbox,
+        runtime="crio" if runtime == "podman" else runtime,
+    )
+
+
+class RuntimeFiles:
+    """Reads the records of Docker, and of Podman and CRI-O; ``route`` says how that goes."""
+
+    def __init__(self, host: Host) -> None:
+        self._docker = _Docker(host)
+        self._storage = _Storage(host)
+
+    @property
+    def route(self) -> str:
+        """Return ok, or why there is a runtime whose records give no names, and what to do."""
+        routes = {"Docker": self._docker.route, "Podman and CRI-O": self._storage.route}
+        used = {who: route for who, route in routes.items() if route}
+        if not used:
+            return "not used yet: no container of Docker, Podman or CRI-O needed it"
+        if set(used.values()) == {"ok"}:
+            return "ok"
+        return "; ".join(f"{who}: {route}" for who, route in used.items())
+
+    def read(self, container_id: str, runtime: str | None, now_ns: int) -> Names | None:
+        """Return what its runtime calls a container; None where that is not recorded here.
+
+        ``runtime`` is that of the cgroup's path; ``None`` and ``kubernetes``: any of them.
+        """
+        if not _ID.fullmatch(container_id):
+            return None
+        is_open = runtime in {None, "kubernetes"}
+        names = None
+        if is_open or runtime == "docker":
+            names = self._docker.read(container_id, told=not is_open)
+        if names is None and (is_open or runtime in {"podman", "crio"}):
+            names = self._storage.read(container_id, now_ns, told=not is_open)
+        return names
+
+
+class _Docker:
+    """One file for each container; its directory is root's (0710)."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._roots = tuple(f"{host.var}/{root}/containers" for root in DOCKER_ROOTS)
+        self.route = ""
+
+    def read(self, container_id: str, *, told: bool) -> Names | None:
+        """Return the names of a container; ``told``: it is Docker's, so that absence is a fault."""
+        for root in self._roots:
+            try:
+                data = self._host.read_bytes(f"{root}/{container_id}/config.v2.json", DOCKER_LIMIT)
+            except OSError as exc:
+                self.route = f"{root} is not readable ({exc.strerror}); {NEED_CAPABILITY}"
+                continue
+            names = None if data is None else parse_docker(data)
+            if names is not None:
+                self.route = "ok"
+                return names
+        if told and not self.route:
+            places = " or ".join(self._roots)
+            self.route = f"no record below {places}; a Docker with another data-root is not found"
+        return None
+
+
+class _Storage:
+    """Few files for all containers, written anew with each change."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        roots = (f"{host.var}/lib/containers/storage", f"{host.run}/containers/storage")
+        kinds = ("containers.json", "volatile-containers.json")  # the latter: podman run --rm
+        self._root = roots[0]
+        self._paths = tuple(
+            f"{r}/{d}-containers/{k}" for r in roots for d in DRIVERS for k in kinds
+        )
+        self._seen: dict[str, FileIdentity] = {}
+        self._names: dict[str, Mapping[str, Names]] = {}
+        self._looked_ns: int | None = None
+        self.route = ""
+
+    def read(self, container_id: str, now_ns: int, *, told: bool) -> Names | None:
+        """Return the names of a container; looks at the files at most once a second."""
+        found = self._find(container_id)
+        is_due = self._looked_ns is None or now_ns - self._looked_ns >= STORAGE_PAUSE_NS
+        if found is None and is_due:
+            self._looked_ns = now_ns
+            self._look(told)
+            found = self._find(container_id)
+        return found
+
+    def _find(self, container_id: str) -> Names | None:
+        return next((n[container_id] for n in self._names.values() if container_id in n), None)
+
+    def _look(self, told: bool) -> None:
+        problem = ""
+        for path in self._paths:
+            try:
+                self._look_at(path)
+            except OSError as exc:
+                problem = f"{path} is not readable ({exc.strerror}); {NEED_CAPABILITY}"
+            except ValueError:
+                problem = f"{path} is no list of containers, or longer than {STORAGE_LIMIT} bytes"
+        if problem:
+            self.route = problem
+        elif self._names:
+            self.route = "ok"
+        elif told:
+            self.route = f"no record below {self._root}; another graphroot is not found"
+
+    def _look_at(self, path: str) -> None:
+        """Read a file again if it is another one than last time; ValueError if it is no record."""
+        identity = self._host.identity(path)
+        if identity is None:
+            self._seen.pop(path, None)
+            self._names.pop(path, None)
+        elif identity != self._seen.get(path):
+            data = self._host.read_bytes(path, STORAGE_LIMIT + 1) or b""
+            names = parse_storage(data) if len(data) <= STORAGE_LIMIT else None
+            self._seen[path] = identity
+            if names is None:
+                raise ValueError(path)
+            self._names[path] = names
