@@ -5,6 +5,7 @@ from typing import Final
 LEAF_FLAGS: Final = {
     "pooled": "the data cannot tell its intensity from the others': it has about the mean",
     "new": "too young, or too little used, for an intensity of its own: it has the mean",
+    "carved": "a VM without a cgroup of its own: within a window it runs as its cgroup does",
 }
 DOMAIN_FLAGS: Final = {
     "coarse-bins": "the meter gave no usable reading at some edges of bins; those were joined",

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from tychod.analysis import ledger
 from tychod.analysis.booked import Booked, Doubt
+from tychod.analysis.carve import Carved, carve
 from tychod.analysis.cpu import CpuWindow, cpu_window
 from tychod.analysis.domain import attribute
 from tychod.analysis.energy import (
     DomainWindow,
+    UnreadZone,
     ZoneWindow,
     attributed_domains,
     chosen_series,
@@ -18,6 +20,7 @@ from tychod.analysis.energy import (
 )
 from tychod.analysis.folded import Folded
 from tychod.analysis.learned import Learned
+from tychod.analysis.machines import book_machines, leaf_of_process
 from tychod.analysis.models import Activity
 from tychod.analysis.owners import Owners, owners
 from tychod.analysis.pmu import leaf_counts
@@ -41,19 +44,18 @@ def analyse(
     observations: Observations, window: Window, state: State, params: Params
 ) -> tuple[Snapshot, State]:
     """Book one window.  Pure: the same arguments give the same result."""
-    cpu = cpu_window(observations.cpu, window, state)
-    chosen = chosen_series(observations.energy)
-    zones = [z for s in chosen for z in zone_windows(s, window, state, params)]
-    unread = [zone for series in chosen for zone in unread_zones(series, state)]
-    known = {zone.domain for series in chosen for zone in series.zones}
+    carved = carve(cpu_window(observations.cpu, window, state), observations, window, state, params)
+    cpu, observations = carved.cpu, carved.observations
+    zones, unread, known = _metered(observations, window, state, params)
     domains = domain_windows(zones)
     owned = owners(cpu, observations, state.accounts)
-    activity = _activity_of(cpu, owned, observations, window, state, params)
-    booked, learned = _attributed(domains, known, activity, state)
+    active = _activity_of(carved, owned, window, state, params)
+    booked, learned = _attributed(domains, known, active, state)
     reason = _unattributed_reason(domains, owned, booked)
     accounts, folded, booked = _book(state, window, observations, params, owned, booked, reason)
     totals = _domain_totals(state, domains, booked)
-    used = leaf_windows(owned, booked)
+    used = leaf_windows(owned, booked, leaf_of_process(carved, owned.leaf_of))
+    vms = book_machines(carved, used, accounts, state, window, params)
     processed = book_processes(observations, window, state, params, accounts, used)
     after = State(
         sequence=state.sequence + 1,
@@ -70,28 +72,36 @@ def analyse(
         processes=processed.state,
         counters=observations.cpu.counters if observations.cpu else None,
         folded=folded,
+        vms=vms.points,
+        views=vms.views,
     )
     seen = Seen(
-        window, observations, zones, unread, booked, state.restarted, processed, activity.counts
+        window, observations, zones, unread, booked, state.restarted, processed, active.counts, vms
     )
     return snapshot(after, seen, params), after
 
 
+def _metered(
+    observations: Observations, window: Window, state: State, params: Params
+) -> tuple[list[ZoneWindow], list[UnreadZone], set[str]]:
+    """Return what the meters show, which cannot be read, and the domains that have any."""
+    chosen = chosen_series(observations.energy)
+    zones = [z for s in chosen for z in zone_windows(s, window, state, params)]
+    unread = [zone for series in chosen for zone in unread_zones(series, state)]
+    return zones, unread, {zone.domain for series in chosen for zone in series.zones}
+
+
 def _activity_of(
-    cpu: CpuWindow,
-    owned: Owners,
-    observations: Observations,
-    window: Window,
-    state: State,
-    params: Params,
+    carved: Carved, owned: Owners, window: Window, state: State, params: Params
 ) -> Activity:
+    cpu, observations = carved.cpu, carved.observations
     counters = observations.cpu.counters if observations.cpu else None
     return Activity(
         window,
         cpu,
         owned,
         observations.cpu,
-        leaf_counts(state.counters, counters, owned.leaf_of),
+        leaf_counts(state.counters, counters, owned.leaf_of, carved.shares),
         params.cpus,
         _is_busy_known(observations, cpu, window, state, params),
     )

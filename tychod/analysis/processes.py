@@ -44,6 +44,7 @@ class LeafWindows(NamedTuple):
 
     by_leaf: Mapping[str, LeafWindow]
     leaf_of: Mapping[int, str]  # key of a cgroup -> leaf id
+    of_process: Mapping[tuple[int, int], str]  # pid and start in ticks -> leaf id, not its cgroup's
 
 
 class Spent(NamedTuple):
@@ -64,7 +65,9 @@ class Processed(NamedTuple):
 NOTHING: Final = Processed(ProcessState(), {})
 
 
-def leaf_windows(owned: Owners, booked: Mapping[str, Booked]) -> LeafWindows:
+def leaf_windows(
+    owned: Owners, booked: Mapping[str, Booked], of_process: Mapping[tuple[int, int], str]
+) -> LeafWindows:
     """Return what each leaf used in this window, to be divided among its processes."""
     gains: dict[str, dict[str, int]] = {leaf.id: {} for leaf in owned.leaves}
     for domain, part in booked.items():
@@ -74,7 +77,7 @@ def leaf_windows(owned: Owners, booked: Mapping[str, Booked]) -> LeafWindows:
                 gains[leaf_id][domain] = dynamic_uj - lost_uj
     used_ns = zip(owned.leaves, owned.used_ns.sum(axis=0).tolist(), strict=True)
     found = {leaf.id: LeafWindow(cpu_ns, gains[leaf.id]) for leaf, cpu_ns in used_ns}
-    return LeafWindows(found, owned.leaf_of)
+    return LeafWindows(found, owned.leaf_of, of_process)
 
 
 def book_processes(
@@ -102,7 +105,7 @@ def book_processes(
     old = before if last_ns is not None else ProcessState()
     whole = last_ns is not None and not state.restarted
     known_ns = _known_readings(counters, old, None if whole else horizon_ns)
-    spent = _spent(series, counters, known_ns, used.leaf_of)
+    spent = _spent(series, counters, known_ns, used)
     accounts = _opened(known, spent, seen, leaves)
     won = _divide(spent, used.by_leaf)
     _book(accounts, spent, won)
@@ -163,7 +166,7 @@ def _spent(
     series: ProcessSeries,
     counters: Mapping[ReadingId, Counter],
     known_ns: Mapping[ReadingId, int],
-    leaf_of: Mapping[int, str],
+    used: LeafWindows,
 ) -> dict[ProcessId, Spent]:
     """Return what each process used in each leaf since the last reading.
 
@@ -174,9 +177,9 @@ def _spent(
         more_ns = now_ns - known_ns[who]
         if more_ns < 0:  # evicted and made anew, where the kernel does that
             more_ns = now_ns if series.method == "bpf" else 0
-        if use.key is None or not (more_ns or use.key in leaf_of):
+        if use.key is None or not (more_ns or use.key in used.leaf_of):
             continue
-        leaf_id = leaf_of.get(use.key, UNATTRIBUTED_ID)
+        leaf_id = used.of_process.get(who[:2]) or used.leaf_of.get(use.key, UNATTRIBUTED_ID)
         owner = ProcessId(who.pid, who.start_ticks, leaf_id)
         other = found.get(owner, Spent(use, 0, exited=False))
         found[owner] = Spent(use, other.cpu_ns + more_ns, exited or other.exited)

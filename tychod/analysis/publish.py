@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.energy import UnreadZone, ZoneWindow
+from tychod.analysis.machines import Machines
 from tychod.analysis.pmu import Counts
 from tychod.analysis.processes import Processed, list_processes
 from tychod.analysis.state import Account, DomainAccount, Observations, Params, State
@@ -20,6 +21,7 @@ from tychod.model import (
     Window,
     Zone,
 )
+from tychod.views import PROCESS_MARK
 
 NONE: Final = Energy()
 NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
@@ -36,6 +38,7 @@ class Seen(NamedTuple):
     gap: bool  # it spans a restart
     processed: Processed
     counts: Counts  # hardware counters
+    machines: Machines
 
 
 def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
@@ -52,6 +55,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         conservation_violations=state.violations,
         processes=_processes(state, seen),
         idle_policy=params.idle_policy,
+        views=_views(state, seen),
         folded=state.folded,
     )
 
@@ -130,7 +134,8 @@ def _leaves(state: State, seen: Seen) -> tuple[Leaf, ...]:
 
 def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
     had, seconds, booked = account.energy, seen.window.seconds, seen.booked
-    energy, power_w, flags = {}, {}, dict[str, None]()
+    is_carved = PROCESS_MARK in (account.identity.cgroup or "")
+    energy, power_w, flags = {}, {}, dict.fromkeys(("carved",) if is_carved else ())
     sd_uj, window_sd_uj, intensity = {}, {}, {}
     for name in names:
         energy[name] = had.get(name, NONE)
@@ -143,12 +148,9 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         window_sd_uj[name] = _window_sd_uj(part.doubts.get(leaf_id))
         if leaf_id in part.intensity:
             intensity[name] = part.intensity[leaf_id]
-    state: Literal["running", "terminated"] = (
-        "running" if account.ended_ns is None else "terminated"
-    )
     return Leaf(
         account.identity,
-        state,
+        _state_of(account),
         account.first_seen_ns,
         account.cpu_ns,
         energy,
@@ -158,8 +160,41 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         window_sd_uj,
         intensity,
         tuple(flags),
-        None if account.ended_ns is None else account.ended_ns + seen.observations.wall_offset_ns,
+        _ended_wall_ns(account, seen),
         account.ended_sequence,
+        account.vcpu_ns,
+    )
+
+
+def _state_of(account: Account) -> Literal["running", "terminated"]:
+    return "running" if account.ended_ns is None else "terminated"
+
+
+def _ended_wall_ns(account: Account, seen: Seen) -> int | None:
+    if account.ended_ns is None:
+        return None
+    return account.ended_ns + seen.observations.wall_offset_ns
+
+
+def _views(state: State, seen: Seen) -> tuple[Leaf, ...]:
+    names = _attributed(state)
+    return tuple(
+        _view(view_id, account, names, seen) for view_id, account in sorted(state.views.items())
+    )
+
+
+def _view(view_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
+    """Return a machine inside another leaf: how far its part may be off, nobody has worked out."""
+    won_uj, seconds = seen.machines.won_uj.get(view_id, {}), seen.window.seconds
+    return Leaf(
+        account.identity,
+        _state_of(account),
+        account.first_seen_ns,
+        account.cpu_ns,
+        {name: account.energy.get(name, NONE) for name in names},
+        {n: won_uj.get(n, 0) / 1e6 / seconds if n in seen.booked else None for n in names},
+        ended_ns=_ended_wall_ns(account, seen),
+        vcpu_ns=account.vcpu_ns,
     )
 
 
