@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from tychod.samples import CgroupRef
 from tychod.workloads.paths import identify
-from tychod.workloads.pods import Container, PodsError, Requests, parse_pods, parse_quantity
+from tychod.workloads.pods import (
+    LABELS_MOST,
+    PODS_MOST,
+    Container,
+    Pod,
+    PodsError,
+    Requests,
+    claim_of,
+    claims,
+    is_same_uid,
+    parse_pods,
+    parse_quantity,
+)
 
 UID = "0f3a5b1c-1111-4222-8333-444455556666"
 
@@ -240,3 +252,188 @@ def test_a_request_beyond_all_measure_still_fits_the_wire(text: str) -> None:
     requested = parse_quantity(text, Decimal(1000))
 
     assert msgpack.unpackb(msgpack.packb(requested)) == requested
+
+
+HASH = "8f81918d88758152f5ea8687d9680d74"
+
+
+def annotated(**notes: str) -> dict[str, object]:
+    """Return a pod with annotations of Kubernetes' own."""
+    return {
+        "metadata": {
+            "uid": UID,
+            "name": "p",
+            "namespace": "n",
+            "annotations": {f"kubernetes.io/config.{key}": value for key, value in notes.items()},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("notes", "uid", "source"),
+    [
+        ({"hash": UID, "source": "file"}, UID, "static"),
+        ({"hash": UID, "source": "http"}, UID, "static"),
+        ({"source": "api"}, UID, "api"),
+        ({}, UID, None),
+        ({"source": "moon"}, UID, None),
+        ({"hash": HASH, "mirror": HASH, "source": "file"}, HASH, "static"),
+        ({"mirror": HASH}, HASH, "static"),
+        ({"mirror": ""}, UID, None),
+        ({"hash": HASH, "source": "file"}, UID, "static"),
+    ],
+)
+def test_uid_is_the_one_in_the_cgroups_path(
+    notes: dict[str, str], uid: str, source: str | None
+) -> None:
+    """A mirror pod's own uid is in no path: its annotation has it.  The kubelet's own uid is."""
+    (pod,) = parse_pods(body(annotated(**notes)))
+
+    assert (pod.uid, pod.source) == (uid, source)
+
+
+def test_a_pod_and_its_mirror_are_one() -> None:
+    """A list that holds both, as no kubelet's does, gives the pod once."""
+    original = annotated(hash=UID, source="file")
+    mirror = annotated(mirror=UID)
+    mirror["metadata"]["uid"] = HASH  # type: ignore[index]
+
+    assert [pod.uid for pod in parse_pods(body(original, mirror))] == [UID]
+
+
+def test_mirror_pods_of_a_real_api_server_have_their_cgroups_uid(
+    kubelet_captures_dir: Path,
+) -> None:
+    """The API server's document and the kubelet's, of the same static pod, agree on the uid."""
+    folder = kubelet_captures_dir / "07_api_mode"
+    served, own = (
+        {pod.name: pod for pod in parse_pods((folder / name).read_bytes())}
+        for name in ("node_cert_apiserver_list_pods_nodefilter.body", "cert_admin_pods.body")
+    )
+
+    assert served["idle-node-a"].uid == own["idle-node-a"].uid == HASH
+    assert {pod.source for pod in own.values()} == {"static", "api"}
+    assert {pod.node for pod in own.values()} == {"node-a"}
+    assert own["oneshot-node-a"].phase == "Succeeded"
+    assert [name for name, pod in own.items() if pod.is_ended] == ["oneshot-node-a", "report-xswfk"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "known", "ended"),
+    [("Running", "Running", False), ("Pending", "Pending", False), ("Succeeded", "Succeeded", True),
+     ("Failed", "Failed", True), ("Unknown", "Unknown", False), ("odd", None, False)],
+)  # fmt: skip
+def test_phase_tells_whether_a_pod_has_ended(phase: str, known: str | None, ended: bool) -> None:
+    """Completed pods stay listed; a phase that Kubernetes does not know is none."""
+    (pod,) = parse_pods(body(item(status={"phase": phase})))
+
+    assert (pod.phase, pod.is_ended) == (known, ended)
+
+
+def test_requests_of_the_pod_as_a_whole_stand_beside_its_containers() -> None:
+    """Pod-level resources and the overhead of a sandbox runtime are facts of their own."""
+    spec = {
+        "resources": {"requests": {"cpu": "2", "memory": "1Gi"}},
+        "overhead": {"cpu": "250m", "memory": "160Mi"},
+        "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}],
+    }
+    (pod,) = parse_pods(body(item(spec=spec)))
+    (plain,) = parse_pods(body(item(spec={"containers": [{"name": "a"}]})))
+
+    assert (pod.requested, pod.overhead) == (Requests(2000, 1 << 30), Requests(250, 160 << 20))
+    assert pod.requests == {"a": Requests(1000, None)}
+    assert (plain.requested, plain.overhead, plain.requests) == (None, None, {})
+
+
+def test_sidecars_are_told_from_init_containers() -> None:
+    """An init container that always restarts runs beside the others for the pod's whole life."""
+    spec = {
+        "initContainers": [{"name": "setup"}, {"name": "proxy", "restartPolicy": "Always"}],
+        "containers": [{"name": "app"}],
+    }
+    status = {
+        "initContainerStatuses": [
+            {"name": "setup", "containerID": "containerd://1"},
+            {"name": "proxy", "containerID": "containerd://2",
+             "lastState": {"terminated": {"containerID": "containerd://0"}}},
+        ],
+        "containerStatuses": [{"name": "app", "containerID": "containerd://3"}],
+        "ephemeralContainerStatuses": [{"name": "proxy", "containerID": "containerd://4"}],
+    }  # fmt: skip
+    (pod,) = parse_pods(body(item(spec=spec, status=status)))
+
+    assert {c.id: c.role for c in pod.containers} == {
+        "1": "init", "2": "sidecar", "0": "sidecar", "3": "container", "4": "ephemeral",
+    }  # fmt: skip
+
+
+def test_what_no_kubelet_would_say_is_bounded() -> None:
+    """Long names are cut, labels beyond all bounds left out; control characters are data."""
+    meta = {
+        "uid": UID,
+        "name": "p" * 10_000,
+        "namespace": "n\x1b[2J\ud800",
+        "labels": {"ok": "x\x07", "long": "v" * 10_000, "k" * 10_000: "v"},
+    }
+    many = {f"l{n:05}": "v" for n in range(10_000)}
+    (pod,) = parse_pods(body({"metadata": meta}))
+    (labelled,) = parse_pods(body({"metadata": meta | {"labels": many}}))
+
+    assert (len(pod.name), pod.name[-1], pod.namespace) == (253, "…", "n\x1b[2J?")
+    assert pod.labels == {"ok": "x\x07"}
+    assert len(labelled.labels) == LABELS_MOST
+    assert msgpack.unpackb(msgpack.packb([pod.name, pod.namespace, dict(pod.labels)]))
+
+
+def test_ids_beyond_all_bounds_are_left_out() -> None:
+    """A uid or container id that is cut would be another one."""
+    status = {"containerStatuses": [{"name": "c", "containerID": "containerd://" + "a" * 200}]}
+    meta = {"uid": "u" * 200, "name": "p", "namespace": "n"}
+
+    assert parse_pods(body(item(status=status)))[0].containers == ()
+    assert parse_pods(body({"metadata": meta})) == ()
+
+
+def test_a_list_longer_than_any_nodes_is_no_answer() -> None:
+    """No node runs over 5000 pods: who lists more is no kubelet."""
+    entries = [{"metadata": {"uid": f"{n}", "name": "p", "namespace": "n"}} for n in range(5001)]
+
+    assert len(parse_pods(body(*entries[:PODS_MOST]))) == PODS_MOST
+    with pytest.raises(PodsError, match="lists 5001 pods"):
+        parse_pods(body(*entries))
+
+
+def claimant(uid: str, *ids: str) -> Pod:
+    """Return a pod with these containers."""
+    containers = tuple(Container(ident, f"{uid}-{ident}", None, "running") for ident in ids)
+    return Pod(uid, f"pod-{uid}", "n", {}, None, None, containers, {})
+
+
+@pytest.mark.parametrize(
+    ("container", "path_uid", "owner"),
+    [
+        ("own", "u-1", "u-1"),
+        ("own", None, "u-1"),
+        ("own", "u-2", None),  # the path names another pod: the kubelet is not believed
+        ("both", "u-1", "u-1"),
+        ("both", "u-2", "u-2"),
+        ("both", "u-3", None),
+        ("both", None, None),  # nobody can tell
+        ("none", "u-1", None),
+    ],
+)
+def test_of_two_pods_that_name_one_container_the_path_decides(
+    container: str, path_uid: str | None, owner: str | None
+) -> None:
+    """A container id in two pods is that of the pod in the cgroup's path, else nobody's."""
+    claimed = claims((claimant("u-1", "own", "both", "both"), claimant("u-2", "both")))
+    found = claim_of(claimed, container, path_uid)
+
+    assert (found[1].uid if found else None) == owner
+    assert [len(claimed[ident]) for ident in ("own", "both")] == [1, 2]
+
+
+def test_uids_are_compared_as_systemd_writes_them() -> None:
+    """A uid that a manifest chose may hold underscores, which a slice's name makes dashes of."""
+    assert is_same_uid("my_own-uid", "my-own-uid")
+    assert not is_same_uid("my_own-uid", "my-other-uid")
