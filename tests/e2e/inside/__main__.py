@@ -70,7 +70,9 @@ IDENTITY: Final[Steps] = (
     Step("runc: pods of every class, both cgroup drivers", identity.pods_of_runc, 120),
     Step("podman: both cgroup drivers", identity.podman, 120),
     Step("Docker, LXC, nspawn: cgroups of their shapes", identity.other_runtimes, 120),
+    Step("systemd-nspawn: a real one", identity.real_nspawn, 120),
     Step("a cluster in a container", identity.nested_cluster, 120),
+    Step("QEMU: in a service, in libvirt's scope, in a pod", identity.qemu, 120),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
 

@@ -1,9 +1,14 @@
 """Checks of who containers are: real ones, of every runtime, under both cgroup drivers."""
 
+import json
+import shutil
+import subprocess
 import time
 import uuid
+from pathlib import Path
 from typing import Final
 
+from tests.e2e.inside import virtual
 from tests.e2e.inside.containers import (
     CGROUPS,
     Made,
@@ -14,11 +19,23 @@ from tests.e2e.inside.containers import (
     start_in,
     start_scope,
 )
-from tests.e2e.inside.machine import ask
-from tests.e2e.inside.scene import Scene
+from tests.e2e.inside.machine import DROP_INS, ask, run, wait_until
+from tests.e2e.inside.scene import Scene, cgroup_of
 from tests.e2e.inside.town import Group, Town, build
 from tests.e2e.steps import require
 
+DOCKER: Final = Path("/var/lib/docker/containers")
+PAYLOAD: Final = """\
+mkdir {top}/payload {top}/supervisor
+echo 0 >{top}/payload/cgroup.procs
+exec {work} {share}
+"""
+PAYLOAD_UNIT: Final = """\
+[Service]
+Slice=machine.slice
+Delegate=yes
+ExecStart=/bin/sh {script}
+"""
 SHARE: Final = 5  # percent of a CPU each: many at once leave the daemon its own
 
 
@@ -62,19 +79,67 @@ def start_podman(scene: Scene, group: Group) -> None:
             "cgroupfs": f"libpod_parent/libpod-{id_}",
         }
         row = {"kind": "container", "id": id_, "name": name, "runtime": "podman", "pod": None}
+        row["names_from"] = "runtime-file"
         group.add(CGROUPS / places[manager], row, born_s)
 
 
 def start_others(scene: Scene, group: Group) -> None:
-    """Start what looks like containers of Docker, LXC and nspawn, and a cluster in a container."""
+    """Start what has the shapes of Docker's, LXC's and nspawn's cgroups."""
     work = (str(scene.work), str(SHARE))
-    docker = new_id()
-    scope = start_scope(scene, f"docker-{docker}.scope", *work)
-    group.add(scope, {"kind": "container", "id": docker, "runtime": "docker"})
+    docker, name = new_id(), f"{scene.name}-docker"
+    record = DOCKER / docker / "config.v2.json"
+    record.parent.mkdir(parents=True, mode=0o700)
+    scene.undo.append(lambda: shutil.rmtree(record.parent))
+    record.write_text(json.dumps({"ID": docker, "Name": f"/{name}", "Config": {}}))
+    row = {"kind": "container", "id": docker, "runtime": "docker", "name": name}
+    group.add(start_scope(scene, f"docker-{docker}.scope", *work), row)
     name = f"{scene.name}-lxc"
     payload = start_in(scene, CGROUPS / f"lxc.payload.{name}/system.slice/ssh.service", *work)
-    row = {"kind": "container", "runtime": "lxc", "name": name}
-    group.add(payload.parent.parent, row | {"cgroup": f"/lxc.payload.{name}"})
+    row = {"kind": "container", "id": f"lxc:{name}", "runtime": "lxc", "name": name}
+    group.add(payload.parent.parent, row)
+    _start_payload(scene, group)
+
+
+def _start_payload(scene: Scene, group: Group) -> None:
+    """Start what systemd-nspawn@.service makes: the container is below the unit, beside nspawn."""
+    unit = f"systemd-nspawn@{scene.name}.service"
+    top = CGROUPS / "machine.slice" / unit
+    script = scene.directory / "payload.sh"
+    script.write_text(PAYLOAD.format(top=top, work=scene.work, share=SHARE), encoding="utf-8")
+    place = DROP_INS / unit
+    place.write_text(PAYLOAD_UNIT.format(script=script), encoding="utf-8")
+    scene.undo.append(place.unlink)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", unit)
+    scene.undo.append(lambda: run("systemctl", "stop", unit, code=None))
+    wait_until("the payload's cgroup", (top / "payload").is_dir, 10)
+    row = {"kind": "container", "id": f"nspawn:{scene.name}", "runtime": "nspawn"}
+    group.add(top / "payload", row | {"name": scene.name})
+
+
+def start_nspawn(scene: Scene, group: Group) -> None:
+    """Start a real systemd-nspawn, which registers its machine with systemd."""
+    require_tools("systemd-nspawn")
+    root = scene.directory / "machine"
+    for name in ("usr", "etc", "dev", "proc", "sys", "run", "tmp", "root", "var"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/os-release").write_text("ID=e2e\n", encoding="ascii")
+    shutil.copy2(scene.work, root / "work")
+    name, born_s = f"{scene.name}-nspawn", time.time()
+    argv = ("systemd-nspawn", "--quiet", "--as-pid2", "--directory", str(root), "--machine", name)
+    log = (scene.directory / "nspawn.log").open("wb")
+    process = subprocess.Popen(
+        (*argv, "--console=pipe", "/work", str(SHARE)),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    scene.undo.append(process.wait)
+    scene.undo.append(process.terminate)
+    scope = "machine-" + name.replace("-", r"\x2d") + ".scope"
+    cgroup = Path(wait_until(f"the cgroup of {scope}", lambda: cgroup_of(scope), 10))
+    row = {"kind": "container", "id": f"nspawn:{name}", "runtime": "nspawn", "name": name}
+    group.add(cgroup, row, born_s)
 
 
 def start_nested(scene: Scene, group: Group) -> None:
@@ -88,6 +153,17 @@ def start_nested(scene: Scene, group: Group) -> None:
     group.add(scope, {"kind": "container", "id": node, "runtime": "docker", "parent": None})
     row = {"kind": "container", "id": inner, "runtime": "containerd", "parent": node}
     group.add(scope, row | {"pod_uid": uid})
+
+
+def real_nspawn(scene: Scene) -> str:
+    """A machine of systemd-nspawn is a container with the machine's name."""
+    town = town_of(scene)
+    return f"{town.require_named('nspawn')}; {town.require_accounted('nspawn')}"
+
+
+def qemu(scene: Scene) -> str:
+    """Machines of QEMU are told from what else runs in their cgroup."""
+    return virtual.qemu_machines(town_of(scene))
 
 
 def town_of(scene: Scene) -> Town:
@@ -105,8 +181,8 @@ def pods_of_runc(scene: Scene) -> str:
         found = (shown.get("namespace"), shown.get("name"), shown.get("qos"))
         wanted = (pod.namespace, pod.name, pod.qos)
         require(found == wanted, f"pod {pod.uid} is {found}, not {wanted}")
-        count = 2 if pod.bundle else 1
-        require(len(shown["containers"]) == count, f"containers of {wanted}: {shown}")
+        count = (len(shown["containers"]), len(shown["sandboxes"]))
+        require(count == (1, 1 if pod.bundle else 0), f"containers of {wanted}: {shown}")
     return f"{note}; {town.require_accounted('pods')}"
 
 
@@ -138,4 +214,6 @@ STARTERS: Final = {
     "podman": start_podman,
     "others": start_others,
     "nested": start_nested,
+    "nspawn": start_nspawn,
+    "qemu": virtual.start_qemu,
 }
