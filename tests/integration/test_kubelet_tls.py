@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.kubelet import EMPTY, NODE, Pair, SimKubelet, issue, make_ca, pod, pod_list
+from tests.sim.kubelet import (
+    EMPTY,
+    NODE,
+    Pair,
+    SimKubelet,
+    issue,
+    issue_dated,
+    make_ca,
+    pod,
+    pod_list,
+)
 from tychod import config
 from tychod.hostfs import Host
 from tychod.samples import CgroupRef
@@ -45,7 +55,8 @@ class Node:
     """tychod's side of a node: kubelet client and registry on a made-up clock."""
 
     def __init__(self, settings: config.Kubelet, folder: Path) -> None:
-        host = Host(config.Host(run=str(folder / "run"), log=str(folder / "log")))
+        roots = {name: str(folder / name) for name in ("run", "log", "var")}
+        host = Host(config.Host(**roots))
         self.kubelet = Kubelet(settings, host, NODE)
         self.registry = Registry(host, str(folder), self.kubelet)
         self.now_ns = 0
@@ -140,6 +151,7 @@ FAULTS = [
     ("half", ""),
     ("half-chunked", "broke off"),
     ("huge", "the answer is longer than 8 MiB"),
+    ("hang-up", ""),
 ]
 
 
@@ -336,6 +348,54 @@ def test_certificate_of_a_foreign_ca_is_refused(
         assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "why"),
+    [("20400101", "20410101", "not yet valid"), ("20200101", "20210101", "has expired")],
+)
+def test_certificate_out_of_its_time_points_to_the_clock(
+    pki: Pki, make_node: MakeNode, tmp_path: Path, first: str, last: str, why: str
+) -> None:
+    """After the wall clock was set back, the kubelet's own certificate is one of the future."""
+    with SimKubelet(PODS, pki.serving) as server:
+        node = make_node(server.url)
+        node.ask()
+        server.replace_certificate(issue_dated(tmp_path, pki.ca, NODE, first, last))
+        for _ in range(2):  # the old connection may break off first
+            node.ask()
+        during, told = node.name, node.reason
+        server.replace_certificate(pki.serving)
+        for _ in range(2):
+            node.ask()
+
+    assert "certificate is out of date" in told
+    assert why in told
+    assert "clock" in told
+    assert during == ("server", "api-1", True)
+    assert (node.name, node.reason) == (("server", "api-1", False), "")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "lib/kubelet/pki/kubelet.crt",
+        "lib/rancher/k3s/agent/server-ca.crt",
+        "lib/rancher/rke2/agent/server-ca.crt",
+        "snap/microk8s/current/certs/ca.crt",
+    ],
+)
+def test_ca_is_found_where_each_distribution_has_it(
+    pki: Pki, server: SimKubelet, make_node: MakeNode, tmp_path: Path, place: str
+) -> None:
+    """Without `ca_file` the kubelet's own certificate, or its distribution's CA, is trusted."""
+    path = tmp_path / "var" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pki.ca.cert.read_bytes())
+    node = make_node(server.url, ca_file="")
+    node.ask()
+
+    assert (node.name, node.reason) == (("server", "api-1", False), "")
+
+
 def test_serving_certificate_itself_may_be_trusted(
     pki: Pki, server: SimKubelet, make_node: MakeNode
 ) -> None:
@@ -495,3 +555,95 @@ def test_log_tells_changes_only(
         ("WARNING", True),
         ("INFO", False),
     ]
+
+
+def of_node(name: str, node: str, ident: str = A) -> dict[str, object]:
+    """Return the pod as another node's kubelet would list it."""
+    listed = pod(name, UID, {"server": ident})
+    listed["spec"]["nodeName"] = node  # type: ignore[index]
+    return listed
+
+
+def test_another_nodes_pods_name_nothing_here(server: SimKubelet, make_node: MakeNode) -> None:
+    """An endpoint that turns out to be another node's kubelet: no name changes hands, and why."""
+    server.pods = pod_list(of_node("api-1", NODE))
+    node = make_node(server.url)
+    node.ask()
+    server.pods = pod_list(of_node("thief", "node-b"))
+    node.ask()
+    during, told = node.name, node.reason
+    server.pods = pod_list(of_node("thief", "node-b"), of_node("api-1", NODE))
+    node.ask()
+
+    assert told.startswith("none of its pods is this node's: they are of node 'node-b'")
+    assert "[kubelet] node_name" in told
+    assert during == ("server", "api-1", True)
+    assert (node.name, node.reason) == (("server", "api-1", False), "")
+    assert node.kubelet.status().foreign == 1
+
+
+def test_node_that_kubernetes_calls_otherwise_is_taken_at_its_word(
+    server: SimKubelet, make_node: MakeNode
+) -> None:
+    """`--hostname-override`: all pods agree on a name that is not the host's, and none is lost."""
+    server.pods = pod_list(of_node("api-1", "ip-10-0-0-1.ec2.internal"))
+    node = make_node(server.url, node_name="")
+    node.ask()
+
+    assert (node.name, node.reason) == (("server", "api-1", False), "")
+    assert node.kubelet.status().node_name == "ip-10-0-0-1.ec2.internal"
+    assert "[kubelet] node_name would settle it" in node.kubelet.route
+
+
+def test_answer_that_the_wall_clock_cut_short_is_none(
+    server: SimKubelet, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock steps while an answer is under way: time-outs and ages are not the wall's."""
+    node = make_node(server.url)
+    node.ask()
+    steps = iter(range(0, 10**9, 3600))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - next(steps))
+    node.ask()
+    node.ask()
+
+    assert (node.name, node.reason) == (("server", "api-1", False), "")
+    assert node.kubelet.status().errors == 0
+
+
+def test_restart_of_a_real_kubelet_costs_no_name(
+    pki: Pki, make_node: MakeNode, kubelet_captures_dir: Path
+) -> None:
+    """As captured: the whole list, refused, null, then 4, 9 and 10 pods; names stay throughout."""
+    folder = kubelet_captures_dir / "14_kubelet_restart_bodies"
+    bodies = [path.read_bytes() for path in sorted(folder.glob("*.json"))]
+    known: list[dict[int, str]] = []
+    with SimKubelet(bodies[0], pki.serving) as server:
+        node = make_node(server.url)
+        node.ask()
+        assert node.kubelet.view is not None
+        cgroups = {
+            key: CgroupRef(f"/kubepods/burstable/pod{listed.uid}/{ident}", key)
+            for key, (listed, ident) in enumerate(
+                ((p, c.id) for p in node.kubelet.view.pods for c in p.containers), 1
+            )
+        }
+        known.append(names_of(node, cgroups))
+    node.ask()
+    assert "connection refused" in node.reason
+    known.append(names_of(node, cgroups))
+    with SimKubelet(bodies[1], pki.serving, port=server.port) as server:
+        for body in bodies[1:]:
+            server.pods = body
+            node.ask()
+            known.append(names_of(node, cgroups))
+
+    assert len(known[0]) >= 10
+    assert all(later == known[0] for later in known)
+    assert (node.reason, node.kubelet.status().errors) == ("", 2)
+
+
+def names_of(node: Node, cgroups: dict[int, CgroupRef]) -> dict[int, str]:
+    """Return pod and name of each container."""
+    found = node.registry.update(cgroups, node.now_ns)
+    return {key: f"{found[key].pod}/{found[key].name}" for key in cgroups}

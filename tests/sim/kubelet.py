@@ -52,6 +52,30 @@ def issue(folder: Path, ca: Pair, name: str, usage: str = "serverAuth") -> Pair:
     return pair
 
 
+def issue_dated(folder: Path, ca: Pair, name: str, first: str, last: str) -> Pair:
+    """Let a CA issue a serving certificate that is good between two dates (YYYYMMDD)."""
+    stem = folder / f"{name}-{first}"
+    pair, request = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key")), f"{stem}.csr"
+    settings, issued = Path(f"{stem}.cnf"), Path(f"{stem}.db")
+    issued.touch()
+    settings.write_text(
+        f"[ca]\ndefault_ca=own\n[own]\ndatabase={issued}\nnew_certs_dir={folder}\n"
+        "rand_serial=yes\ndefault_md=sha256\npolicy=any\nx509_extensions=serving\n"
+        f"[any]\ncommonName=supplied\n[serving]\nsubjectAltName=DNS:{name}\n"
+    )
+    command = ["openssl", "req", "-new", "-newkey", "ec", "-nodes", "-subj", f"/CN={name}"]
+    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", str(pair.key)]
+    _run([*command, "-out", request])
+    command = ["openssl", "ca", "-batch", "-notext", "-config", str(settings), "-in", request]
+    command += ["-cert", str(ca.cert), "-keyfile", str(ca.key), "-out", str(pair.cert)]
+    _run([*command, "-startdate", f"{first}000000Z", "-enddate", f"{last}000000Z"])
+    return pair
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
 def _openssl(pair: Pair, name: str, *extensions: str, ca: Pair | None = None) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
     command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={name}"]
@@ -59,7 +83,7 @@ def _openssl(pair: Pair, name: str, *extensions: str, ca: Pair | None = None) ->
     command += [part for extension in extensions for part in ("-addext", extension)]
     if ca:
         command += ["-CA", str(ca.cert), "-CAkey", str(ca.key)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    _run(command)
 
 
 def pod(
@@ -94,7 +118,7 @@ class SimKubelet:
     """A server on a loopback port; its attributes may be changed while it runs.
 
     ``fault`` is one of: "" (none), "401", "403", "500", "redirect", "slow", "drip", "half",
-    "half-chunked", "huge".
+    "half-chunked", "huge", "hang-up".
     """
 
     def __init__(
@@ -211,6 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_pods(self, kubelet: SimKubelet) -> None:
         body = kubelet.pods
         match kubelet.fault:
+            case "hang-up":
+                self.close_connection = True
             case "redirect":
                 self._send(307, b"", Location="https://example.invalid/pods")
             case "slow":

@@ -163,11 +163,11 @@ def is_same_uid(uid: str, other: str) -> bool:
 
 
 def _once(pods: Iterable[Pod]) -> Iterator[Pod]:
-    """Yield each uid's first pod."""
+    """Yield each uid's first pod; one that says it is another node's does not stand for ours."""
     seen = set()
     for pod in pods:
-        if pod.uid not in seen:
-            seen.add(pod.uid)
+        if (pod.uid, pod.node) not in seen:
+            seen.add((pod.uid, pod.node))
             yield pod
 
 
