@@ -32,7 +32,8 @@ def _is_hosts(identity: Identity) -> bool:
     uid, tenant = identity.pod_uid, identity.tenant
     if tenant is None or uid is None:
         return tenant is None
-    return f"/pod{uid}/" in tenant or f"-pod{uid.replace('-', '_')}.slice/" in tenant
+    slice_ = f"-pod{uid.replace('-', '_')}.slice"  # ":" ends it where a runtime took it as a part
+    return any(name in tenant for name in (f"/pod{uid}/", f"{slice_}/", f"{slice_}:"))
 
 
 def past_id(identity: Identity) -> str:

@@ -7,14 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tychod.model import PAST_ID
-from tychod.workloads.paths import (
-    RULES,
-    Rule,
-    identify,
-    name_from_cmdline,
-    unattributed,
-    unnamed_reason,
-)
+from tychod.views import PROCESS_MARK, past_id, pod_key
+from tychod.workloads.paths import identify, name_from_cmdline, unattributed, unnamed_reason
+from tychod.workloads.rules import RULES, Rule
 
 A, B = "a1" * 32, "b2" * 32
 UID = "0f3a5b1c-1111-4222-8333-444455556666"
@@ -137,7 +132,11 @@ def test_past_of_a_cluster_inside_a_container_is_the_containers() -> None:
         f"/docker/{A[:-1]}",
         f"/docker/{A}f",
         f"/docker/{A.upper()}",
-        "/lxc.payload.web01/system.slice/nginx.service",
+        f"/libpod_parent/{A[:-1]}",
+        "/lxc.payload.",
+        "/lxc.payload.web 01",
+        "/lxc/" + "x" * 129,
+        "/firecracker/" + "x" * 65,
         "/process_api/a3e0720305b8ec9c0307749777c639b8",
         "/../system.slice/x.service",
         "/foo/bar.service",
@@ -153,10 +152,11 @@ def test_what_no_rule_names_is_nobodys(path: str) -> None:
 
 def test_unnamed_cgroups_say_which_top_cgroup_they_are_in() -> None:
     """The reason names the top component, bounded, so that there are few different reasons."""
-    leaf = unattributed(unnamed_reason("/lxc.payload.web01/a/b"))
+    leaf = unattributed(unnamed_reason("/batch/a/b"))
 
     assert (leaf.kind, leaf.id) == ("unattributed", "unattributed")
-    assert leaf.reason == "cgroup that no rule names: lxc.payload.web01"
+    assert leaf.reason == "cgroup that no rule names: batch"
+    assert unnamed_reason("/\udcff\udcfe/a").isascii()
     assert len(unnamed_reason("/" + "x" * 5000)) < 100
 
 
@@ -204,111 +204,258 @@ def whose(path: str) -> tuple[str, str, str | None, str | None]:
     return identity.kind, identity.id, identity.pod_uid, identity.tenant
 
 
+@pytest.mark.parametrize("top", [USER, "/system.slice/web.service", f"/docker/{B}", "/lxc/100"])
 @pytest.mark.parametrize(
-    ("below", "leaf_id"),
+    ("below", "kind", "leaf_id"),
     [
-        (f"/kubepods-burstable-pod{UID_}.slice/x", f"/kubepods-burstable-pod{UID_}.slice"),
-        ("/kubepods/pod99/x", ""),
-        ("/kubepods/besteffort", ""),
-        (f"/kubepods/pod99/{A}", ""),
-        (f"/kubepods/pod99/kata_{A}", ""),
-        (f"/kubepods/pod99/crio-conmon-{A}", ""),
-        (f"/app.slice/k3s-rootless.service/kubepods/pod99/{A}", "/app.slice/k3s-rootless.service"),
+        ("/kubepods/pod99/x", "past", "past:99@{}"),
+        ("/kubelet/kubepods/besteffort/pod99", "past", "past:99@{}"),
+        ("/kubepods.slice/kubepods-burstable-pod99.slice/x", "past", "past:99@{}"),
+        (f"/kubepods/pod99/{A}", "container", A),
+        (f"/kubepods/pod99/kata_{A}", "container", A),
+        (f"/kubepods.slice/kubepods-pod99.slice/cri-containerd-{A}.scope/x", "container", A),
     ],
 )
-def test_pods_are_not_believed_below_a_users_manager(below: str, leaf_id: str) -> None:
-    """A user without any right makes such cgroups: what runs there is his own units'."""
-    assert whose(USER + below) == (
-        "unit", f"user@1000.service{leaf_id}", None, USER if leaf_id else None
-    )  # fmt: skip
+def test_pods_in_a_tree_given_away_are_their_tenants(
+    top: str, below: str, kind: str, leaf_id: str
+) -> None:
+    """A user, a service or a container may have a cluster of its own: never the host's pods."""
+    found = identify(top + below)
+    outer = identify(top)
+
+    assert found is not None
+    assert outer is not None
+    assert (found.kind, found.id) == (kind, leaf_id.format(top))
+    assert (found.pod_uid, found.tenant, found.parent) == ("99", top, outer.id)
+    assert pod_key(found) == f"99@{top}"
+
+
+def test_classes_of_pods_in_a_tree_given_away_are_what_runs_there() -> None:
+    """No grouping of a tenant's is the host's past, and a cluster of a user's is his unit's."""
+    unit = "/app.slice/k3s-rootless.service"
+    inner = identify(f"{USER}{unit}/kubepods/pod99/{A}")
+
+    assert whose(f"{USER}/kubepods/besteffort")[:2] == ("unit", "user@1000.service")
+    assert whose(f"/docker/{A}/kubelet/kubepods/besteffort")[:2] == ("container", A)
+    assert whose(f"{USER}{unit}/kubepods")[:2] == ("unit", f"user@1000.service{unit}")
+    assert inner is not None
+    assert (inner.parent, inner.qos) == (f"user@1000.service{unit}", "Guaranteed")
 
 
 @pytest.mark.parametrize(
-    "below",
+    ("below", "pod"),
     [
-        f"/user.slice/libpod-{A}.scope/container",
-        f"/user.slice/user-libpod_pod_{B}.slice/libpod-{A}.scope",
-        f"/app.slice/docker.service/docker/{A}",
-        f"/user.slice/nerdctl-{A}.scope",
-        f"/kubepods-besteffort-pod{UID_}.slice/cri-containerd-{A}.scope",
+        (f"/user.slice/libpod-{A}.scope/container", None),
+        (f"/user.slice/user-libpod_pod_{B}.slice/libpod-{A}.scope", None),
+        (f"/app.slice/web.service/libpod-payload-{A}", None),
+        (f"/app.slice/docker.service/docker/{A}", None),
+        (f"/user.slice/nerdctl-{A}.scope", None),
+        (f"/kubepods-besteffort-pod{UID_}.slice/cri-containerd-{A}.scope", UID),
     ],
 )
-def test_rootless_container_is_its_users_and_never_a_pods(below: str) -> None:
-    """Its id is believed as far as nobody else has it; a pod's uid is not."""
-    assert whose(USER + below) == ("container", A, None, USER)
+def test_rootless_container_is_its_users_and_never_the_hosts_pods(
+    below: str, pod: str | None
+) -> None:
+    """Its id is believed as far as nobody else has it; a pod's uid as one of the user's own."""
+    found = identify(USER + below)
+
+    assert found is not None
+    assert whose(USER + below) == ("container", A, pod, USER)
+    assert pod_key(found) == (pod and f"{pod}@{USER}")
 
 
-@pytest.mark.parametrize(
-    ("outer", "pod"),
-    [(f"/system.slice/docker-{B}.scope", None), (f"{BURSTABLE}/crio-{B}.scope", UID)],
-)
 @pytest.mark.parametrize(
     ("below", "inner"),
     [
         ("/kubepods/pod99/x", False),
         ("/kubepods/besteffort/pod99", False),
         (f"/kubepods/pod99/crio-conmon-{A}", False),
+        ("/firecracker/vm1", False),
+        (r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator", False),
+        ("/machine/qemu-1-vm.libvirt-qemu/vcpu0", False),
         (f"/kubelet/kubepods/besteffort/pod99/{A}", True),
         (f"/kubepods.slice/kubepods-pod99.slice/cri-containerd-{A}.scope/x", True),
         (f"/docker/{A}", True),
     ],
 )
-def test_pods_of_a_cluster_inside_a_container_are_not_the_hosts(
-    outer: str, pod: str | None, below: str, inner: bool
-) -> None:
-    """Its containers are leaves of the enclosing container's pod; all else is that container's."""
+def test_all_that_a_pods_container_makes_is_that_pods(below: str, inner: bool) -> None:
+    """A pod hides nothing behind names of its own: not in inner pods and not in inner VMs."""
+    outer = f"{BURSTABLE}/crio-{B}.scope"
     named = identify(outer + below)
 
     assert named is not None
     assert (named.id, named.parent) == ((A, B) if inner else (B, None))
-    assert (named.pod_uid, named.tenant) == (pod, outer if inner else None)
+    assert (named.pod_uid, named.tenant) == (UID, outer if inner else None)
+    assert pod_key(named) == UID
 
 
+@pytest.mark.parametrize("outer", [f"/docker/{B}", "/lxc.payload.ci", f"{USER}/app.slice/a.scope"])
 @pytest.mark.parametrize(
-    "given",
-    ["/system.slice/web.service", "/machine.slice/systemd-nspawn@a.service/payload",
-     "/lxc.payload.web01", "/lxc/web01", "/user.slice/user-1.slice/session-3.scope"],
+    ("below", "kind", "leaf_id", "name"),
+    [
+        ("/lxc.payload.web", "container", "lxc:web", "web"),
+        ("/lxc/web/x", "container", "lxc:web", "web"),
+        ("/machine.slice/machine-a.scope", "container", "nspawn:a", "a"),
+        ("/machine.slice/systemd-nspawn@a.service/payload", "container", "nspawn:a", "a"),
+        (r"/machine.slice/machine-qemu\x2d7\x2dvm\x2d1.scope/libvirt", "vm", "qemu-7-vm-1", "vm-1"),
+        ("/machine/qemu-7-vm.libvirt-qemu/emulator", "vm", "qemu-7-vm", "vm"),
+        ("/firecracker/kernel", "vm", "firecracker:kernel", "kernel"),
+        ("/buildkit/jvifp9a6b1lxa1kuw8bwfcovf", "container", "buildkit:jvifp9a6b1lxa1kuw8bwfcovf",
+         "jvifp9a6b1lxa1kuw8bwfcovf"),
+    ],
 )  # fmt: skip
-def test_a_tree_given_away_has_no_pods_of_the_host(given: str) -> None:
-    """Services with a delegated tree and LXC containers name no pod and no past either."""
-    inner = identify(f"{given}/kubepods/pod99/{A}")
-    group = identify(f"{given}/kubepods/pod99/x")
+def test_names_chosen_in_a_tenants_tree_say_whose_they_are(
+    outer: str, below: str, kind: str, leaf_id: str, name: str
+) -> None:
+    """Two trees may both have a container "web": neither is the other, nor the host's."""
+    top = USER if outer.startswith(USER) else outer
+    found = identify(outer + below)
+    enclosing = identify(outer)
 
-    assert inner is not None
-    assert (inner.kind, inner.pod_uid) == ("container", None)
-    assert inner.tenant is not None
-    assert given.startswith(inner.tenant)
-    assert group is None or (group.kind, group.pod_uid) == ("unit", None)
+    assert found is not None
+    assert enclosing is not None
+    assert (found.kind, found.id, found.name) == (kind, f"{leaf_id}@{top}", name)
+    assert (found.tenant, found.parent) == (top, enclosing.id)
+
+
+def test_monitor_of_a_container_is_a_unit_of_its_own() -> None:
+    """What watches over a container is not in it; in a tenant's tree it is the tenant's."""
+    monitor = "lxc.monitor.web"
+
+    assert whose(f"/{monitor}/deeper")[:2] == ("unit", monitor)
+    assert whose("/lxc.monitor/100")[:2] == ("unit", "lxc.monitor.100")
+    assert whose(f"/lxc.payload.a/{monitor}")[:2] == ("container", "lxc:a")
+    assert whose(f"{USER}/app.slice/a.scope/{monitor}")[1] == "user@1000.service/app.slice/a.scope"
+
+
+def test_container_in_a_container_of_lxc_or_nspawn_is_a_leaf_with_a_parent() -> None:
+    """Docker in LXC and in nspawn: both levels are there, the inner one a tenant's."""
+    for top, outer in (
+        ("/lxc/100/ns", "lxc:100"),
+        ("/machine.slice/systemd-nspawn@a.service/payload", "nspawn:a"),
+        ("/machine.slice/machine-a.scope/payload", "nspawn:a"),
+    ):
+        found = identify(f"{top}/system.slice/docker-{A}.scope/init.scope")
+        assert found is not None
+        assert (found.id, found.parent) == (A, outer)
+        assert found.tenant is not None
 
 
 def test_the_hosts_own_containers_have_no_tenant() -> None:
     """Only root makes these, the runtime's own service included."""
-    for path in (f"{BURSTABLE}/crio-{A}.scope", f"/docker/{A}", f"{SHIM}:cri-containerd:{A}"):
+    nspawn = "/machine.slice/systemd-nspawn@a.service/payload"
+    shim = f"{SHIM}:cri-containerd:{A}"
+    for path in (f"{BURSTABLE}/crio-{A}.scope", f"/docker/{A}", shim, "/lxc.payload.a", nspawn):
         assert whose(path)[::3] == ("container", None)
-    assert whose(f"{SHIM}:cri-containerd:{A}/docker/{B}")[2:] == (UID, f"{SHIM}:cri-containerd:{A}")
+    inner = identify(f"{shim}/docker/{B}")
+    assert inner is not None
+    assert (inner.pod_uid, inner.tenant, pod_key(inner)) == (UID, shim, UID)
 
 
 _WORDS = [
-    *("kubepods", "burstable", "pod99", "docker", "x.slice", "a.service", "init.scope"),
+    *("kubepods", "burstable", "pod99", "docker", "x.slice", "a.service", "init.scope", "lxc"),
     *(f"kubepods-pod{STATIC}.slice", f"kubepods-pod99.slice:cri-containerd:{A}", "user@0.service"),
     *(A, f"kata_{A}", f"crio-conmon-{A}", f"docker-{A}.scope", f"cri-containerd-{A}.scope"),
-    f"libpod-{A}",
+    *(f"libpod-{A}", "lxc.payload.a", "lxc.monitor.a", "containerd.service", "payload", "past"),
+    *("systemd-nspawn@a.service", "firecracker", "qemu.slice", "1.scope", "vm.libvirt-qemu"),
+    *(r"machine-qemu\x2d1\x2da.scope", "machine.slice", "buildkit", "b" * 25, "kata_overhead"),
 ]
+_GIVEN = [USER, f"/docker/{B}", "/lxc.payload.a", "/system.slice/web.service", "/lxc/a",
+          "/firecracker/a", "/lxc.payload.odd name", "/lxc/odd name", "/lxc.monitor.a"]  # fmt: skip
 
 
-@given(
-    st.sampled_from([USER, f"/docker/{B}", f"{BURSTABLE}/crio-{B}.scope", "/lxc.payload.a"]),
-    st.lists(st.sampled_from(_WORDS), max_size=7),
-)
+@given(st.sampled_from(_GIVEN), st.lists(st.sampled_from(_WORDS), max_size=7))
 def test_no_name_inside_a_tenants_tree_reaches_beyond_it(top: str, below: list[str]) -> None:
-    """Whatever a tenant makes: the pod is its own, and no group of it is anybody's past."""
+    """Whatever a tenant makes: the pod is its own, and no group of it is the host's past."""
     identity = identify("/".join([top, *below]))
-    own = identify(top)
 
-    assert (identity.pod_uid if identity else None) == (own.pod_uid if own else None)
-    assert identity is None or identity.kind in {"container", "unit"}
-    if identity is not None and identity.cgroup != top:
-        assert identity.tenant == top
+    if identity is None or identity.cgroup == top:
+        assert identity == identify(top)
+        return
+    assert identity.tenant == top
+    assert identity.pod_uid is None or pod_key(identity) == f"{identity.pod_uid}@{top}"
+    if identity.kind == "past":
+        assert identity.id == past_id(identity)
+        assert identity.pod_uid is not None
+
+
+@given(st.lists(st.sampled_from(_WORDS), max_size=7))
+def test_what_a_hosts_pod_makes_is_its_own(below: list[str]) -> None:
+    """Below a pod's container everything stays that pod's, by whatever name."""
+    top = f"{BURSTABLE}/crio-{B}.scope"
+    identity = identify("/".join([top, *below]))
+
+    assert identity is not None
+    assert pod_key(identity) == UID
+    assert identity.kind == "container"
+
+
+_ODD = st.text(st.characters(blacklist_characters="/"), min_size=1, max_size=300)
+_SHAPES = ["{}", "lxc.payload.{}", "machine-{}.scope", "{}.service", "pod{}", "docker-{}.scope",
+           "systemd-nspawn@{}.service", "kubepods-pod{}.slice", "{}.libvirt-qemu"]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(_SHAPES), _ODD | st.sampled_from(_WORDS)), max_size=70))
+def test_ids_are_bounded_plain_text_of_one_kind(parts: list[tuple[str, str]]) -> None:
+    """Odd bytes, escapes and endless names reach no id: there such a cgroup names nothing."""
+    identity = identify("/" + "/".join(shape.format(odd) for shape, odd in parts))
+
+    if identity is None:
+        return
+    own = identity.id.removesuffix(f"@{identity.tenant}")
+    assert own.isascii()
+    assert own.isprintable()
+    assert max(len(identity.id), len(identity.name)) <= 1024
+    looks = {
+        "past": identity.id == "past" or identity.id.startswith("past:"),
+        "unit": identity.id.startswith(("crio-conmon-", "libpod-conmon", "lxc.monitor."))
+        or identity.id.endswith((".service", ".scope", ".slice", ".socket", ".mount", ".swap")),
+        "vm": identity.id.startswith(("qemu-", "ch-", "firecracker:")),
+        "container": re.match("[0-9a-f]{64}$|(lxc|nspawn|buildkit|kata_overhead):", identity.id),
+    }
+    assert looks[identity.kind]
+    assert identity.id not in {"kernel", "system", "unattributed"}
+
+
+@pytest.mark.parametrize(
+    "top",
+    [f"/docker/{A}", f"{BURSTABLE}/crio-{A}.scope", "/system.slice/a.service", USER, "/lxc/100",
+     "/machine.slice/machine-a.scope", "/firecracker/a", "/lxc", "/docker", "/buildkit", "/odd"],
+)  # fmt: skip
+@pytest.mark.parametrize("start", ["", "docker-", "pod", "lxc.payload."])
+def test_mark_of_a_process_matches_nothing(top: str, start: str) -> None:
+    """The component that stands for a process is never a name itself."""
+    below = identify(f"{top}/{start}{PROCESS_MARK[1:]}4711-99")
+    above = identify(top)
+
+    assert below == (None if above is None or above.id == PAST_ID else above)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/" + "/".join(["kubepods-" * 1111] * 90), "/" + "x" * 10_000 + ".service",
+     "/".join([USER, *["y" * 250 + ".slice"] * 90, "a.service"]),
+     "/lxc.payload." + "a" * 10_000, "/machine.slice/machine-" + r"\x2d" * 2_500 + ".scope",
+     "/user.slice/" + "/".join(["docker"] * 500)],
+)  # fmt: skip
+def test_endless_paths_name_at_most_what_is_above(path: str) -> None:
+    """No name longer than the kernel's is anybody's, nor a cgroup deeper than anybody's."""
+    identity = identify(path)
+
+    assert identity is None or identity.kind == "unit"
+    assert identity is None or len(identity.id) <= 1024
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [r"machine-qemu\x2d1\x2d\x1b[31m.scope", r"machine-a\x0ab.scope", r"machine-\xff.scope",
+     r"machine-a\x2fb.scope", "machine-a.service.scope"],
+)  # fmt: skip
+def test_escape_that_hides_an_odd_character_is_not_decoded(scope: str) -> None:
+    """What no machine is called stays a unit, by the name that systemd gave it, or its slice."""
+    kind, leaf_id, _, _ = whose(f"/machine.slice/{scope}")
+
+    assert (kind, leaf_id) in {("unit", scope), ("unit", "machine.slice")}
 
 
 def test_only_a_runtime_s_service_is_believed_beside_itself() -> None:
@@ -318,5 +465,5 @@ def test_only_a_runtime_s_service_is_believed_beside_itself() -> None:
     found = identify(f"{evil}:cri-containerd:{A}")
 
     assert found is not None
-    assert found.pod_uid is None
-    assert found.tenant is not None
+    assert found.tenant == "/system.slice/evil.service"
+    assert pod_key(found) == f"{UID}@{found.tenant}"
