@@ -22,6 +22,8 @@ class Command(NamedTuple):
     rows: Callable[[Reply, View], Rows]
     is_list: bool = False
     has_namespaces: bool = False
+    has_labels: bool = False
+    sums: str | None = None  # what its answer has sums by, beside the list
 
 
 class Task(NamedTuple):
@@ -32,11 +34,14 @@ class Task(NamedTuple):
     example: str
 
 
-def _list(op: str, doc: str, example: str, *, has_namespaces: bool = True) -> Command:
+def _list(op: str, doc: str, example: str, *has: str, sums: str | None = None) -> Command:
+    """Return a command that lists workloads, which have namespaces, labels or neither."""
     text, rows = partial(lists.render_list, op), partial(lists.rows_of_list, op)
-    return Command(op, doc, example, op, text, rows, True, has_namespaces)
+    names, labels = "namespaces" in has, "labels" in has
+    return Command(op, doc, example, op, text, rows, True, names, labels, sums)
 
 
+_POD_FACTS: Final = ("namespaces", "labels")
 _ALL: Final = (
     Command(
         "status",
@@ -66,14 +71,33 @@ _ALL: Final = (
         "workloads",
         "everything that used energy: containers, units, the kernel, the system",
         "tychoctl workloads --sort energy --limit 20",
+        *_POD_FACTS,
     ),
-    _list("pods", "pods, each the sum of its containers", "tychoctl pods -n shop -w 5"),
-    _list("containers", "containers", "tychoctl containers -o wide"),
-    _list("units", "systemd units", "tychoctl units -o csv", has_namespaces=False),
+    _list(
+        "pods",
+        "pods, each the sum of its containers",
+        "tychoctl pods -n shop -l 'app=web,tier in (front,back)' -w 5",
+        *_POD_FACTS,
+        sums="namespaces",
+    ),
+    _list("containers", "containers", "tychoctl containers -o wide", *_POD_FACTS),
+    _list(
+        "vms",
+        "virtual machines, and for those in a pod who has their energy",
+        "tychoctl vms --sort energy",
+        "namespaces",
+    ),
+    _list(
+        "units",
+        "systemd units, with the sums of their slices",
+        "tychoctl units -o csv",
+        sums="slices",
+    ),
     _list(
         "processes",
         "processes, each with its workload; needs [accounting] processes = true",
         "tychoctl processes --sort cpu --limit 20",
+        "namespaces",
     ),
     Command(
         "config",

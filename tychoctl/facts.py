@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from tychoctl import render
-from tychoctl.lists import NORMAL_95, Reply, flags_of, render_qualities, render_window
+from tychoctl.columns import NORMAL_95, flags_of
+from tychoctl.lists import Reply, render_qualities, render_window
 from tychoctl.render import Column, number
 from tychoctl.view import Entry, View, entries, section
 
@@ -177,6 +178,10 @@ def render_sources(reply: Reply, view: View) -> str:
     for source in sources:
         lines += [f"\n{render.name(source.get('name'))}: {line}" for line in _reasons(source)[:1]]
         lines += [f"  {line}" for line in _reasons(source)[1:]]
+    if entries(reply, "identity"):
+        from tychoctl import routes
+
+        lines += ["", *routes.render_routes(entries(reply, "identity"), view)]
     return "\n".join(lines) + "\n"
 
 
@@ -241,12 +246,16 @@ def _source_words(source: Entry) -> str:
 
 
 def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
+    from tychoctl import routes
+
     accounting, own = section(reply, "accounting"), section(reply, "self")
     facts = [
         ("accounting", _with_reason(accounting.get("method"), accounting.get("reason"))),
         *_render_quality(accounting),
         ("hierarchy", _with_reason(reply.get("hierarchy"), reply.get("hierarchy_reason"))),
         ("workloads", _render_counts(reply)),
+        ("names", routes.render_ways(section(reply, "identity"))),
+        *(("", line) for line in routes.render_reasons(section(reply, "identity")) if view.wide),
         ("last window", _render_last_window(reply)),
         ("counting", f"since {render.moment(reply.get('since'))}"),
         ("conservation", _render_conservation(reply.get("conservation_violations"))),
@@ -254,7 +263,6 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
         ("own cost", _render_cost(own)),
     ]
     if view.wide:
-        facts += [("names", _render_map(section(reply, "identity")))]
         facts += [("connections", _render_map(section(reply, "connections")))]
     qualities = render_qualities(section(reply, "domains"))
     return facts + [("energy", line) for line in qualities]

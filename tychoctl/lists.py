@@ -1,176 +1,150 @@
 """Tables and CSV of the answers that are lists of workloads: pods, workloads and their kinds."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tychoctl import render
-from tychoctl.render import Column, number
+from tychoctl.columns import (
+    COLUMNS,
+    CSV_ERRORS,
+    CSV_NUMBERS,
+    CSV_TEXTS,
+    ENDED_AGO,
+    MARGINS,
+    WIDE,
+)
+from tychoctl.render import number
 from tychoctl.view import Chosen, Entry, View, choose, entries, section, total_uj
 
 Reply = Mapping[str, object]
 
 
-def _energy_part(part: str) -> Column:
-    return Column(
-        part.upper(), lambda e: render.energy(section(e, "total").get(f"{part}_uj")), right=True
-    )
-
-
-def _text(title: str, key: str) -> Column:
-    return Column(title, lambda e: render.name(e.get(key)), shrinks=True)
-
-
-def _pod(name_key: str, uid_key: str) -> Column:
-    def text(entry: Entry) -> str:
-        """Without a name the uid tells one pod from another, and finds it in the kubelet's log."""
-        uid = entry.get(uid_key)
-        return render.name(entry.get(name_key) or (f"uid {uid}" if uid else None))
-
-    return Column("POD", text, shrinks=True)
-
-
-def _names_from(entry: Entry) -> str:
-    stale = " (stale)" if entry.get("stale") is True else ""
-    return render.name(entry.get("names_from")) + stale
-
-
-def _workload(entry: Entry) -> str:
-    """Return a workload's name as people know it; its id where it is not listed any more."""
-    parts = (entry.get("pod"), entry.get("name"))
-    return render.name("/".join(str(part) for part in parts if part) or entry.get("workload"))
-
-
-def _count(key: str) -> Column:
-    def text(entry: Entry) -> str:
-        found = entry.get(key)
-        return str(len(found)) if isinstance(found, list) else render.UNKNOWN
-
-    return Column(key.upper(), text, right=True)
-
-
-def _margin(text: Callable[[object], str], key: str, scale: float = 1.0) -> Callable[[Entry], str]:
-    """Return the text of a standard deviation as half the width of the 95 % interval."""
-
-    def shown(entry: Entry) -> str:
-        deviation = number(entry.get(key))
-        return text(None if deviation is None else deviation * scale * NORMAL_95)
-
-    return shown
-
-
-def _intensity(entry: Entry) -> str:
-    known = section(entry, "intensity_j_per_cpu_s")
-    value = number(known.get("package", known.get("psys")))
-    return render.UNKNOWN if value is None else render.three_digits(max(value, 0.0))
-
-
-def flags_of(entry: Entry) -> list[str]:
-    """Return what is special about an entry."""
-    flags = entry.get("flags")
-    return [str(flag) for flag in flags] if isinstance(flags, list) else []
-
-
-NORMAL_95: Final = 1.96
-"""Standard deviations to each side that hold 95 % of a normal distribution."""
 WELL_COVERED: Final = 0.9
 """A window with less of it observed than this is told; one lost reading leaves more."""
-NAMESPACE: Final = _text("NAMESPACE", "namespace")
-POD: Final = _pod("pod", "pod_uid")
-STATE: Final = Column("STATE", lambda e: render.name(e.get("state")))
-NUMBERS: Final = (
-    Column("POWER", lambda e: render.power(e.get("total_power_w")), right=True),
-    Column("ENERGY", lambda e: render.energy(total_uj(e)), right=True),
-    Column("CPU", lambda e: render.duration(e.get("cpu_seconds")), right=True),
-)
-PARTS: Final = (_energy_part("idle"), _energy_part("dynamic"))
-MARGINS: Final = (
-    Column("POWER ±", _margin(render.power, "total_power_sd_w"), right=True),
-    Column("ENERGY ±", _margin(render.energy, "total_sd_uj"), right=True),
-)
-LEARNED: Final = (
-    Column("J/CPU-S", _intensity, right=True),
-    Column("FLAGS", lambda e: render.name(", ".join(flags_of(e)))),
-)
 MARGINS_TOLD: Final = "±: the truth lies within for about 95 of 100 workloads"
-ORIGIN: Final = (
-    _text("RUNTIME", "runtime"),
-    Column("NAMES FROM", _names_from),
-    _text("ID", "id"),
-    _text("CGROUP", "cgroup"),
-)
-COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
-    "pods": (NAMESPACE, _pod("name", "uid"), *NUMBERS, _count("containers"), STATE),
-    "workloads": (
-        _text("KIND", "kind"),
-        NAMESPACE,
-        POD,
-        _text("NAME", "name"),
-        *NUMBERS,
-        STATE,
-    ),
-    "containers": (NAMESPACE, POD, _text("CONTAINER", "name"), *NUMBERS, STATE),
-    "units": (_text("UNIT", "name"), *NUMBERS, STATE),
-    "processes": (
-        Column("PID", lambda e: render.name(e.get("pid")), right=True),
-        _text("COMM", "comm"),
-        Column("WORKLOAD", _workload, shrinks=True),
-        Column("CPU TIME", lambda e: render.duration(e.get("cpu_seconds")), right=True),
-        *NUMBERS[:2],
-        STATE,
-    ),
-}
-WIDE: Final[Mapping[str, tuple[Column, ...]]] = {
-    "pods": (*MARGINS, *PARTS, _text("QOS", "qos"), _text("OWNER", "owner"), _text("UID", "uid")),
-    "workloads": (*MARGINS, *PARTS, *LEARNED, *ORIGIN),
-    "containers": (*MARGINS, *PARTS, *LEARNED, *ORIGIN),
-    "units": (*MARGINS, *PARTS, *LEARNED, _text("PARENT", "parent"), _text("CGROUP", "cgroup")),
-    "processes": (
-        Column("STARTED", lambda e: render.moment(e.get("start_time"))),
-        NAMESPACE,
-        _text("POD", "pod"),
-        _text("KIND", "kind"),
-        _text("WORKLOAD ID", "workload"),
-    ),
-}
-CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "pods": ("namespace", "name", "uid", "owner", "qos", "state"),
-    "workloads": (
-        *("kind", "namespace", "pod", "pod_uid", "name", "id", "runtime", "cgroup", "parent"),
-        *("sandbox", "names_from", "stale", "state", "first_seen", "reason"),
-    ),
-    "processes": (
-        *("pid", "start_time", "comm", "state", "workload"),
-        *("kind", "namespace", "pod", "name"),
-    ),
-}
-CSV_NUMBERS: Final = ("cpu_seconds", "power_w", "energy_uj", "idle_uj", "dynamic_uj")
-CSV_ERRORS: Final[Mapping[str, str]] = {
-    "power_sd_w": "total_power_sd_w",
-    "energy_sd_uj": "total_sd_uj",
-}
-"""Columns of standard deviations, and what they are called in an answer."""
 
 
 def rows_of(op: str, reply: Reply) -> list[Entry]:
     """Return the rows of an answer: those of one kind come as the workloads that they are."""
-    return entries(reply, op if op in ("pods", "processes") else "workloads")
+    return entries(reply, rows_key(op))
+
+
+def rows_key(op: str) -> str:
+    """Return under which key an answer has its list."""
+    return op if op in ("pods", "processes") else "workloads"
 
 
 def render_list(op: str, reply: Reply, view: View) -> str:
     """Return the table of a list, with what stands behind it below."""
+    if view.sums is not None:
+        return _render_sums_alone(view.sums, reply, view)
     chosen = choose(rows_of(op, reply), view)
     columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
-    lines = render.table(columns, chosen.rows, view.width)
+    lines = render.table(columns, _placed(op, chosen.rows, reply), view.width)
     if not chosen.rows:
-        place = f" in namespace {render.escape(view.namespace)}" if view.namespace else ""
-        lines = [f"no {op}{place}"]
+        lines = [_nothing(op, view)]
+    if op == "units":
+        from tychoctl import sums
+
+        found = sums.table("slices", sums.choose_sums("slices", reply, view), view)
+        lines += ["", *found] if found else []
     told = [MARGINS_TOLD] if view.wide and MARGINS[0] in columns else []
-    return "\n".join([*lines, "", *render_footer(reply, chosen), *told]) + "\n"
+    lines += ["", *render_footer(reply, chosen), *_render_views(op, chosen), *told]
+    return "\n".join([*lines, *unlabelled_note(op, reply, chosen)]) + "\n"
 
 
-def render_footer(reply: Reply, chosen: Chosen) -> list[str]:
-    """Return the lines below a list: when, how much of the node, what is left out, estimates."""
-    lines = [render_window(reply), _render_sums(reply, chosen)]
+def _render_sums_alone(name: str, reply: Reply, view: View) -> str:
+    """Return the table of the sums by namespace, or of the slices."""
+    from tychoctl import sums
+
+    chosen = sums.choose_sums(name, reply, view)
+    lines = sums.table(name, chosen, view) or [_nothing(name, view)]
+    footer = render_footer(reply, chosen, adds_up=name == "namespaces")
+    return "\n".join([*lines, "", *footer, *([MARGINS_TOLD] if view.wide else [])]) + "\n"
+
+
+def _nothing(what: str, view: View) -> str:
+    """Return the sentence that stands where there is no row to show."""
+    place = f" in namespace {render.name(view.namespace)}" if view.namespace else ""
+    return f"no {what}{place}{' with such labels' if view.selector else ''}"
+
+
+def _placed(op: str, rows: list[Entry], reply: Reply) -> list[Entry]:
+    """Return entries with what follows from the rest of the answer.
+
+    That is how long ago an ended one ended, and the name of what a nested one runs in.
+    """
+    end = section(reply, "window").get("end")
+    names: dict[object, object] = {}
+    if any(entry.get("nested") is True for entry in rows):
+        names = {str(entry.get("id")): entry.get("name") for entry in rows_of(op, reply)}
+    return [_with_place(entry, names, end) for entry in rows]
+
+
+def _with_place(entry: Entry, names: Mapping[object, object], end: object) -> Entry:
+    told: Entry = {}
+    if entry.get("nested") is True:
+        told["parent_name"] = names.get(str(entry.get("parent")))
+    if entry.get("ended"):
+        told[ENDED_AGO] = seconds_between(entry["ended"], end)
+    return {**told, **entry}
+
+
+def seconds_between(start: object, end: object) -> float | None:
+    """Return the seconds from one RFC 3339 time to another, None where either is none."""
+    if not isinstance(start, str) or not isinstance(end, str):
+        return None
+    from datetime import datetime  # msgpack has imported it already
+
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _render_views(op: str, chosen: Chosen) -> list[str]:
+    """Return a line about the virtual machines whose energy is another workload's."""
+    count = sum(entry.get("view") is True for entry in chosen.rows) if op == "vms" else 0
+    if not count:
+        return []
+    of_them = "1 is a view" if count == 1 else f"{count} are views"
+    return [f"{of_them}: in no sum, the workload named has this energy"]
+
+
+def unlabelled_note(op: str, reply: Reply, chosen: Chosen) -> list[str]:
+    """Return a line about the rows that a selector could not judge, and why it could not."""
+    if not chosen.unlabelled:
+        return []
+    source = section(reply, "labels_from")
+    reason, remedy = source.get("reason"), source.get("remedy")
+    why = "tychoctl sources says why"
+    if source.get("state") == "ok":
+        why = "the kubelet has not told of them"
+    elif reason:
+        why = f"kubelet: {render.escape(reason)}"
+        why += f"; remedy: {render.escape(remedy)}" if remedy else ""
+    noun = op.removesuffix("s") if chosen.unlabelled == 1 else op
+    return [f"{chosen.unlabelled} {noun} not shown, labels not known: {why}"]
+
+
+def narrow(op: str, reply: Reply, view: View) -> Reply:
+    """Return an answer without the rows that a namespace, selector or limit leaves out."""
+    if view.namespace is None and view.selector is None and view.limit is None:
+        return reply
+    everything = view._replace(everything=True)
+    narrowed = {**reply, rows_key(op): choose(rows_of(op, reply), everything).rows}
+    if view.namespace is not None and "namespaces" in reply:
+        alone = View(sort=None, namespace=view.namespace, everything=True)
+        narrowed["namespaces"] = choose(entries(reply, "namespaces"), alone).rows
+    return narrowed
+
+
+def render_footer(reply: Reply, chosen: Chosen, *, adds_up: bool = True) -> list[str]:
+    """Return the lines below a list: when, how much of the node, what is left out, estimates.
+
+    ``adds_up``: no row holds the energy of another one.
+    """
+    lines = [render_window(reply), *([_render_sums(reply, chosen)] if adds_up else [])]
     if chosen.empty:
         lines.append(f"{chosen.empty} that used no energy not shown (--all shows them)")
     if chosen.cut_off:
@@ -182,7 +156,7 @@ def _render_reasons(reply: Reply, chosen: Chosen) -> list[str]:
     """Return a line for each row whose energy has no known user, and one for what no row has."""
     missing = [f"incomplete: {render.escape(reply['reason'])}"] if reply.get("reason") else []
     return missing + [
-        f"{render.name(entry.get('name'))}: {render.escape(entry['reason'])}"
+        f"{render.name(entry.get('name'))}: {render.name(entry['reason'], render.MOST_CHARS)}"
         for entry in chosen.rows
         if entry.get("reason")
     ]
@@ -202,8 +176,9 @@ def render_window(reply: Reply) -> str:
 
 
 def _render_sums(reply: Reply, chosen: Chosen) -> str:
-    watts = render.power(_sum(number(e.get("total_power_w")) for e in chosen.rows))
-    joules = render.energy(_sum(total_uj(e) for e in chosen.rows))
+    rows = [entry for entry in chosen.rows if entry.get("view") is not True]
+    watts = render.power(_sum(number(e.get("total_power_w")) for e in rows))
+    joules = render.energy(_sum(total_uj(e) for e in rows))
     node = list(_totalled(reply).values())
     if not node:
         return "no source of energy: tychoctl sources says why"
@@ -243,7 +218,15 @@ def render_qualities(domains: Reply) -> list[str]:
 
 def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[list[object]]]:
     """Return header and rows for CSV: raw numbers, every entry, units in the names."""
+    view = view._replace(everything=True)
     texts = CSV_TEXTS.get(op, CSV_TEXTS["workloads"])
+    if view.sums is None:
+        found = choose(rows_of(op, reply), view).rows
+    else:
+        from tychoctl import sums
+
+        texts = sums.CSV_TEXTS[view.sums]
+        found = sums.choose_sums(view.sums, reply, view).rows
     known = section(reply, "domains")
     apart = ("psys", "platform") if "package" in known else ("platform",)
     domains = [name for name in known if name not in apart]  # the others are no workload's
@@ -252,9 +235,8 @@ def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[lis
     header = ["window_end", *texts, *CSV_NUMBERS, *errors]
     header += [f"{domain}_{part}" for domain, part in parts]
     end = section(reply, "window").get("end")
-    everything = view._replace(everything=True)
     rows = []
-    for entry in choose(rows_of(op, reply), everything).rows:
+    for entry in found:
         energy = section(entry, "energy")
         row = [end, *(entry.get(key) for key in texts), *_numbers(entry)]
         row += [entry.get(key) for key in errors.values()]

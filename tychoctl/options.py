@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple, NoReturn, get_args
 from tychoctl.client import DEFAULT_SOCKET, Failure
 from tychoctl.commands import COMMANDS, REPLAYED, TASKS, Command, Task
 from tychoctl.output import terminal_size, write
-from tychoctl.view import DEFAULT_SORT, SORTS
+from tychoctl.view import DEFAULT_SORT, SORTS, Selector
 
 Output = Literal["table", "wide", "json", "csv"]
 OUTPUTS: Final[tuple[Output, ...]] = get_args(Output)
@@ -34,6 +34,8 @@ class Options(NamedTuple):
     sort: str = DEFAULT_SORT
     limit: int | None = None
     everything: bool = False
+    selector: Selector | None = None
+    sums: str | None = None
     action: str = "show"
     key: str | None = None
     file: str = ""
@@ -76,7 +78,25 @@ def parse_options(argv: Sequence[str]) -> Options:
         raise Failure("usage", f"{options.command} cannot be watched")
     if options.action == "default" and (found.keys() & {"output", "watch"} or options.key):
         raise Failure("usage", "config default prints a file; it takes no other option")
+    if options.command == "replay":
+        _check_replayed(options)
+    if options.sums is not None and options.selector is not None:
+        raise Failure("usage", f"--{options.sums} sums up whole {options.sums}: leave out -l")
     return options
+
+
+def _check_replayed(options: Options) -> None:
+    """Refuse what the command that is replayed would not know."""
+    shown = options.shown or "workloads"
+    command = COMMANDS[shown]
+    wrong = {
+        "-n": options.namespace is not None and not command.has_namespaces,
+        "-l": options.selector is not None and not command.has_labels,
+        f"--{options.sums}": options.sums is not None and options.sums != command.sums,
+    }
+    for option, is_wrong in wrong.items():
+        if is_wrong:
+            raise Failure("usage", f"{shown} knows no {option}; see tychoctl {shown} --help")
 
 
 def join_watch(argv: Sequence[str]) -> list[str]:
@@ -153,7 +173,7 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -
     if isinstance(command, Task):
         TASK_OPTIONS[command.name](parser)
     elif command.is_list:
-        _add_list_options(parser, has_namespaces=command.has_namespaces)
+        _add_list_options(parser, command)
     if command.name == "config":
         parser.add_argument(
             "action",
@@ -168,9 +188,22 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -
         )
 
 
-def _add_list_options(parser: argparse.ArgumentParser, *, has_namespaces: bool) -> None:
-    if has_namespaces:
+def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> None:
+    """Declare what any of the commands knows."""
+    if any(command.has_namespaces for command in commands):
         parser.add_argument("-n", "--namespace", metavar="NS", help="only this namespace")
+    if any(command.has_labels for command in commands):
+        parser.add_argument(
+            "-l",
+            "--selector",
+            metavar="LABELS",
+            type=parse_labels,
+            help="only pods with these labels, as for kubectl: app=web,tier in (front,back),!old",
+        )
+    for sums in sorted({command.sums for command in commands if command.sums}):
+        parser.add_argument(
+            f"--{sums}", dest="sums", action="store_const", const=sums, help=f"sums by {sums} alone"
+        )
     parser.add_argument("--sort", choices=SORTS, help=f"order (default: {DEFAULT_SORT})")
     parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
     parser.add_argument(
@@ -209,7 +242,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say whether every window comes out as it was recorded, to the bit; exit 1: not",
     )
-    _add_list_options(parser, has_namespaces=True)
+    _add_list_options(parser, *(COMMANDS[name] for name in REPLAYED))
 
 
 TASK_OPTIONS: Final = {"record": _add_record_options, "replay": _add_replay_options}
@@ -231,6 +264,16 @@ def _seconds(text: str, least: float) -> float:
             f"{text!r} is no number of seconds from {least:g} to {MOST_SECONDS:g}"
         )
     return float(text)
+
+
+def parse_labels(text: str) -> Selector:
+    """Return what decides, by its labels, whether an entry is wanted."""
+    from tychoctl.selector import SelectorError, parse_selector
+
+    try:
+        return parse_selector(text)
+    except SelectorError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
 def parse_count(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Final, NoReturn, TextIO
 
 from tychoctl.client import Failure
 from tychoctl.commands import Command
-from tychoctl.lists import Reply
+from tychoctl.lists import Reply, narrow
 from tychoctl.render import cut, escape, fit
 from tychoctl.view import View
 
@@ -65,7 +65,7 @@ def _csv_value(value: object) -> object:
 def render(command: Command, reply: Reply, output: str, view: View, *, first: bool = True) -> str:
     """Return an answer in a format; ``first``: nothing was printed before it."""
     if output == "json":
-        return render_json(reply)
+        return render_json(narrow(command.name, reply, view) if command.is_list else reply)
     if output == "csv":
         return render_csv(command, reply, view, header=first)
     size = terminal_size()

@@ -7,6 +7,8 @@ UNKNOWN: Final = "n/a"
 GAP: Final = "  "
 ELLIPSIS: Final = "…"
 MORE: Final = f" {ELLIPSIS}"  # ends the rows of a table that leaves columns out
+NAME_CHARS: Final = 100  # of a name; those of Kubernetes are rarely longer, and JSON has it whole
+MOST_CHARS: Final = 512  # of a path or an id
 LEAST_WIDTH: Final = 8  # of a column that gives way to a narrow terminal
 JOULES_PER_WH: Final = 3600.0
 
@@ -32,9 +34,15 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def name(value: object) -> str:
-    """Return a name, or a dash where there is none."""
-    return escape(value) if value not in (None, "") else "-"
+def name(value: object, most: int = NAME_CHARS) -> str:
+    """Return a name of at most ``most`` characters, or a dash where there is none.
+
+    Who may choose a name must not be able to push everything else off the page.
+    """
+    if value in (None, ""):
+        return "-"
+    shown = escape(str(value)[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + ELLIPSIS
 
 
 def number(value: object) -> float | None:
@@ -97,6 +105,14 @@ def duration(seconds: object) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def ago(seconds: float) -> str:
+    """Return how long ago something was, by its largest unit: 13 s ago, 4 min ago, 3 d ago."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds // unit_s:.0f} {unit} ago"
+    return f"{max(seconds, 0.0) // 1:.0f} s ago"
+
+
 def size(count: object) -> str:
     """Return a number of bytes in MB."""
     value = number(count)
@@ -125,9 +141,13 @@ def cut(text: str, width: int) -> str:
     """Return a text of at most this many cells, its end replaced where it is longer."""
     if display_width(text) <= width:
         return text
-    while text and display_width(text) > width - 1:
-        text = text[:-1]
-    return text + ELLIPSIS
+    used, kept = 0, 0
+    for char in text:
+        used += display_width(char)
+        if used > width - 1:
+            break
+        kept += 1
+    return text[:kept] + ELLIPSIS
 
 
 def table(

@@ -11,7 +11,7 @@ from tychoctl import output
 from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
 from tychoctl.commands import COMMANDS, TASKS, Command
 from tychoctl.options import EVERY_WINDOW, Options, parse_options
-from tychoctl.view import View
+from tychoctl.view import View, choose
 
 T = TypeVar("T")
 FIRST_WINDOW_WAIT_S: Final = 10.0  # on a terminal, where nobody asked for another
@@ -51,8 +51,19 @@ def run(options: Options) -> int:
     reply = read_versions(path) if command.op is None else ask(path, command.op, options)
     if options.key is not None:
         reply = only_settings(reply, options.key)
-    output.write(output.render(command, reply, options.output, view_of(options)))
+    view = view_of(options)
+    output.write(output.render(command, reply, options.output, view))
+    if options.selector is not None and options.output in ("json", "csv"):
+        tell_unlabelled(command.name, reply, view)
     return 0
+
+
+def tell_unlabelled(op: str, reply: Reply, view: View) -> None:
+    """Say on standard error what a selector could not judge; a table has it below."""
+    from tychoctl import lists
+
+    for line in lists.unlabelled_note(op, reply, choose(lists.rows_of(op, reply), view)):
+        print(f"tychoctl: {line}", file=sys.stderr, flush=True)
 
 
 def run_task(options: Options) -> int:
@@ -72,6 +83,8 @@ def view_of(options: Options) -> View:
         sort=options.sort,
         limit=options.limit,
         everything=options.everything,
+        selector=options.selector,
+        sums=options.sums,
     )
 
 

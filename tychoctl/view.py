@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 from tychoctl.render import number
 
 Entry = dict[str, object]
+Selector = Callable[[Mapping[str, object]], bool]
 SORTS: Final = ("power", "energy", "cpu", "name")
 DEFAULT_SORT: Final = "power"
-NAMES: Final = ("namespace", "pod", "name", "kind", "comm")
+NAMES: Final = ("namespace", "pod", "name", "kind", "comm", "id")
 
 
 class View(NamedTuple):
@@ -17,9 +18,11 @@ class View(NamedTuple):
     wide: bool = False
     width: int | None = None
     namespace: str | None = None
-    sort: str = DEFAULT_SORT
+    sort: str | None = DEFAULT_SORT  # None: as they come
     limit: int | None = None
     everything: bool = False
+    selector: Selector | None = None
+    sums: str | None = None  # "namespaces" or "slices" instead of the list itself
 
 
 class Chosen(NamedTuple):
@@ -28,6 +31,7 @@ class Chosen(NamedTuple):
     rows: list[Entry]
     empty: int
     cut_off: int
+    unlabelled: int = 0  # in pods whose labels are not known
 
 
 def entries(reply: Mapping[str, object], key: str) -> list[Entry]:
@@ -57,10 +61,27 @@ def is_empty(entry: Mapping[str, object]) -> bool:
 def choose(found: Iterable[Entry], view: View) -> Chosen:
     """Return the entries to show, in order, without those that used nothing."""
     wanted = [e for e in found if view.namespace in (None, e.get("namespace"))]
+    unlabelled = 0
+    if view.selector is not None:
+        unlabelled = sum(is_unlabelled(entry) for entry in wanted)
+        wanted = [e for e in wanted if are_labels_known(e) and view.selector(section(e, "labels"))]
     shown = [e for e in wanted if view.everything or not is_empty(e)]
-    shown.sort(key=SORT_KEYS[view.sort])
+    if view.sort is not None:
+        shown.sort(key=SORT_KEYS[view.sort])
     limit = len(shown) if view.limit is None else view.limit
-    return Chosen(shown[:limit], len(wanted) - len(shown), max(len(shown) - limit, 0))
+    cut_off = max(len(shown) - limit, 0)
+    return Chosen(shown[:limit], len(wanted) - len(shown), cut_off, unlabelled)
+
+
+def are_labels_known(entry: Entry) -> bool:
+    """Say whether an entry's labels are all that it has; without the kubelet there are none."""
+    return entry.get("labels_known") is True or bool(section(entry, "labels"))
+
+
+def is_unlabelled(entry: Entry) -> bool:
+    """Say whether an entry ought to have labels that nobody told: it is of a pod."""
+    in_pod = entry.get("uid") or entry.get("pod_uid")
+    return bool(in_pod) and entry.get("kind") != "past" and not are_labels_known(entry)
 
 
 def _names(entry: Entry) -> tuple[str, ...]:

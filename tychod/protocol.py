@@ -56,9 +56,16 @@ OPS: Final[Mapping[str, Op]] = {
     "config": Op(Nothing, "The settings in force, each with its origin."),
     "node": Op(Nothing, "Energy and power of the node by domain.", needs_window=True),
     "workloads": Op(Nothing, "Every leaf workload.", needs_window=True),
-    "pods": Op(Nothing, "Pods: sums over the leaves of each.", needs_window=True),
+    "pods": Op(Nothing, "Pods and namespaces: sums over the leaves of each.", needs_window=True),
     "containers": Op(Nothing, "The workloads of kind container.", needs_window=True),
-    "units": Op(Nothing, "The workloads of kind unit.", needs_window=True),
+    "vms": Op(
+        Nothing,
+        "The workloads of kind vm, and the virtual machines that are views of other workloads.",
+        needs_window=True,
+    ),
+    "units": Op(
+        Nothing, "The workloads of kind unit, and slices: sums over all in each.", needs_window=True
+    ),
     "processes": Op(Nothing, "Processes, each with the workload it is of.", needs_window=True),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
     "record": Op(

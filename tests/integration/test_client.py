@@ -74,7 +74,10 @@ def tychoctl(path: Path, *arguments: str, **options: Any) -> subprocess.Complete
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "sources", "node", "workloads", "pods", "containers", "units", "config", "version"],
+    [
+        *("status", "sources", "node", "workloads", "pods", "containers", "vms", "units"),
+        *("config", "version"),
+    ],
 )
 def test_every_command_answers(path: Path, latest: Latest[Snapshot], command: str) -> None:
     """Each command prints its answer and nothing else, and is fine."""
@@ -115,6 +118,8 @@ def test_json_is_what_the_daemon_said(path: Path, latest: Latest[Snapshot]) -> N
         ["pods", "--wait", "-1"],
         ["pods", "--limit", "0"],
         ["units", "-n", "shop"],
+        ["pods", "--sort", "size"],
+        ["pods", "-l", "app in web"],
         ["version", "-w"],
         ["config", "default", "rapl"],
         [],
@@ -224,6 +229,49 @@ def test_a_setting_that_does_not_exist_exits_4(path: Path, latest: Latest[Snapsh
     assert [s["key"] for s in json.loads(part.stdout)["config"]] == ["rapl.interval", "rapl.zones"]
     assert (none.returncode, none.stdout) == (4, "")
     assert "did you mean rapl.interval?" in none.stderr
+
+
+def test_nothing_that_fits_is_no_failure(path: Path, latest: Latest[Snapshot]) -> None:
+    """As with kubectl: which namespaces there are is no fact of the node; exit 0 and a sentence."""
+    with made.serving(path, latest):
+        nowhere = tychoctl(path, "pods", "-n", "none")
+        nothing = tychoctl(path, "pods", "-n", "shop", "-l", "app=none")
+
+    assert (nowhere.returncode, nothing.returncode) == (0, 0)
+    assert nowhere.stdout.startswith("no pods in namespace none\n")
+    assert nothing.stdout.startswith("no pods in namespace shop with such labels\n")
+
+
+def test_what_a_selector_could_not_judge_is_told_beside_data(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """A program gets its rows on standard output; standard error says which may be missing."""
+    with made.serving(path, latest):
+        done = tychoctl(path, "pods", "-l", "app=web", "-o", "json")
+        plain = tychoctl(path, "pods", "-o", "json")
+
+    assert [pod["name"] for pod in json.loads(done.stdout)["pods"]] == ["web"]
+    assert done.stderr.startswith("tychoctl: 1 pod not shown, labels not known: kubelet: 401")
+    assert done.stderr.count("\n") == 1
+    assert plain.stderr == ""
+
+
+def test_hostile_names_reach_a_program_whole_and_a_person_escaped(path: Path) -> None:
+    """From the daemon's snapshot over the socket to the output, bytes that are no UTF-8 too."""
+    evil = "a\udcff\x1b]0;title\x07\u202e" + "x" * 10_000
+    identity = dataclasses.replace(made.LEAVES[0].identity, name=evil, pod=evil)
+    slot: Latest[Snapshot] = Latest()
+    slot.publish(made.make_snapshot((dataclasses.replace(made.LEAVES[0], identity=identity),)))
+    with made.serving(path, slot):
+        table = tychoctl(path, "containers")
+        as_json = tychoctl(path, "containers", "-o", "json")
+
+    assert table.returncode == 0
+    assert r"a\udcff\x1b]0;title\x07\u202exxx" in table.stdout
+    assert all(line.isprintable() for line in table.stdout.split("\n"))
+    assert max(map(len, table.stdout.splitlines())) < 300
+    assert as_json.stdout.isascii()
+    assert json.loads(as_json.stdout)["workloads"][0]["name"] == evil.replace("\udcff", r"\udcff")
 
 
 def test_processes_that_are_not_accounted_exit_1_with_the_setting(path: Path) -> None:
@@ -654,7 +702,8 @@ MOST_MODULES = 110
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
 @pytest.mark.parametrize(
-    "command", ["status", "sources", "node", "workloads", "pods", "containers", "units", "config"]
+    "command",
+    ["status", "sources", "node", "workloads", "pods", "containers", "vms", "units", "config"],
 )
 def test_a_command_starts_with_few_imports(
     path: Path, latest: Latest[Snapshot], command: str, form: str

@@ -11,7 +11,7 @@ from tests.property.test_conservation import PARAMS, worlds
 from tests.sim.world import MS, Load, Meter, World, zone
 from tychod.analysis.state import Params
 from tychod.model import Energy, Snapshot
-from tychod.runtime.replies import pod_uid
+from tychod.runtime.rollup import pod_of
 from tychod.workloads.paths import identify, unattributed, unnamed_reason
 
 UIDS = ("0f3a5b1c-1111-4222-8333-444455556666", "5c2de33fd2a3a1c2d7f0b1e5a4c3b2d1")
@@ -75,7 +75,7 @@ def pod_sums(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
     """Return CPU time and energy of each pod: the sum over its leaves."""
     sums: dict[str, tuple[int, ...]] = {}
     for leaf in snapshot.leaves:
-        uid = pod_uid(leaf)
+        uid = pod_of(leaf.identity)
         if uid is not None:
             had = sums.get(uid, (0, 0, 0))
             more = leaf.energy.get("package", Energy())

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures import snapshots as made
-from tychoctl import output, render, view
+from tychoctl import output, render, sums, view
 from tychoctl.commands import COMMANDS
+from tychoctl.selector import parse_selector
 from tychoctl.view import View
 from tychod.buffer import Latest
 from tychod.model import Snapshot
@@ -81,7 +82,7 @@ def test_no_name_steers_the_terminal(command: str, form: str) -> None:
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-@pytest.mark.parametrize("op", ["pods", "workloads", "containers", "units"])
+@pytest.mark.parametrize("op", ["pods", "workloads", "containers", "vms", "units"])
 def test_csv_has_every_entry_and_as_many_cells_as_titles(op: str) -> None:
     """A program gets all rows, also those that a table hides, under one header."""
     rows = list(csv.DictReader(io.StringIO(rendered(op, "csv")), restkey="more", restval="less"))
@@ -96,7 +97,7 @@ def test_csv_has_every_entry_and_as_many_cells_as_titles(op: str) -> None:
 def test_an_estimate_says_so() -> None:
     """A list whose energy is modelled says it, with the reason, below the table."""
     line = f"package: modelled, not measured ({made.MODELLED_REASON})"
-    for command in ("pods", "workloads", "containers", "units", "node", "status"):
+    for command in ("pods", "workloads", "containers", "vms", "units", "node", "status"):
         assert line in rendered(command, "table")
 
 
@@ -130,15 +131,17 @@ def test_what_is_not_shown_is_counted() -> None:
     """Rows without energy are hidden and counted, rows with any never; a limit is told, too."""
     text = rendered("workloads", "table", limit=2)
 
-    assert len(reply_for("workloads")["workloads"]) == 11
+    assert len(reply_for("workloads")["workloads"]) == 16
     assert "3 that used no energy not shown (--all shows them)" in text
-    assert "6 more not shown (--limit)" in text
+    assert "11 more not shown (--limit)" in text
     assert "idle.service" in rendered("workloads", "table", everything=True)
 
 
 def test_a_namespace_without_rows_says_so() -> None:
     """An empty answer is a sentence, not an empty table."""
     assert rendered("pods", "table", namespace="none").startswith("no pods in namespace none\n")
+    with_labels = rendered("pods", "table", namespace="no\x1b", selector=parse_selector("a"))
+    assert with_labels.startswith("no pods in namespace no\\x1b with such labels\n")
     assert "web" in rendered("pods", "table", namespace="shop")
 
 
@@ -159,7 +162,7 @@ def test_a_pod_without_a_name_is_told_by_its_uid(op: str) -> None:
     assert "uid None" not in text
 
 
-@given(st.integers(70, 200))
+@given(st.integers(80, 200))
 def test_a_table_fits_the_terminal_where_names_can_give_way(width: int) -> None:
     """Names are cut with a mark until the row fits; numbers never are."""
     chosen = View(width=width, everything=True)
@@ -185,8 +188,8 @@ def test_a_narrow_table_leaves_whole_columns_out() -> None:
     """A number is shown whole or not at all; a mark in every row says that there is more."""
     lines = COMMANDS["containers"].text(reply_for("containers"), View(width=40)).splitlines()
 
-    assert lines[0] == "NAMESPA…  POD  CONTAIN…   POWER …"
-    assert lines[1] == "shop      web  nginx     3.58 W …"
+    assert lines[0] == "NAMESPA…  POD       CONTAIN…    POWER …"
+    assert lines[1] == "shop      web       nginx      3.58 W …"
 
 
 def test_wrapped_sentences_keep_every_word() -> None:
@@ -363,3 +366,202 @@ def test_a_window_with_a_hole_says_so_below_every_list() -> None:
     text = output.render(COMMANDS["pods"], reply, "table", View())
 
     assert "dram: only 50 % of this window was observed\n" in text
+
+
+HOSTILE = "\x1b[31mred\u202egnp.exe\u2066\n" + "\u0301" * 5_000 + "x" * 10_000 + "\udcff"
+
+
+def hostile_snapshot() -> Snapshot:
+    """Return a node where every name that somebody may choose is hostile."""
+    who = [
+        made.Identity(
+            kind=kind,
+            id=f"{kind}{HOSTILE}",
+            name=HOSTILE,
+            namespace=HOSTILE,
+            pod=HOSTILE,
+            pod_uid=HOSTILE,
+            cgroup=f"/{HOSTILE}.slice/x",
+            parent=HOSTILE,
+            labels={HOSTILE: HOSTILE},
+            description=HOSTILE,
+            reason=HOSTILE,
+            owner=HOSTILE,
+            tenant=tenant,
+            devices={HOSTILE: (HOSTILE,)},
+        )
+        for kind, tenant in (("container", None), ("vm", HOSTILE), ("unit", None))
+    ]
+    leaves = tuple(made.make_leaf(one, 10, power_w=1.0) for one in who)
+    return dataclasses.replace(made.make_snapshot(leaves), views=leaves[1:2])
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "csv", "json"])
+@pytest.mark.parametrize("command", ["pods", "workloads", "containers", "vms", "units"])
+def test_hostile_names_are_shown_escaped_and_cut(command: str, form: str) -> None:
+    """Escapes, text that runs backwards, and great length disturb neither terminal nor table."""
+    reply = reply_for(command, hostile_snapshot())
+    for width in (None, 80):
+        text = output.render(COMMANDS[command], reply, form, View(wide=form == "wide", width=width))
+
+        assert all(line.isprintable() for line in text.split("\n"))
+        if form == "table":
+            assert "\\x1b[31mred\\u202egnp.exe"[: 8 if width else None] in text
+            assert max(map(len, text.splitlines())) < 1000
+    if form == "json":
+        assert (
+            HOSTILE[:-1]
+            in json.loads(text)[command if command == "pods" else "workloads"][0]["name"]
+        )
+
+
+def test_long_names_are_cut_in_time_that_grows_with_their_length() -> None:
+    """A tenant's name of wide characters stops no reader; with the square of it this took hours."""
+    assert render.cut("宽" * 50_000, 9) == "宽宽宽宽…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3.0, "0 s ago"),
+        (13.9, "13 s ago"),
+        (60.0, "1 min ago"),
+        (7_199.0, "1 h ago"),
+        (200_000.0, "2 d ago"),
+    ],
+)
+def test_an_end_is_told_by_its_largest_unit(seconds: float, text: str) -> None:
+    """How long ago something ended is read at a glance, and is never in the future."""
+    assert render.ago(seconds) == text
+
+
+@pytest.mark.parametrize("ended", [None, 7, "", "yesterday", "2025-06-15T15:07:30"])
+def test_an_end_that_cannot_be_read_leaves_the_state(ended: object) -> None:
+    """An older or newer daemon may say nothing, or another thing, of the end."""
+    reply = reply_for("pods")
+    reply["pods"][1]["ended"] = ended
+    text = output.render(COMMANDS["pods"], reply, "table", View())
+
+    assert "terminated" in text
+    assert "ago" not in text
+
+
+def test_who_has_a_views_energy_is_named_and_no_sum_has_it() -> None:
+    """A virtual machine in a pod is shown with its pod; the line of sums is without it."""
+    text = rendered("vms", "table")
+
+    assert "pod shop/web/nginx" in text
+    assert "shown: 1.76 W, 23.1 J;" in text
+    assert "1 is a view: in no sum" in text
+
+
+def test_a_pod_of_a_nested_cluster_shows_what_it_runs_in() -> None:
+    """Its names are its owner's, who may call it like a pod of the host."""
+    for command in ("pods", "containers", "workloads"):
+        assert "web (in kind-worker)" in rendered(command, "table")
+    reply = reply_for("pods")
+    reply["pods"][2]["parent_name"] = None
+    assert f"web (in {made.NODE_ID[:12]})" in output.render(
+        COMMANDS["pods"], reply, "table", View()
+    )
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "csv"])
+@pytest.mark.parametrize(("command", "sums"), [("pods", "namespaces"), ("units", "slices")])
+def test_sums_alone_are_as_agreed(command: str, sums: str, form: str) -> None:
+    """Totals by namespace, and slices, in every format for people and for spreadsheets."""
+    path = GOLDEN / f"{command}-{sums}.{form}.txt"
+    text = rendered(command, form, sums=sums)
+    if os.environ.get(UPDATE):
+        path.write_text(text)
+
+    assert text == path.read_text()
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_slices_stay_a_tree_whatever_the_order() -> None:
+    """Neighbours are in the order asked for, what is in a slice stands right below it."""
+    slices = [
+        {"cgroup": path, "id": path, "total_power_w": watts, "total": {}}
+        for path, watts in (("/a", 1.0), ("/a/x", 0.2), ("/a/y", 0.8), ("/b", 2.0), ("/b/z", 2.0))
+    ]
+
+    by_power = [e["id"] for e in sums.in_tree(slices, View(sort="power"))]
+    by_name = [e["id"] for e in sums.in_tree(slices[::-1], View(sort="name"))]
+
+    assert by_power == ["/b", "/b/z", "/a", "/a/y", "/a/x"]
+    assert by_name == ["/a", "/a/x", "/a/y", "/b", "/b/z"]
+
+
+def test_slices_that_make_no_tree_are_all_shown() -> None:
+    """Whatever a daemon says, each is shown once: without parents, twice, or each in another."""
+    slices = [{"cgroup": c, "id": c} for c in ("/a/b/c", "x", None, "/", "//", "/a", "/a")]
+
+    assert sorted(map(str, sums.in_tree(slices, View()))) == sorted(map(str, slices))
+
+
+def test_a_selector_chooses_rows_and_says_what_it_could_not_judge() -> None:
+    """Pods that nobody described are not shown, are counted, and the remedy is named."""
+    chosen = parse_selector("app=web")
+    text = rendered("pods", "table", selector=chosen)
+
+    assert [line.split()[1] for line in text.splitlines()[1:2]] == ["web"]
+    assert "job" not in text
+    assert "kind-worker" not in text
+    assert (
+        "1 pod not shown, labels not known: kubelet: 401 Unauthorized; "
+        "remedy: set [kubelet] token_file or client_cert_file\n"
+    ) in text
+    assert "labels not known" not in rendered("pods", "table")
+    told = json.loads(rendered("pods", "json", selector=chosen))
+    assert [pod["name"] for pod in told["pods"]] == ["web"]
+    rows = list(csv.DictReader(io.StringIO(rendered("pods", "csv", selector=chosen))))
+    assert [row["name"] for row in rows] == ["web"]
+
+
+def test_a_selector_of_workloads_counts_only_pods_as_unknown() -> None:
+    """Units, the kernel and the past have no labels; that is nothing to mend."""
+    text = rendered("workloads", "table", selector=parse_selector("!x"))
+
+    assert "2 workloads not shown, labels not known" in text  # pause, and the nested one
+    assert "cron.service" not in text
+
+
+@pytest.mark.parametrize(
+    ("labels_from", "words"),
+    [
+        ({"state": "ok", "reason": None, "remedy": None}, "the kubelet has not told of them"),
+        ({"state": "unavailable", "reason": "no\x1b"}, "kubelet: no\\x1b\n"),
+        (None, "tychoctl sources says why"),
+        (7, "tychoctl sources says why"),
+    ],
+)
+def test_why_labels_are_not_known(labels_from: object, words: str) -> None:
+    """What is known of the kubelet is told; an older daemon and a recording tell nothing of it."""
+    reply = reply_for("pods")
+    reply["labels_from"] = labels_from
+
+    assert words in COMMANDS["pods"].text(reply, View(selector=parse_selector("app=web")))
+
+
+def test_json_holds_only_the_rows_asked_for() -> None:
+    """A namespace and a limit leave rows out; the order is that of the table."""
+    shop = json.loads(rendered("pods", "json", namespace="shop", limit=1))
+    none = json.loads(rendered("pods", "json", namespace="none"))
+
+    assert [pod["name"] for pod in shop["pods"]] == ["web"]
+    assert [ns["namespace"] for ns in shop["namespaces"]] == ["shop"]
+    assert (none["pods"], none["namespaces"]) == ([], [])
+    assert none.keys() == reply_for("pods").keys()
+
+
+def test_ways_to_names_are_seen_at_a_glance() -> None:
+    """Status names those in use, sources says of each other one why, and what to do."""
+    assert "names        by bundle; not by kubelet, firework" in rendered("status", "table")
+    assert "kubelet: 401 Unauthorized; set [kubelet] token_file" in rendered("status", "wide")
+    text = rendered("sources", "table")
+    assert "names by kubelet: 401 Unauthorized\n  remedy: set [kubelet] token_file" in text
+    reply = reply_for("status")
+    reply["identity"] = {"kubelet": "no"}
+    status = output.render(COMMANDS["status"], reply, "table", View())
+    assert "names        from cgroup paths alone; not by kubelet" in status

@@ -14,7 +14,7 @@ from tests.fixtures import snapshots as made
 from tychod.buffer import Latest
 from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, Energy, Identity, Leaf, Snapshot, SourceStatus
-from tychod.runtime import entries, replies
+from tychod.runtime import entries, replies, rollup
 from tychod.runtime.answers import pack
 from tychod.runtime.problems import problems_of, state_of
 
@@ -24,10 +24,23 @@ LEAF = {
     *("sandbox", "labels", "names_from", "stale", "state", "first_seen", "reason", "cpu_seconds"),
     *("energy", "total", "power_w", "total_power_w", "requests", "counters"),
     *("uncertainty", "total_sd_uj", "total_power_sd_w", "intensity_j_per_cpu_s", "flags"),
+    *(
+        "ended",
+        "ended_sequence",
+        "description",
+        "devices",
+        "pid",
+        "tenant",
+        "nested",
+        "labels_known",
+    ),
+    *("vcpu_seconds", "overhead_seconds"),
 }
+VM = LEAF | {"view", "held_by"}
 POD = {
     *("namespace", "name", "uid", "owner", "qos", "state", "labels", "containers"),
     *("cpu_seconds", "energy", "total", "total_power_w", "total_sd_uj", "total_power_sd_w"),
+    *("tenant", "nested", "parent", "parent_name", "ended", "labels_known"),
 }
 PROCESS = {
     *("pid", "start_time", "comm", "state", "workload", "cpu_seconds", "energy"),
@@ -73,7 +86,13 @@ def test_every_answer_has_the_head_and_is_plain(op: str) -> None:
 
 @pytest.mark.parametrize(
     ("op", "keys"),
-    [("workloads", LEAF), ("containers", LEAF), ("units", LEAF), ("sources", SOURCE)],
+    [
+        ("workloads", LEAF),
+        ("containers", LEAF),
+        ("units", LEAF),
+        ("vms", VM),
+        ("sources", SOURCE),
+    ],
 )
 def test_entries_have_the_keys_that_others_rely_on(op: str, keys: set[str]) -> None:
     """No key of the contract is missing from any entry."""
@@ -120,12 +139,14 @@ def test_kinds_are_filtered() -> None:
 
     for op, kind in (("containers", "container"), ("units", "unit")):
         leaves = [leaf for leaf in whole["workloads"] if leaf["kind"] == kind]
-        assert answer(op) == {**whole, "workloads": leaves}
+        told = answer(op)
+        assert told["workloads"] == leaves
+        assert told.keys() >= whole.keys() - {"labels_from"}
 
 
 def test_a_pod_is_the_sum_of_all_that_it_ever_ran() -> None:
     """Pause container, ended containers and evicted ones (past) count in their pod."""
-    web, job = answer("pods")["pods"]
+    web, job, _ = answer("pods")["pods"]
 
     assert web["uid"] == made.WEB_UID
     assert web["energy"]["package"]["dynamic_uj"] == 81_000_000 + 10 + 500
@@ -134,6 +155,7 @@ def test_a_pod_is_the_sum_of_all_that_it_ever_ran() -> None:
     assert (web["namespace"], web["name"], web["state"]) == ("shop", "web", "running")
     assert (web["containers"], web["sandboxes"]) == ([made.WEB_ID], [made.PAUSE_ID])
     assert (job["state"], job["owner"]) == ("terminated", "ReplicaSet/job")
+    assert (web["ended"], job["ended"]) == (None, "2025-06-15T15:07:30.000000Z")
 
 
 def test_a_pods_past_finds_its_pod_by_id_alone() -> None:
@@ -144,6 +166,119 @@ def test_a_pods_past_finds_its_pod_by_id_alone() -> None:
     (pod,) = answer("pods", snapshot)["pods"]
 
     assert pod["energy"]["package"]["dynamic_uj"] == 81_000_500
+
+
+def test_a_pod_of_a_nested_cluster_is_a_row_of_its_own() -> None:
+    """Whoever owns the container around it chooses its uid and names: it is not the host's pod."""
+    web, _, nested = answer("pods")["pods"]
+
+    assert nested["uid"] == web["uid"] == made.WEB_UID
+    assert (nested["tenant"], nested["parent"]) == (made.NODE_CGROUP, made.NODE_ID)
+    assert nested["parent_name"] == "kind-worker"
+    assert nested["energy"]["package"]["dynamic_uj"] == 3_000_000
+    assert (web["tenant"], web["parent"], web["parent_name"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("tenant", [None, made.NODE_CGROUP, "/user@1.service/a@b"])
+@pytest.mark.parametrize("uid", [None, made.WEB_UID])
+def test_the_past_of_a_pod_goes_by_its_id(tenant: str | None, uid: str | None) -> None:
+    """Neither a uid nor a tenant that its identity lacks gives its energy to another pod."""
+    key = f"{made.WEB_UID}@{made.NODE_CGROUP}"
+    past = Identity(kind="past", id=f"past:{key}", name="past", pod_uid=uid, tenant=tenant)
+    leaves = (*made.LEAVES, made.make_leaf(past, 900))
+
+    web, _, nested = answer("pods", made.make_snapshot(leaves))["pods"]
+
+    assert nested["energy"]["package"]["dynamic_uj"] == 3_000_900
+    assert web["energy"]["package"]["dynamic_uj"] == 81_000_510
+
+
+def test_namespaces_hold_the_hosts_pods_with_all_that_was_evicted() -> None:
+    """A tenant's pod that calls its namespace the same is not in it; `past:<uid>` not twice."""
+    (shop,) = answer("pods")["namespaces"]
+
+    assert (shop["namespace"], shop["pods"]) == ("shop", 2)
+    assert shop["energy"]["package"]["dynamic_uj"] == 81_000_000 + 10 + 1_500_000_000 + 500
+    assert shop["energy"]["dram"]["dynamic_uj"] == 8_100_000 + 1 + 150_000_000 + 50
+    assert shop["cpu_seconds"] == pytest.approx(42.5 + 0.001 + 930 + 0.25, abs=1e-9)
+    assert shop["total_sd_uj"] is None  # of what was evicted it is not known
+    assert shop["total_power_w"] == pytest.approx(3.575, abs=1e-9)
+
+
+def test_slices_are_sums_over_all_kinds_in_the_order_of_their_tree() -> None:
+    """Containers and VMs of a slice count in it, pods' slices are pods; the gone are not lost."""
+    slices = answer("units")["slices"]
+
+    assert [(s["cgroup"], s["depth"], s["leaves"]) for s in slices] == [
+        ("/kubepods.slice", 0, 3),
+        ("/machine.slice", 0, 1),
+        ("/system.slice", 0, 6),
+        ("/user.slice", 0, 0),
+        ("/user.slice/user-1000.slice", 1, 0),
+    ]
+    by_id = {s["id"]: s for s in slices}
+    assert by_id["machine.slice"]["total"]["dynamic_uj"] == 22_000_000
+    assert by_id["system.slice"]["description"] == "System Slice"
+    system = by_id["system.slice"]["energy"]["package"]["dynamic_uj"]
+    assert system == 4_000_000 + 3_000_000 + 1_000_000 + 12_000
+    gone = by_id["user-1000.slice"]
+    assert (gone["energy"]["package"]["dynamic_uj"], gone["total_power_w"]) == (7_000, 0)
+
+
+def test_virtual_machines_say_who_holds_their_energy() -> None:
+    """A VM in a pod is a view and in no sum; one in a unit's cgroup is a leaf of that cgroup."""
+    db, guest, view = answer("vms")["workloads"]
+
+    assert (db["view"], db["held_by"], db["vcpu_seconds"]) == (False, None, 8.1)
+    assert db["overhead_seconds"] == pytest.approx(0.9, abs=1e-9)
+    assert (guest["vcpu_seconds"], guest["overhead_seconds"]) == (None, None)
+    assert (guest["cgroup"], guest["parent"]) == ("/system.slice/cron.service", "cron.service")
+    assert view["view"] is True
+    assert view["held_by"] == {
+        "kind": "container",
+        "id": made.WEB_ID,
+        "name": "nginx",
+        "namespace": "shop",
+        "pod": "web",
+    }
+    assert view["id"] not in {leaf["id"] for leaf in answer("workloads")["workloads"]}
+    assert answer("status")["views"] == 1
+
+
+def test_an_ended_leaf_says_when_and_since_which_window() -> None:
+    """A reader who comes later knows what he has not yet seen ended."""
+    train = next(x for x in answer("workloads")["workloads"] if x["name"] == "train")
+    cron = next(x for x in answer("units")["workloads"] if x["name"] == "cron.service")
+
+    assert (train["ended"], train["ended_sequence"]) == ("2025-06-15T15:07:30.000000Z", 16)
+    assert train["devices"] == {"nvidia.com/gpu": ["GPU-7"]}
+    assert (cron["ended"], cron["ended_sequence"], cron["devices"]) == (None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "reason", "remedy"),
+    [
+        ("ok", "ok", None, None),
+        ("off in the configuration", "off", "off in the configuration", None),
+        ("401; set a; or b", "unavailable", "401", "set a; or b"),
+    ],
+)
+def test_ways_to_names_are_told_with_remedy(
+    told: str, state: str, reason: str | None, remedy: str | None
+) -> None:
+    """The first semicolon divides why a way is not in use from what to do about it."""
+    found = dataclasses.replace(made.STATUS, identity_routes={"kubelet": told})
+    expected = {"state": state, "reason": reason, "remedy": remedy}
+
+    assert answer("sources", status=found)["identity"] == [{"route": "kubelet", **expected}]
+    assert answer("pods", status=found)["labels_from"] == expected
+
+
+def test_no_labels_are_known_only_from_the_kubelet() -> None:
+    """An empty map alone would not tell a pod without labels from one that nobody described."""
+    web, _, nested = answer("pods")["pods"]
+
+    assert (web["labels_known"], nested["labels_known"]) == (True, False)
 
 
 def test_no_meter_is_no_energy_not_zero() -> None:
@@ -178,7 +313,7 @@ def test_an_error_that_is_not_known_is_not_zero() -> None:
     endless = spread(float("inf"), 4.0)
 
     for leaves in ([unknown], [known, unknown], [endless]):
-        for entry in (entries.leaf_entry(leaves[-1], 3.0), entries.pod_entry("uid", leaves, 3.0)):
+        for entry in (entries.leaf_entry(leaves[-1], 3.0), rollup.pod_entry("uid", leaves, 3.0)):
             assert entry["total_sd_uj"] is None
             assert json.dumps(entry, allow_nan=False)
 
@@ -187,7 +322,7 @@ def test_errors_of_a_pods_leaves_are_taken_as_independent() -> None:
     """The square root of the sum of squares; a leaf without energy needs no error."""
     empty = Leaf(made.fixed("past"), "terminated", 0, 0, {"package": Energy()}, {})
 
-    entry: Any = entries.pod_entry("uid", [spread(3.0, 0.0), spread(0.0, 4.0), empty], 3.0)
+    entry: Any = rollup.pod_entry("uid", [spread(3.0, 0.0), spread(0.0, 4.0), empty], 3.0)
 
     assert entry["total_sd_uj"] == 5.0
 
@@ -231,6 +366,37 @@ def test_a_snapshot_is_encoded_once() -> None:
 def test_names_that_are_no_text_can_be_sent() -> None:
     """A cgroup's bytes that are no UTF-8 arrive as visible escapes."""
     assert msgpack.unpackb(pack({"name": "a\udcff"})) == {"name": "a\\udcff"}
+
+
+def test_every_text_of_a_leaf_may_be_hostile() -> None:
+    """Bytes that are no UTF-8, escapes and great length pass whole, in keys and values alike."""
+    odd = "a\udcff\x1b[2J\u202e" + "x" * 10_000
+    who = Identity(
+        kind="unit",
+        id=odd,
+        name=odd,
+        namespace=odd,
+        pod=odd,
+        pod_uid=odd,
+        cgroup=f"/{odd}.slice/b",
+        parent=odd,
+        description=odd,
+        reason=odd,
+        labels={odd: odd},
+        devices={odd: (odd,)},
+        tenant=odd,
+        owner=odd,
+    )
+    snapshot = made.make_snapshot((made.make_leaf(who, 1),))
+    shown = odd.replace("\udcff", "\\udcff")
+
+    (unit,) = answer("units", snapshot)["workloads"]
+    (pod,) = answer("pods", snapshot)["pods"]
+
+    assert unit["labels"] == {shown: shown}
+    assert unit["devices"] == {shown: [shown]}
+    assert (unit["description"], pod["tenant"]) == (shown, shown)
+    assert json.loads(json.dumps(unit, ensure_ascii=False).encode()) == unit
 
 
 def source(**changes: Any) -> SourceStatus:

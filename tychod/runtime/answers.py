@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -14,6 +14,8 @@ from tychod.model import DaemonStatus, NodeFacts, Snapshot
 from tychod.runtime import replies
 
 Setting = Mapping[str, object]
+LABELLED: Final = frozenset({"workloads", "pods", "containers"})
+"""Answers that tell whether the kubelet, which alone knows labels, could be asked."""
 
 
 class Told(NamedTuple):
@@ -61,8 +63,11 @@ class Answers:
         return told.packed
 
     def _pack_snapshot(self, op: str, snapshot: Snapshot) -> bytes:
-        head = replies.head(self.facts, snapshot)
-        return pack({**head, **replies.SNAPSHOT_BODIES[op](snapshot)})
+        plain = {**replies.head(self.facts, snapshot), **replies.SNAPSHOT_BODIES[op](snapshot)}
+        if op in LABELLED:
+            told = self._readers.status().identity_routes.get("kubelet")
+            plain["labels_from"] = None if told is None else replies.route_state(told)
+        return pack(plain)
 
     def _not_ready(self) -> ProtocolError:
         wait_s = max(self._readers.wait_s(), 0.0)
@@ -80,7 +85,8 @@ class Answers:
         """Return the health of every source."""
         status, snapshot = self._readers.status(), self._latest.get()
         body = replies.sources_body(status.sources, self._offset_ns(snapshot))
-        return pack({**replies.head(self.facts, snapshot, status.since_ns), **body})
+        routes = replies.routes_body(status.identity_routes)
+        return pack({**replies.head(self.facts, snapshot, status.since_ns), **body, **routes})
 
     def config(self) -> bytes:
         """Return the settings in force, each with its origin."""

@@ -1,11 +1,12 @@
-"""Leaves and pods as the plain data of answers, with what is known of their errors; pure."""
+"""Leaves as the plain data of answers, with what is known of their errors; pure."""
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from tychod.model import PAST_ID, Energy, Leaf, total_domains
+from tychod.model import Energy, Identity, Leaf, total_domains
+from tychod.views import pod_key, shown_cgroup
 
 SECOND_NS: Final = 1_000_000_000
 
@@ -21,7 +22,30 @@ def render_time(wall_ns: int) -> str:
 
 def leaf_entry(leaf: Leaf, seconds: float) -> Plain:
     """Return one leaf workload; energy in microjoules, power in watts; the window's seconds."""
-    who = leaf.identity
+    return {
+        **_identity(leaf.identity),
+        "state": leaf.state,
+        "first_seen": render_time(leaf.first_seen_ns),
+        "ended": None if leaf.ended_ns is None else render_time(leaf.ended_ns),
+        "ended_sequence": leaf.ended_sequence,
+        "reason": leaf.identity.reason,
+        "cpu_seconds": leaf.cpu_ns / SECOND_NS,
+        **_vcpu_times(leaf),
+        "energy": energies(leaf.energy),
+        "total": total_of(leaf.energy),
+        "power_w": dict(leaf.power_w),
+        "total_power_w": leaf.total_power_w,
+        "counters": dict(leaf.counters),
+        "uncertainty": _uncertainty(leaf),
+        "total_sd_uj": rounded(total_sd_uj(leaf)),
+        "total_power_sd_w": sd_w(total_sd_uj(leaf, leaf.window_sd_uj), seconds),
+        "intensity_j_per_cpu_s": dict(leaf.intensity),
+        "flags": list(leaf.flags),
+    }
+
+
+def _identity(who: Identity) -> Plain:
+    """Return who a leaf is, as far as that does not change from window to window."""
     return {
         "kind": who.kind,
         "id": who.id,
@@ -30,27 +54,33 @@ def leaf_entry(leaf: Leaf, seconds: float) -> Plain:
         "pod": who.pod,
         "pod_uid": who.pod_uid,
         "runtime": who.runtime,
-        "cgroup": who.cgroup,
+        "cgroup": shown_cgroup(who.cgroup),
         "parent": who.parent,
+        "tenant": who.tenant,
+        "nested": pod_key(who) != who.pod_uid,
         "sandbox": who.sandbox,
+        "description": who.description,
+        "pid": who.pid,
         "labels": dict(who.labels),
+        "labels_known": are_labels_known(who),
         "requests": dict(who.requests),
+        "devices": {resource: list(ids) for resource, ids in who.devices.items()},
         "names_from": who.names_from,
         "stale": who.stale,
-        "state": leaf.state,
-        "first_seen": render_time(leaf.first_seen_ns),
-        "reason": who.reason,
-        "cpu_seconds": leaf.cpu_ns / SECOND_NS,
-        "energy": energies(leaf.energy),
-        "total": total_of(leaf.energy),
-        "power_w": dict(leaf.power_w),
-        "total_power_w": leaf.total_power_w,
-        "counters": dict(leaf.counters),
-        "uncertainty": _uncertainty(leaf),
-        "total_sd_uj": _rounded(total_sd_uj(leaf)),
-        "total_power_sd_w": _sd_w(total_sd_uj(leaf, leaf.window_sd_uj), seconds),
-        "intensity_j_per_cpu_s": dict(leaf.intensity),
-        "flags": list(leaf.flags),
+    }
+
+
+def are_labels_known(who: Identity) -> bool:
+    """Say whether the kubelet has told of the pod: without that no labels are not no labels."""
+    return bool(who.labels or who.owner or who.requests)
+
+
+def _vcpu_times(leaf: Leaf) -> Plain:
+    """Return how a VM's CPU time divides into the guest's and its hypervisor's own, in seconds."""
+    vcpu_ns = leaf.vcpu_ns
+    return {
+        "vcpu_seconds": None if vcpu_ns is None else vcpu_ns / SECOND_NS,
+        "overhead_seconds": None if vcpu_ns is None else (leaf.cpu_ns - vcpu_ns) / SECOND_NS,
     }
 
 
@@ -72,8 +102,8 @@ def _uncertainty(leaf: Leaf) -> Plain:
     """Return one standard deviation by domain, of the running total and of the last window."""
     return {
         name: {
-            "sd_uj": _rounded(sd_uj),
-            "window_sd_uj": _rounded(leaf.window_sd_uj.get(name)),
+            "sd_uj": rounded(sd_uj),
+            "window_sd_uj": rounded(leaf.window_sd_uj.get(name)),
         }
         for name, sd_uj in leaf.sd_uj.items()
     }
@@ -91,72 +121,12 @@ def total_sd_uj(leaf: Leaf, by_domain: Mapping[str, float] | None = None) -> flo
     return math.hypot(*(known[name] for name in names))
 
 
-def _rounded(sd_uj: float | None) -> float | None:
+def rounded(sd_uj: float | None) -> float | None:
     """Return whole nanojoules; None for what no JSON can hold."""
     return round(sd_uj, 3) if sd_uj is not None and math.isfinite(sd_uj) else None
 
 
-def _sd_w(sd_uj: float | None, seconds: float) -> float | None:
-    known_uj = _rounded(sd_uj)
+def sd_w(sd_uj: float | None, seconds: float) -> float | None:
+    """Return a window's standard deviation as one of power, in watts."""
+    known_uj = rounded(sd_uj)
     return None if known_uj is None else known_uj / 1e6 / seconds
-
-
-def pod_uid(leaf: Leaf) -> str | None:
-    """Return the uid of the pod a leaf belongs to; `past:<uid>` holds its evicted leaves'."""
-    prefix = f"{PAST_ID}:"
-    if leaf.identity.pod_uid is None and leaf.identity.id.startswith(prefix):
-        return leaf.identity.id.removeprefix(prefix)
-    return leaf.identity.pod_uid
-
-
-def pod_entry(uid: str, leaves: list[Leaf], seconds: float) -> Plain:
-    """Return one pod: the sum over its leaves; the window's seconds."""
-    energy = sum_energy(leaf.energy for leaf in leaves)
-    powers = [leaf.total_power_w for leaf in leaves if leaf.total_power_w is not None]
-    containers = [leaf.identity for leaf in leaves if leaf.identity.kind == "container"]
-    sds = [(total_sd_uj(leaf), leaf.total.total_uj > 0) for leaf in leaves]
-    window_sds = [(total_sd_uj(x, x.window_sd_uj), bool(x.total_power_w)) for x in leaves]
-    running = any(leaf.state == "running" and leaf.identity.kind != "past" for leaf in leaves)
-    return {
-        "namespace": _first(leaf.identity.namespace for leaf in leaves),
-        "name": _first(leaf.identity.pod for leaf in leaves),
-        "uid": uid,
-        "owner": _first(leaf.identity.owner for leaf in leaves),
-        "qos": _first(leaf.identity.qos for leaf in leaves),
-        "state": "running" if running else "terminated",
-        "labels": dict(next((x.identity.labels for x in leaves if x.identity.labels), {})),
-        "containers": [who.id for who in containers if not who.sandbox],
-        "sandboxes": [who.id for who in containers if who.sandbox],
-        "cpu_seconds": sum(leaf.cpu_ns for leaf in leaves) / SECOND_NS,
-        "energy": energies(energy),
-        "total": total_of(energy),
-        "total_power_w": sum(powers) if powers else None,
-        "total_sd_uj": _rounded(_joint_sd_uj(sds)),
-        "total_power_sd_w": _sd_w(_joint_sd_uj(window_sds), seconds),
-    }
-
-
-def _joint_sd_uj(found: Iterable[tuple[float | None, bool]]) -> float | None:
-    """Return the standard deviation of a sum of leaves, whose errors are taken as independent.
-
-    None where one that matters, since its leaf has energy, is not known.
-    """
-    needed = [sd for sd, matters in found if sd is not None or matters]
-    known = [sd for sd in needed if sd is not None]
-    return math.hypot(*known) if known and len(known) == len(needed) else None
-
-
-def _first(values: Iterable[str | None]) -> str | None:
-    return next((value for value in values if value), None)
-
-
-def sum_energy(parts: Iterable[Mapping[str, Energy]]) -> dict[str, Energy]:
-    """Return the sum by domain, in microjoules."""
-    total: dict[str, Energy] = {}
-    for part in parts:
-        for name, energy in part.items():
-            before = total.get(name, Energy())
-            total[name] = Energy(
-                before.idle_uj + energy.idle_uj, before.dynamic_uj + energy.dynamic_uj
-            )
-    return total

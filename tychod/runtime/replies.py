@@ -25,17 +25,18 @@ from tychod.runtime.entries import (
     Plain,
     energies,
     leaf_entry,
-    pod_entry,
-    pod_uid,
     render_time,
     total_of,
 )
 from tychod.runtime.problems import problems_of, state_of
+from tychod.runtime.rollup import namespace_entries, pod_entries, slice_entries
 
 SCHEMA: Final = 1
 PROCESSES_OFF: Final = (
     "processes are not accounted: set [accounting] processes = true and restart tychod"
 )
+
+ROUTE_OK: Final = "ok"
 
 
 def _wall(monotonic_ns: int | None, offset_ns: int) -> str | None:
@@ -121,8 +122,32 @@ def containers_body(snapshot: Snapshot) -> Plain:
 
 
 def units_body(snapshot: Snapshot) -> Plain:
-    """Return the leaves of kind unit."""
-    return _of_kind(snapshot, "unit")
+    """Return the leaves of kind unit, and the slices: sums over all kinds of leaves in each."""
+    return {**_of_kind(snapshot, "unit"), "slices": slice_entries(snapshot)}
+
+
+def vms_body(snapshot: Snapshot) -> Plain:
+    """Return the leaves of kind vm, and those whose energy another leaf holds, marked as views."""
+    holders = {leaf.identity.id: leaf.identity for leaf in snapshot.leaves}
+    own = [leaf for leaf in snapshot.leaves if leaf.identity.kind == "vm"]
+    entries = [{**_leaf(leaf, snapshot), "view": False, "held_by": None} for leaf in own]
+    for leaf in snapshot.views:
+        held_by = _holder(holders.get(leaf.identity.parent or ""))
+        entries.append({**_leaf(leaf, snapshot), "view": True, "held_by": held_by})
+    return {"workloads": entries, **_meters(snapshot)}
+
+
+def _holder(who: Identity | None) -> Plain | None:
+    """Return by what names people know the workload that has a view's energy."""
+    if who is None:
+        return None
+    return {
+        "kind": who.kind,
+        "id": who.id,
+        "name": who.name,
+        "namespace": who.namespace,
+        "pod": who.pod,
+    }
 
 
 def _of_kind(snapshot: Snapshot, kind: str) -> Plain:
@@ -151,15 +176,12 @@ def _meters(snapshot: Snapshot) -> Plain:
 
 
 def pods_body(snapshot: Snapshot) -> Plain:
-    """Return the pods: each the sum over all leaves with its uid, ended and evicted ones too."""
-    pods: dict[str, list[Leaf]] = {}
-    for leaf in snapshot.leaves:
-        uid = pod_uid(leaf)
-        if uid is not None:
-            pods.setdefault(uid, []).append(leaf)
-    seconds = snapshot.window.seconds
-    entries = [pod_entry(uid, leaves, seconds) for uid, leaves in pods.items()]
-    return {"pods": entries, **_meters(snapshot)}
+    """Return the pods, ended and evicted containers included, and the sums by namespace."""
+    return {
+        "pods": pod_entries(snapshot),
+        "namespaces": namespace_entries(snapshot),
+        **_meters(snapshot),
+    }
 
 
 def processes_body(snapshot: Snapshot) -> Plain:
@@ -200,6 +222,20 @@ def sources_body(sources: Iterable[SourceStatus], offset_ns: int) -> Plain:
     return {"sources": [_source(source, offset_ns) for source in sources]}
 
 
+def routes_body(routes: Mapping[str, str]) -> Plain:
+    """Return the ways to names; each is told as ``ok``, or as why not and what to do."""
+    return {"identity": [{"route": name, **route_state(told)} for name, told in routes.items()]}
+
+
+def route_state(told: str) -> Plain:
+    """Return a way's state, with reason and remedy where it is not in use."""
+    if told == ROUTE_OK:
+        return {"state": ROUTE_OK, "reason": None, "remedy": None}
+    reason, _, remedy = told.partition("; ")
+    state = "off" if reason.startswith("off") else "unavailable"
+    return {"state": state, "reason": reason, "remedy": remedy or None}
+
+
 def _source(source: SourceStatus, offset_ns: int) -> Plain:
     return {
         "name": source.name,
@@ -231,6 +267,7 @@ def status_body(
         "hierarchy_reason": facts.hierarchy_reason,
         "workloads": _counts(snapshot),
         "terminated": _terminated(snapshot),
+        "views": len(snapshot.views) if snapshot else 0,
         "self": {"cpu_percent": status.cpu_percent, "rss_bytes": status.rss_bytes},
         "conservation_violations": status.conservation_violations,
         "attribution": _attribution(snapshot),
@@ -270,6 +307,7 @@ SNAPSHOT_BODIES: Final[Mapping[str, Callable[[Snapshot], Plain]]] = {
     "workloads": workloads_body,
     "pods": pods_body,
     "containers": containers_body,
+    "vms": vms_body,
     "units": units_body,
     "processes": processes_body,
 }

@@ -289,6 +289,7 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "workloads": Session.tell,
     "pods": Session.tell,
     "containers": Session.tell,
+    "vms": Session.tell,
     "units": Session.tell,
     "processes": Session.tell,
     "watch": Session.watch,
