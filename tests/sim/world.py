@@ -23,7 +23,10 @@ from tychod.samples import (
     EnergySample,
     EnergySeries,
     EnergyZone,
+    VmSeries,
+    VmUse,
 )
+from tychod.views import PROCESS_MARK
 
 MS = 1_000_000
 RESERVED = {
@@ -61,6 +64,60 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Hypervisor:
+    """A process that uses a part of its cgroup's time, while it lives; vCPUs have a part of that.
+
+    ``vm_key`` None: the cgroup is the machine's own.
+    """
+
+    pid: int
+    load: Load
+    part: float
+    vm_key: int | None = None
+    vm_id: str = ""
+    born_ns: int = 0
+    dies_ns: int = 1 << 62
+    vcpu_part: float | None = 0.9
+    tenant: str | None = None  # None: its cgroup's path
+
+    @property
+    def start_ticks(self) -> int:
+        """When it began, in units of 10 ms."""
+        return self.born_ns // (10 * MS)
+
+    @property
+    def identity(self) -> Identity:
+        """Who the machine is, where it has no cgroup."""
+        path = self.load.ref.path
+        return Identity(
+            "vm",
+            self.vm_id or f"qemu-{self.pid}-{self.start_ticks}",
+            f"m{self.pid}",
+            runtime="qemu",
+            cgroup=f"{path}{PROCESS_MARK}{self.pid}-{self.start_ticks}",
+            parent=self.load.identity.id,
+            tenant=self.tenant or path,
+            pid=self.pid,
+        )
+
+    @property
+    def inode(self) -> int:
+        """Stands for the process where a cgroup has its inode: it grows with the start."""
+        return (self.start_ticks << 22) + self.pid
+
+    def cpu_ns(self, t_ns: int) -> int:
+        """CPU time used until ``t_ns``."""
+        lived = self.load.own_ns(min(t_ns, self.dies_ns)) - self.load.own_ns(self.born_ns)
+        return max(0, int(lived * self.part))
+
+    def use(self, t_ns: int) -> VmUse:
+        """What a reading shows."""
+        cpu_ns = self.cpu_ns(t_ns)
+        vcpu_ns = None if self.vcpu_part is None else int(cpu_ns * self.vcpu_part)
+        return VmUse(self.pid, self.start_ticks, self.vm_key, self.load.key, cpu_ns, vcpu_ns)
+
+
+@dataclass(frozen=True)
 class Meter:
     """One energy counter: idle watts, watts per busy CPU, a range, and readings that fail."""
 
@@ -79,6 +136,8 @@ class World:
     sources: Mapping[str, tuple[Meter, ...]]
     energy_times: tuple[int, ...]
     cpu_times: tuple[int, ...]
+    hypervisors: tuple[Hypervisor, ...] = ()
+    vms_late_ns: int = 0  # how long after a window's end they are read
 
     def energy_uj(self, meter: Meter, t_ns: int) -> int:
         """True energy since time 0, before wrapping."""
@@ -123,7 +182,22 @@ class World:
             {load.key: load.ref for load in self.loads if load.key >= 0},
         )
         identities = RESERVED | {load.key: load.identity for load in self.loads}
-        return Observations(self.series(window), cpu, identities, wall_offset_ns=10**18)
+        seen = Observations(self.series(window), cpu, identities, wall_offset_ns=10**18)
+        return self.with_vms(seen, window.end_ns + self.vms_late_ns) if self.hypervisors else seen
+
+    def with_vms(self, seen: Observations, t_ns: int) -> Observations:
+        """Add the hypervisors, read at a moment, as the daemon tells analysis of them."""
+        there = [h for h in self.hypervisors if h.born_ns <= t_ns < h.dies_ns]
+        known = {h.vm_key: h for h in there if h.vm_key is not None}
+        cgroups = dict(seen.cpu.cgroups) if seen.cpu else {}
+        for key, h in known.items():
+            cgroups[key] = CgroupRef(h.identity.cgroup or "", h.inode)
+        return replace(
+            seen,
+            cpu=replace(seen.cpu, cgroups=cgroups) if seen.cpu else None,
+            identities={**seen.identities, **{key: h.identity for key, h in known.items()}},
+            vms=VmSeries(t_ns, tuple(h.use(t_ns) for h in there)),
+        )
 
     def run(
         self, edges: Sequence[int], params: Params, state: State | None = None

@@ -12,6 +12,7 @@ from tychod.analysis import ledger
 from tychod.analysis.state import Account
 from tychod.model import UNATTRIBUTED_ID, Identity
 from tychod.samples import CgroupRef
+from tychod.views import PROCESS_MARK
 
 UNKNOWN_INODE: Final = 1 << 64
 """Above every inode: such a cgroup's own directory was not seen."""
@@ -67,7 +68,7 @@ def _contested(
         if identity.id not in first:
             account = accounts.get(identity.id)
             first[identity.id] = (account.identity.cgroup if account else None) or identity.cgroup
-        if first[identity.id] != identity.cgroup:
+        if _place(first[identity.id]) != _place(identity.cgroup):
             contested.add(identity.id)
     if not contested:
         return {}
@@ -76,6 +77,14 @@ def _contested(
         if identity.id in contested and _is_claim(identity):
             found[identity.id].append(key)
     return found
+
+
+def _place(path: str | None) -> str | None:
+    """Return what tells a claim from others: of a machine without a cgroup, its process.
+
+    A process that moves takes its leaf with it.
+    """
+    return path if path is None else path.partition(PROCESS_MARK)[2] or path
 
 
 def _claims(
@@ -100,6 +109,7 @@ def _claims(
 def _holder(claims: list[_Claim], account: Account | None) -> str | None:
     """Return the path that has the leaf; it may be one of before, whose cgroup is gone."""
     had = account.identity.cgroup if account else None
+    had = next((c.path for c in claims if _place(c.path) == _place(had)), had)
     order = sorted(claims, key=lambda c: (c.path != had, c.inode, c.path))
     hosts = [c for c in order if c.is_live and c.tenant is None]
     if hosts:
