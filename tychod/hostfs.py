@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import socket
+import stat
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -154,6 +155,29 @@ class Host:
             if name.isdigit():
                 yield int(name)
 
+    def pid_names(self) -> set[str]:
+        """Return the pids that procfs lists at this moment, as it writes them and unsorted."""
+        with_digit = (name for name in os.listdir(self.procfs) if name.isdigit())  # noqa: PTH208
+        return set(with_digit)
+
+    def read_regular(self, path: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
+        """Return a file that somebody else has named, None if it is gone or no regular file.
+
+        To open a device or a pipe can do something; to look at it first cannot.
+        """
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            _refuse_environment(os.readlink(fd_path(fd)))  # noqa: PTH115 - where links have led
+            return self.read_bytes(fd_path(fd), limit)
+        finally:
+            os.close(fd)
+
     def process_file(self, pid: int, name: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
         """Return a file of a process, None if the process is gone."""
         return self.read_bytes(f"{self.procfs}/{pid}/{name}", limit)
@@ -258,10 +282,14 @@ def _trimmed(root: str) -> str:
 
 
 def _open(path: str) -> int:
-    # A process's environment holds secrets; nothing here has a use for it.
+    _refuse_environment(path)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+def _refuse_environment(path: str) -> None:
+    """Raise for a process's environment: it holds secrets, and nothing here has a use for it."""
     if path.endswith("/" + _FORBIDDEN_NAME):
         raise PermissionError(errno.EACCES, "a process's environment is never read", path)
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
 
 
 def _read_up_to(fd: int, limit: int) -> bytes:

@@ -1,0 +1,332 @@
+"""Which processes are hypervisors, and how much CPU time each has used, thread by thread.
+
+No file is kept open and nothing waits, so one thread may look for machines and another read them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from tychod.hostfs import render_error
+from tychod.kernel.hierarchy import parse_cpuacct_path, parse_v2_path
+from tychod.kernel.procscan import Stat, parse_stat
+from tychod.workloads.hypervisors import (
+    COMMAND_LIMIT,
+    Machine,
+    hypervisor_of,
+    is_vcpu,
+    names_vcpus,
+    parse_cmdline,
+    parse_firecracker_config,
+    parse_machine,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tychod.hostfs import Host
+
+log = logging.getLogger(__name__)
+
+SECOND_NS: Final = 1_000_000_000
+LISTING_NS: Final = 2 * SECOND_NS
+SOON_NS: Final = SECOND_NS // 5
+FORGET_NS: Final = 60 * SECOND_NS
+_STAT_LIMIT: Final = 4096
+_CONFIG_LIMIT: Final = 256 << 10
+_ROOT_UIDS: Final = [b"0", b"0", b"0", b"0"]
+
+
+class VmProcess(NamedTuple):
+    """A hypervisor's process and the machine that it runs."""
+
+    pid: int
+    start_ticks: int  # clock ticks since boot; with the pid it names a process for ever
+    cgroup: str  # its path in the hierarchy that is believed
+    machine: Machine
+
+
+class VmTimes(NamedTuple):
+    """CPU time of a hypervisor since its process began."""
+
+    cpu_ns: int
+    vcpu_ns: int | None  # part of it that guests' CPUs used; None: threads cannot be told apart
+
+
+class _Young(NamedTuple):
+    """A process that may still become another program: agents fork first and then exec."""
+
+    first_ns: int
+    looks: int
+
+
+class VmFinder:
+    """Looks through procfs for hypervisors; a process is read when it is new, then rarely."""
+
+    def __init__(self, host: Host, version: Literal["v2", "v1"]) -> None:
+        """``version`` is the cgroup hierarchy that paths are of."""
+        self._host = host
+        self._parse_cgroup = parse_v2_path if version == "v2" else parse_cpuacct_path
+        self._vms: dict[str, VmProcess] = {}
+        self._young: dict[str, _Young] = {}
+        self._settled: set[str] = set()
+        self._recheck: list[str] = []
+        self._hidden: set[str] = set()
+        self._listed_ns: int | None = None
+        self._found: tuple[VmProcess, ...] = ()
+        self.route = "not looked yet"
+
+    def look(self, now_ns: int, soon: bool = False) -> tuple[VmProcess, ...]:
+        """Return the hypervisors that live, by pid; the same tuple while nothing has changed.
+
+        ``soon``: somebody waits for a new one, so do not wait for the next regular listing.
+        """
+        if self._listed_ns is None or now_ns - self._listed_ns >= (SOON_NS if soon else LISTING_NS):
+            self._list(now_ns)
+        return self._found
+
+    def _list(self, now_ns: int) -> None:
+        elapsed_ns = LISTING_NS if self._listed_ns is None else now_ns - self._listed_ns
+        self._listed_ns = now_ns
+        try:
+            names = self._host.pid_names()
+        except OSError as exc:
+            self._say(f"{render_error(exc)}; let tychod's user list it")
+            return
+        self._drop_gone(names)
+        self._verify()
+        self._forget_some(elapsed_ns, now_ns)
+        for name in names - self._settled:
+            self._look_at(name, now_ns)
+        found = tuple(sorted(self._vms.values()))
+        self._found = self._found if found == self._found else found
+        self._say(_hidden_reason(len(self._hidden)))
+
+    def _drop_gone(self, names: set[str]) -> None:
+        self._settled &= names
+        self._hidden &= names
+        for name in self._young.keys() - names:
+            del self._young[name]
+        for name in self._vms.keys() - names:
+            del self._vms[name]
+
+    def _verify(self) -> None:
+        """Drop what has ended or is another process under the same pid, follow those that move."""
+        for name, vm in tuple(self._vms.items()):
+            stat = self._stat(name)
+            if stat is None or stat.is_dead or stat.start_ticks != vm.start_ticks:
+                del self._vms[name]
+                self._settled.discard(name)
+                self._young.pop(name, None)
+                continue
+            cgroup = self._cgroup(name)
+            if cgroup is not None and cgroup != vm.cgroup:
+                self._vms[name] = vm._replace(cgroup=cgroup)
+
+    def _forget_some(self, elapsed_ns: int, now_ns: int) -> None:
+        """Let so many be read again that it is each one's turn once in 60 s."""
+        if not self._recheck:
+            self._recheck = list(self._settled)
+        count = math.ceil(len(self._settled) * min(elapsed_ns / FORGET_NS, 1.0))
+        turn, self._recheck = self._recheck[:count], self._recheck[count:]
+        for name in self._settled.intersection(turn):
+            self._settled.discard(name)
+            self._young[name] = _Young(now_ns - LISTING_NS, 2)
+
+    def _look_at(self, name: str, now_ns: int) -> None:
+        """Read a new process at once, at the next look, and when it is 2 s old for good."""
+        young = self._young.get(name) or _Young(now_ns, 0)
+        is_grown = now_ns - young.first_ns >= LISTING_NS
+        if young.looks < 2 or is_grown:
+            self._read(name)
+        if is_grown:
+            self._settled.add(name)
+            self._young.pop(name, None)
+        else:
+            self._young[name] = _Young(young.first_ns, young.looks + 1)
+
+    def _read(self, name: str) -> None:
+        vm = self._vm(name)
+        if vm is None:
+            self._vms.pop(name, None)
+        elif vm != self._vms.get(name):
+            self._vms[name] = vm
+
+    def _vm(self, name: str) -> VmProcess | None:
+        data = self._file(name, "cmdline", COMMAND_LIMIT)
+        (self._hidden.add if data is None else self._hidden.discard)(name)
+        program = (data or b"").partition(b"\0")[0].decode(errors="replace")
+        if not data or hypervisor_of(program) is None:
+            return None
+        machine, stat = parse_machine(parse_cmdline(data)), self._stat(name)
+        cgroup = self._cgroup(name)
+        if machine is None or stat is None or stat.is_dead or cgroup is None:
+            return None
+        return VmProcess(int(name), stat.start_ticks, cgroup, self._with_config(name, machine))
+
+    def _with_config(self, name: str, machine: Machine) -> Machine:
+        """Add what Firecracker's configuration says, if root wrote the command line.
+
+        Anybody else could let us open a file in a file system of his own that never answers.
+        """
+        path = machine.config_file or ""
+        if not path.startswith("/") or not self._is_roots(name):
+            return machine
+        try:
+            data = self._host.read_regular(path, _CONFIG_LIMIT)
+        except OSError:
+            return machine
+        vcpus, memory_bytes = parse_firecracker_config(data or b"") or (None, None)
+        return machine._replace(vcpus=vcpus, memory_bytes=memory_bytes)
+
+    def _is_roots(self, name: str) -> bool:
+        lines = (self._file(name, "status", _STAT_LIMIT) or b"").splitlines()
+        return any(line.split()[1:] == _ROOT_UIDS for line in lines if line.startswith(b"Uid:"))
+
+    def _cgroup(self, name: str) -> str | None:
+        return self._parse_cgroup(self._file(name, "cgroup", _STAT_LIMIT) or b"")
+
+    def _stat(self, name: str) -> Stat | None:
+        return parse_stat(self._file(name, "stat", _STAT_LIMIT) or b"")
+
+    def _file(self, name: str, file: str, limit: int) -> bytes | None:
+        """Return a file of a process, empty if it is gone, None if it is hidden from us."""
+        try:
+            return self._host.read_bytes(f"{self._host.procfs}/{name}/{file}", limit) or b""
+        except OSError:
+            return None
+
+    def _say(self, route: str) -> None:
+        if route != self.route and (route != "ok" or self.route != "not looked yet"):
+            log.log(
+                logging.INFO if route == "ok" else logging.WARNING,
+                "looking for virtual machines: %s",
+                route,
+                extra={"source": "vms"},
+            )
+        self.route = route
+
+
+def _hidden_reason(count: int) -> str:
+    if not count:
+        return "ok"
+    return (
+        "the command lines of some processes are hidden (hidepid); let tychod's user be of the"
+        " group that /proc is mounted with (gid=)"
+    )
+
+
+@dataclass(slots=True)
+class _Thread:
+    cpu_ns: int = 0
+    comm: str | None = None
+    is_named: bool = False  # its name was read twice and was the same
+    is_vcpu: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of one hypervisor from one reading to the next."""
+
+    threads: dict[str, _Thread] = field(default_factory=dict)
+    ended_ns: int = 0
+    ended_vcpu_ns: int = 0
+    missed_ns: int = 0  # used by threads that had ended before we could see them
+    has_vcpus: bool = False
+    last_ns: int = 0
+    last_vcpu_ns: int = 0
+
+    def end(self, tid: str) -> None:
+        """Keep what a thread has used: it is no longer there to be read."""
+        thread = self.threads.pop(tid)
+        self.ended_ns += thread.cpu_ns
+        self.ended_vcpu_ns += thread.cpu_ns if thread.is_vcpu else 0
+
+    def total(self, stat_ns: int, tick_ns: int) -> VmTimes:
+        """Return the sums; ``stat_ns``, read before the threads, also knows those never seen."""
+        threads = self.threads.values()
+        seen_ns = self.ended_ns + sum(t.cpu_ns for t in threads)
+        if seen_ns == 0:
+            # No schedstat; a kernel that does not count it writes zeros (sched_info_on()).
+            self.last_ns = max(stat_ns, self.last_ns)
+            return VmTimes(self.last_ns, None)
+        self.missed_ns = max(self.missed_ns, stat_ns - tick_ns - seen_ns)
+        self.last_ns = max(seen_ns + self.missed_ns, self.last_ns)
+        vcpu_ns = self.ended_vcpu_ns + sum(t.cpu_ns for t in threads if t.is_vcpu)
+        self.last_vcpu_ns = max(vcpu_ns, self.last_vcpu_ns)
+        return VmTimes(self.last_ns, self.last_vcpu_ns if self.has_vcpus else None)
+
+
+class ThreadTimes:
+    """CPU time of hypervisors from their threads' schedstat, to the nanosecond."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tick_ns = SECOND_NS // os.sysconf("SC_CLK_TCK")
+        self._known: dict[tuple[int, int], _Known] = {}
+
+    def read(self, vm: VmProcess) -> VmTimes | None:
+        """Return what a hypervisor has used since it began; None if it is no longer there.
+
+        It never falls.  One that has died but was not waited for still has its last value.
+        """
+        key = (vm.pid, vm.start_ticks)
+        stat = parse_stat(self._file(f"{vm.pid}/stat") or b"")
+        tasks = self._tasks(vm.pid)
+        if stat is None or stat.start_ticks != vm.start_ticks or tasks is None:
+            self._known.pop(key, None)
+            return None
+        known = self._known.setdefault(key, _Known())
+        self._read_threads(vm, known, tasks)
+        return known.total(stat.cpu_ticks * self._tick_ns, self._tick_ns)
+
+    def keep_only(self, vms: Iterable[VmProcess]) -> None:
+        """Forget every hypervisor but these."""
+        kept = {(vm.pid, vm.start_ticks) for vm in vms}
+        for key in self._known.keys() - kept:
+            del self._known[key]
+
+    def _tasks(self, pid: int) -> tuple[str, ...] | None:
+        try:
+            return self._host.list_dir(f"{self._host.procfs}/{pid}/task")
+        except OSError:
+            return None
+
+    def _read_threads(self, vm: VmProcess, known: _Known, tasks: tuple[str, ...]) -> None:
+        for tid in known.threads.keys() - set(tasks):
+            known.end(tid)
+        for tid in tasks:
+            cpu_ns = parse_schedstat_ns(self._file(f"{vm.pid}/task/{tid}/schedstat"))
+            if cpu_ns is None:
+                continue  # it ended while we looked, or the kernel has no such file
+            if tid in known.threads and cpu_ns < known.threads[tid].cpu_ns:
+                known.end(tid)  # a later thread under the same number
+            thread = known.threads.setdefault(tid, _Thread())
+            thread.cpu_ns = cpu_ns
+            if not thread.is_named and names_vcpus(vm.machine.hypervisor):
+                self._read_name(vm, tid, thread)
+                known.has_vcpus |= thread.is_vcpu
+
+    def _read_name(self, vm: VmProcess, tid: str, thread: _Thread) -> None:
+        """Read a thread's name until two readings agree: it is given after the thread began."""
+        raw = self._file(f"{vm.pid}/task/{tid}/comm")
+        comm = (raw or b"").removesuffix(b"\n").decode(errors="replace")
+        thread.is_named = comm == thread.comm
+        thread.comm = comm
+        thread.is_vcpu = is_vcpu(vm.machine.hypervisor, comm)
+
+    def _file(self, path: str) -> bytes | None:
+        try:
+            return self._host.read_bytes(f"{self._host.procfs}/{path}", _STAT_LIMIT)
+        except OSError:
+            return None
+
+
+def parse_schedstat_ns(data: bytes | None) -> int | None:
+    """Return the first number of a schedstat: nanoseconds on a CPU; None where there is none."""
+    number = (data or b"").partition(b" ")[0]
+    return int(number) if number.isdigit() else None
