@@ -1,5 +1,6 @@
 """Which ways to names are in use, why others are not, and what to do about it."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -8,6 +9,7 @@ from tychoctl.render import Column
 from tychoctl.view import Entry, View
 
 OK: Final = "ok"
+QUIET: Final = re.compile(r"off\b|not \w+ yet\b")
 COLUMNS: Final = (
     Column("NAMES FROM", lambda e: render.name(e.get("route"))),
     Column("STATE", lambda e: render.name(e.get("state"))),
@@ -27,15 +29,25 @@ def render_routes(routes: list[Entry], view: View) -> list[str]:
 
 
 def render_ways(found: Mapping[str, object]) -> str:
-    """Return one line: the ways in use, and which others there are."""
-    used = [render.name(name) for name, told in found.items() if told == OK]
-    others = [render.name(name) for name, told in found.items() if told != OK]
+    """Return one line: the ways in use, and those that somebody may have expected to be."""
+    used = [render.name(name) for name, told in found.items() if is_used(told)]
+    amiss = [render.name(name) for name, told in found.items() if is_amiss(told)]
     line = f"by {', '.join(used)}" if used else "from cgroup paths alone"
-    return f"{line}; not by {', '.join(others)} (tychoctl sources says why)" if others else line
+    return f"{line}; not by {', '.join(amiss)} (tychoctl sources says why)" if amiss else line
+
+
+def is_used(told: object) -> bool:
+    """Say whether a way is in use; what follows ``ok`` is what is odd about it."""
+    return isinstance(told, str) and (told == OK or told.startswith((f"{OK}, ", f"{OK}; ")))
+
+
+def is_amiss(told: object) -> bool:
+    """Say whether a way fails: one that is off, or that nothing has needed so far, does not."""
+    return isinstance(told, str) and not is_used(told) and not QUIET.match(told)
 
 
 def render_reasons(found: Mapping[str, object]) -> list[str]:
-    """Return a line for each way that is not in use."""
+    """Return a line for each way that has more to say than that it is in use."""
     return [
         f"{render.name(name)}: {render.escape(told)}" for name, told in found.items() if told != OK
     ]

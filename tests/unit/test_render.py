@@ -557,11 +557,14 @@ def test_json_holds_only_the_rows_asked_for() -> None:
 
 def test_ways_to_names_are_seen_at_a_glance() -> None:
     """Status names those in use, sources says of each other one why, and what to do."""
-    assert "names        by bundle; not by kubelet, firework" in rendered("status", "table")
+    assert "names        by bundle; not by kubelet (tychoctl sources" in rendered("status", "table")
     assert "kubelet: 401 Unauthorized; set [kubelet] token_file" in rendered("status", "wide")
     text = rendered("sources", "table")
     assert "names by kubelet: 401 Unauthorized\n  remedy: set [kubelet] token_file" in text
     reply = reply_for("status")
+    reply["identity"] = {"kubelet": "ok; odd", "bundle": "ok", "systemd": "ok, slow", "x": "okay"}
+    status = output.render(COMMANDS["status"], reply, "table", View())
+    assert "names        by kubelet, bundle, systemd; not by x" in status
     reply["identity"] = {"kubelet": "no"}
     status = output.render(COMMANDS["status"], reply, "table", View())
     assert "names        from cgroup paths alone; not by kubelet" in status

@@ -261,6 +261,10 @@ def test_an_ended_leaf_says_when_and_since_which_window() -> None:
         ("ok", "ok", None, None),
         ("off in the configuration", "off", "off in the configuration", None),
         ("401; set a; or b", "unavailable", "401", "set a; or b"),
+        ("ok; 3 pods of others; odd", "ok", "3 pods of others; odd", None),
+        ("ok, spare: not needed", "ok", "spare: not needed", None),
+        ("stale, in use: 401; set a", "stale", "stale, in use: 401", "set a"),
+        ("not asked yet", "unused", "not asked yet", None),
     ],
 )
 def test_ways_to_names_are_told_with_remedy(

@@ -37,6 +37,12 @@ PROCESSES_OFF: Final = (
 )
 
 ROUTE_OK: Final = "ok"
+ROUTE_STATES: Final[Mapping[str, str | tuple[str, ...]]] = {
+    "off": "off",
+    "stale": "stale",
+    "unused": ("not used yet", "not asked yet", "not read yet"),
+}
+"""What a way's text begins with that is neither ok nor a fault."""
 
 
 def _wall(monotonic_ns: int | None, offset_ns: int) -> str | None:
@@ -228,12 +234,14 @@ def routes_body(routes: Mapping[str, str]) -> Plain:
 
 
 def route_state(told: str) -> Plain:
-    """Return a way's state, with reason and remedy where it is not in use."""
-    if told == ROUTE_OK:
-        return {"state": ROUTE_OK, "reason": None, "remedy": None}
-    reason, _, remedy = told.partition("; ")
-    state = "off" if reason.startswith("off") else "unavailable"
-    return {"state": state, "reason": reason, "remedy": remedy or None}
+    """Return a way's state; its reason, or what is odd where it is in use; and the remedy."""
+    first, _, rest = told.partition("; ")
+    if first == ROUTE_OK or first.startswith(f"{ROUTE_OK}, "):
+        notes = [first.removeprefix(ROUTE_OK).removeprefix(", "), rest]
+        odd = "; ".join(note for note in notes if note)
+        return {"state": ROUTE_OK, "reason": odd or None, "remedy": None}
+    states = (state for state, starts in ROUTE_STATES.items() if first.startswith(starts))
+    return {"state": next(states, "unavailable"), "reason": first, "remedy": rest or None}
 
 
 def _source(source: SourceStatus, offset_ns: int) -> Plain:
