@@ -18,6 +18,9 @@ STATIC = "5c2de33fd2a3a1c2d7f0b1e5a4c3b2d1"
 BURSTABLE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID_}.slice"
 KIND = f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UID_}.slice"
 SHIM = f"/system.slice/containerd.service/kubepods-besteffort-pod{UID_}.slice"
+K3S = f"/k3s.slice/k3s-kubepods.slice/k3s-kubepods-besteffort-pod{UID_}.slice"
+SNAP = "/system.slice/snap.microk8s.daemon-containerd.service"
+MICROK8S = f"{SNAP}/kubepods-burstable-pod{UID_}.slice"
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
 EXAMPLES = [
@@ -53,6 +56,23 @@ def test_every_rule_has_an_example() -> None:
         (f"{SHIM}:cri-containerd:{A}", UID, "BestEffort"),
         (f"{KIND}/cri-containerd-{A}.scope", UID, "Guaranteed"),
         (f"/docker/{B}", None, None),
+        (f"/kubelet/kubepods/besteffort/pod{UID}/{A}", UID, "BestEffort"),
+        (f"{K3S}/cri-containerd-{A}.scope", UID, "BestEffort"),
+        (f"{MICROK8S}:cri-containerd:{A}", UID, "Burstable"),
+        (
+            f"/runtime.slice/containerd.service/kubepods-pod{UID_}.slice:cri-containerd:{A}/x",
+            UID,
+            "Guaranteed",
+        ),
+        (
+            f"/mnt/systemd/system.slice/k3s.service/kubepods-pod{UID_}.slice:cri-containerd:{A}",
+            UID,
+            "Guaranteed",
+        ),
+        (f"/kubepods/burstable/pod{UID}/kata_{A}/sandbox", UID, "Burstable"),
+        (f"{BURSTABLE}/crio-conmon-{A}.scope", UID, "Burstable"),
+        (f"{BURSTABLE}/docker-{A}.scope", UID, "Burstable"),
+        (f"/docker/{B}/kubepods/burstable/pod{STATIC}/{A}", STATIC, "Burstable"),
     ],
 )
 def test_pod_and_class_come_from_the_path(path: str, uid: str | None, qos: str | None) -> None:
