@@ -35,7 +35,7 @@ PACKAGES: Final = (
 RUNTIMES: Final = (
     "openssl", "podman", "qemu-system-x86", "runc", "systemd-container",
 )  # fmt: skip
-PROGRAMS: Final = ("tests/e2e/work.c",)
+PROGRAMS: Final = {"work": "tests/e2e/work.c", "firecracker": "tests/sim/vmm.c"}
 
 
 class Build(NamedTuple):
@@ -146,10 +146,10 @@ def programs_are_built(build: Build) -> str:
     """The loads in containers, and what stands in for hypervisors, are linked statically."""
     directory = build.directory / "programs"
     directory.mkdir()
-    for source in PROGRAMS:
-        target = directory / Path(source).stem
-        call("cc", "-O2", "-static", "-o", str(target), str(build.source / source))
-    return ", ".join(sorted(path.name for path in directory.iterdir()))
+    for name, source in PROGRAMS.items():
+        argv = ("cc", "-O2", "-static", "-pthread", "-o", str(directory / name))
+        call(*argv, str(build.source / source))
+    return ", ".join(PROGRAMS)
 
 
 def lintian_is_content(build: Build) -> None:

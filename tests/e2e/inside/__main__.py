@@ -73,6 +73,7 @@ IDENTITY: Final[Steps] = (
     Step("systemd-nspawn: a real one", identity.real_nspawn, 120),
     Step("a cluster in a container", identity.nested_cluster, 120),
     Step("QEMU: in a service, in libvirt's scope, in a pod", identity.qemu, 120),
+    Step("Firecracker: two under an agent", identity.firecracker, 120),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
 

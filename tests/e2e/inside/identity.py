@@ -19,7 +19,7 @@ from tests.e2e.inside.containers import (
     start_in,
     start_scope,
 )
-from tests.e2e.inside.machine import DROP_INS, ask, run, wait_until
+from tests.e2e.inside.machine import DROP_INS, ask, restart, run, wait_until
 from tests.e2e.inside.scene import Scene, cgroup_of
 from tests.e2e.inside.town import Group, Town, build
 from tests.e2e.steps import require
@@ -35,6 +35,11 @@ PAYLOAD_UNIT: Final = """\
 Slice=machine.slice
 Delegate=yes
 ExecStart=/bin/sh {script}
+"""
+PLACE: Final = Path("/etc/tychod")
+SETTINGS: Final = """\
+[workloads]
+firework_status = "{agent}"
 """
 SHARE: Final = 5  # percent of a CPU each: many at once leave the daemon its own
 
@@ -166,9 +171,28 @@ def qemu(scene: Scene) -> str:
     return virtual.qemu_machines(town_of(scene))
 
 
+def firecracker(scene: Scene) -> str:
+    """MicroVMs are told from the agent that started them, and from one another."""
+    return virtual.firecrackers(scene, town_of(scene))
+
+
 def town_of(scene: Scene) -> Town:
     """Return what was started for all steps, and what was seen of it."""
+    if scene.town is None:
+        configure(scene)
     return build(scene, STARTERS)
+
+
+def configure(scene: Scene) -> None:
+    """Tell the daemon whom to ask: the agent that runs, and a kubelet that is started later."""
+    secrets = PLACE / scene.name
+    secrets.mkdir()
+    scene.undo.append(lambda: shutil.rmtree(secrets))
+    text = SETTINGS.format(agent=virtual.agent_of(scene).url)
+    settings = PLACE / f"conf.d/90-{scene.name}.toml"
+    settings.write_text(text, encoding="utf-8")
+    scene.undo.append(settings.unlink)
+    restart()
 
 
 def pods_of_runc(scene: Scene) -> str:
@@ -216,4 +240,5 @@ STARTERS: Final = {
     "nested": start_nested,
     "nspawn": start_nspawn,
     "qemu": virtual.start_qemu,
+    "firecracker": virtual.start_firecrackers,
 }

@@ -22,6 +22,7 @@ from tests.e2e.steps import describe_error, say
 
 if TYPE_CHECKING:
     from tests.e2e.inside.town import Town
+    from tests.e2e.inside.virtual import Agent
 
 CLASS: Final = Path("/sys/class/powercap")
 DEVICES: Final = Path("/sys/devices/virtual/powercap")
@@ -72,6 +73,7 @@ class Scene:
     listing: dict[str, frozenset[str]] = field(default_factory=dict)
     undo: list[Callable[[], object]] = field(default_factory=list)  # what ends the checks' own
     town: "Town | None" = None  # made by the first step that looks at it
+    agent: "Agent | None" = None
 
     def __post_init__(self) -> None:
         """Choose the names."""

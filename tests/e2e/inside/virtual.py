@@ -1,13 +1,16 @@
 """Checks of virtual machines: real ones of QEMU, and Firecrackers that an agent started."""
 
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.inside.account import thaw
 from tests.e2e.inside.containers import Made, RealPod, require_tools, start_scope
-from tests.e2e.inside.machine import ask, run, wait_until
+from tests.e2e.inside.machine import Answer, ask, run, wait_until
 from tests.e2e.inside.scene import Scene, cgroup_of
 from tests.e2e.inside.town import Group, Town, differences, find
 from tests.e2e.steps import require
@@ -20,6 +23,8 @@ COUNTER: Final = (
     + b"\x66\x49\x75\xfc"  # dec ecx; jnz
     + b"\xf4\xeb\xf3"  # hlt; and again
 )
+STATE: Final = Path("/run/e2e-firework")
+ASKED: Final = {"cpu_millicores": 2000, "memory_bytes": 128 << 20}  # agent.py's SIZE
 QEMU: Final = "qemu-system-x86_64"
 
 
@@ -77,6 +82,59 @@ def _in_pod(scene: Scene, group: Group) -> None:
     group.views.append(row | {"namespace": "vms"})
 
 
+class Agent:
+    """A fake Firework agent in a service of its own."""
+
+    def __init__(self, scene: Scene) -> None:
+        """Start it; microVMs are started by what `tell` is given."""
+        self.unit = f"{scene.name}-firework.service"
+        argv = ["systemd-run", "--quiet", "--pipe", "--collect", "--unit", self.unit]
+        argv += [f"--working-directory={scene.source}", "--", sys.executable, "-B", "-m"]
+        argv += ["tests.e2e.inside.agent", str(STATE), str(scene.work.parent)]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        scene.undo.append(self._end)
+        self.url = self._line()
+        self.cgroup = Path(str(cgroup_of(self.unit)))
+
+    def tell(self, *words: str) -> str:
+        """Tell it one thing (see agent.py); return its answer."""
+        if self._process.stdin:
+            self._process.stdin.write(" ".join(words) + "\n")
+            self._process.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        require(line, f"{self.unit} ended")
+        return line.strip()
+
+    def _end(self) -> None:
+        run("systemctl", "stop", self.unit, code=None)
+        self._process.wait()
+        shutil.rmtree(STATE, ignore_errors=True)
+
+
+def start_firecrackers(scene: Scene, group: Group) -> None:
+    """Start two microVMs under an agent: its answer names one, the path of a socket the other."""
+    agent = agent_of(scene)
+    for how, route in (("told", "agent"), ("laid", "cmdline")):
+        name, born_s = f"{scene.name}-{how}", time.time()
+        agent.tell("start", name, how)
+        row = {"kind": "vm", "id": name, "name": name, "runtime": "firecracker"}
+        row |= {"parent": agent.unit, "names_from": route}
+        group.add(agent.cgroup, row | {"requests": ASKED}, born_s)
+    group.add(agent.cgroup, {"kind": "unit", "id": agent.unit})
+
+
+def agent_of(scene: Scene) -> Agent:
+    """Return the agent; it is started when it is first asked for."""
+    if scene.agent is None:
+        scene.agent = Agent(scene)
+    return scene.agent
+
+
 def qemu_machines(town: Town) -> str:
     """Machines of QEMU have name and id; the one in a service is carved out of it.
 
@@ -94,3 +152,29 @@ def qemu_machines(town: Town) -> str:
         require(0 < vcpu_s <= whole_s, f"{row}: vCPU time {vcpu_s} of {whole_s}")
         note += f"; vCPU {vcpu_s:.2f} of {whole_s:.2f} s"
     return note
+
+
+def firecrackers(scene: Scene, town: Town) -> str:
+    """MicroVMs under one agent are named by it, or by their socket; all of them are its cgroup.
+
+    One that is started again under the same id is another one.
+    """
+    note = f"{town.require_named('firecracker')}; {town.require_accounted('firecracker')}"
+    return f"{note}; {_started_again(scene)}"
+
+
+def _started_again(scene: Scene) -> str:
+    agent, name = agent_of(scene), f"{scene.name}-laid"
+    before = find(ask("vms"), {"id": name}) or {}
+    thaw(agent.cgroup)
+    agent.tell("fault", "500")
+    agent.tell("stop", name)
+    pid = int(agent.tell("start", name, "laid"))
+
+    def again() -> Answer | None:
+        return next((vm for vm in ask("vms")["workloads"] if vm["pid"] == pid), None)
+
+    leaf = wait_until("the new microVM is listed", again, 15, pause_s=0.5)
+    require(leaf["name"] == name, f"the agent is silent and the path names {name}: {leaf}")
+    require(leaf["cpu_seconds"] < before["cpu_seconds"], f"{leaf} goes on with {before}")
+    return f"again: {leaf['id']} with {leaf['cpu_seconds']:.2f} s after {before['cpu_seconds']:.2f}"
