@@ -27,8 +27,10 @@ SECOND_NS: Final = 1_000_000_000
 SOON_NS: Final = SECOND_NS // 4
 """Least pause between two questions, whatever is unknown."""
 MOST_A_SECOND: Final = 3
-RESTING: Final = 50
-"""Times the last answer's CPU time that a question out of turn waits: 2 % of a core."""
+RESTING: Final = 100
+"""Times the last answer's CPU time that a question out of turn waits: 1 % of a core."""
+REST_MOST_NS: Final = 2 * SECOND_NS
+"""Longest such wait: a new container shall have its name in its first full window."""
 RETRY_NS: Final = SECOND_NS
 """Pause after the first failure; it doubles with each further one, up to the interval."""
 CLOSING_S: Final = 0.1
@@ -159,7 +161,8 @@ class Kubelet:
         """Return the pause after the last question for one out of turn."""
         if len(self._asked) == MOST_A_SECOND and now_ns - self._asked[0] < SECOND_NS:
             return self._interval_ns
-        return min(self._interval_ns, max(SOON_NS, RESTING * self._cost_ns))
+        rest_ns = min(REST_MOST_NS, RESTING * self._cost_ns)
+        return min(self._interval_ns, max(SOON_NS, rest_ns))
 
     @property
     def _interval_ns(self) -> int:
