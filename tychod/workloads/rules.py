@@ -20,6 +20,7 @@ _SCOPE: Final = rf"{_ID}(?:\.scope)?"
 _NAME: Final = rf"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}})"
 # As systemd writes a machine's name in a unit's: "-" and whatever is odd are \xNN.
 _ESCAPED: Final = rf"(?P<name>(?:[A-Za-z0-9_.:]|\\x[0-9a-f]{{2}}){{1,{MAX_NAME}}})"
+_INSTANCE: Final = _ESCAPED.replace("A-Z", "-A-Z")  # machinectl writes "-" as it is there
 _MACHINE: Final = r"(?P<number>[0-9]{1,10}\\x2d)"
 _LIBVIRT: Final = r"(?P<number>[0-9]{1,10}-)"
 _IN_SLICE: Final = r"\.slice"
@@ -53,7 +54,7 @@ _RUNTIMES: Final = (
 )
 ROOTS_OWN: Final = re.compile(
     rf"{_RUNTIMES}\.service/[^/:]+:(?:cri-containerd|crio):[0-9a-f]{{64}}"
-    rf"|systemd-nspawn@{_ESCAPED}\.service/payload"
+    rf"|systemd-nspawn@{_INSTANCE}\.service/payload"
 )
 """In a service, and yet made by none but the host's root: the service is the runtime's."""
 
@@ -267,7 +268,9 @@ RULES: Final = (
         "container", "nspawn", r"payload",
         ("/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
          "nspawn:web"),
-        above=rf"/systemd-nspawn@{_ESCAPED}\.service", id="nspawn:{name}",
+        ("/machine.slice/systemd-nspawn@my-web.service/payload", "nspawn:my-web"),
+        (r"/machine.slice/systemd-nspawn@my\x2dweb.service/payload", "nspawn:my-web"),
+        above=rf"/systemd-nspawn@{_INSTANCE}\.service", id="nspawn:{name}",
     ),
     _rule(
         "past", None, _POD,
