@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import accounting, analyse, client, daemon, footprint
+from tests.bench import accounting, analyse, client, daemon, footprint, identity
 from tests.bench.figures import Figure, render
 from tests.bench.interpreter import daemon_python
 
@@ -18,6 +18,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "cpu": daemon.measure_cpu,
     "memory": daemon.measure_memory,
     "accounting": accounting.measure,
+    "identity": identity.measure,
     "footprint": footprint.measure,
 }
 

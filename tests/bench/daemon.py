@@ -39,7 +39,7 @@ def spawn(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.DEVNULL)
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """Stop a process for certain."""
     child.terminate()
     try:

@@ -16,7 +16,7 @@ from tychod.model import Identity
 from tychod.runtime import sampler
 from tychod.runtime.daemon import STOP_S, Daemon, stop_all
 from tychod.runtime.listener import bind_control_socket
-from tychod.runtime.metadata import Cgroups, Metadata
+from tychod.runtime.metadata import Cgroups, Hierarchy, Metadata, Sources
 from tychod.runtime.store import Store
 from tychod.samples import CgroupRef
 from tychod.settings import Arguments, load_settings
@@ -112,17 +112,17 @@ def test_the_registry_follows_the_hierarchy(tmp_path: Path) -> None:
     roots: list[str] = []
     seen = Cgroups("/sys/fs/cgroup", {})
 
-    def registry_at(root: str) -> Registry:
-        roots.append(root)
-        return Registry(host_at(tmp_path), root)
+    def hierarchy_at(cgroups: Cgroups) -> Hierarchy:
+        roots.append(cgroups.root)
+        return Hierarchy(cgroups.root, Registry(host_at(tmp_path), cgroups.root), None, None)
 
-    metadata = Metadata(registry_at, None, lambda: seen, SetClock(), list[str]().append)
+    metadata = Metadata(hierarchy_at, Sources(), lambda: seen, SetClock(), list[str]().append)
     metadata.start()
     assert metadata.wait_scanned(PATIENCE_S)
     seen = Cgroups("/sys/fs/cgroup/unified", {7: CgroupRef("/system.slice/a.service", 70)})
 
     def named() -> Identity | None:
-        return metadata.identities().get(7)
+        return metadata.found().identities.get(7)
 
     wait_for(lambda: named() is not None)
     metadata.ask_stop()

@@ -324,7 +324,7 @@ def test_pod_that_left_the_list_keeps_its_names_until_its_cgroup_is_gone(
 def test_kubelet_is_wanted_for_an_unknown_container_and_then_left_alone(
     registry: Registry, kubelet: Answers
 ) -> None:
-    """Questions at 0.05, 1 and 3 s after a cgroup appeared; afterwards the interval is enough."""
+    """Questions at 0.05, 0.2, 1 and 3 s after a cgroup appeared; then the interval is enough."""
     cgroups = tree(f"{POD}/{A}")
     wanted = []
     for tenth in range(80):
@@ -334,7 +334,7 @@ def test_kubelet_is_wanted_for_an_unknown_container_and_then_left_alone(
             wanted.append(tenth)
             kubelet.asked_ns = now_ns
 
-    assert wanted == [1, 10, 30]
+    assert wanted == [1, 2, 10, 30]
 
 
 def test_known_containers_and_plain_units_never_want_the_kubelet(
@@ -379,7 +379,8 @@ def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
     assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, LOST_KEY}
     for held in (
         *(registry._workloads, registry._of_key, registry._of_pod, registry._nameless),
-        *(registry._unknown, registry._pods, registry._of_id, registry._contested),
+        *(registry._unknown, registry._listing.pods, registry._paths, registry._pending),
+        *(registry._claims._of_id, registry._claims._contested, registry._foreseen),
     ):
         assert not held
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
 from tychod.buffer import Latest
@@ -30,7 +30,7 @@ from tychod.model import DaemonStatus, NodeFacts, Snapshot, SourceStatus, Troubl
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
-from tychod.runtime.naming import build_metadata, complete, kubelet_status
+from tychod.runtime.naming import build_naming, complete, kubelet_status
 from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.sampler import Plan
@@ -38,6 +38,7 @@ from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
 from tychod.runtime.store import Store
+from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
 from tychod.settings import Settings, flat, plain
 from tychod.version import read_build
@@ -51,6 +52,8 @@ LACKS_CAPABILITY: Final = Trouble(
     "give it the capability back (remove the drop-in that took it), or accept the loss",
 )
 WAIT_STEP_S: Final = 0.1
+NAMING_S: Final = 0.25
+"""How long a window waits for the names of cgroups that were made just before its end."""
 LAST_READING_S: Final = 0.3
 STOP_S: Final = 1.0
 """All threads together get this long; one that hangs in a driver is left behind."""
@@ -134,16 +137,15 @@ class Daemon:
         if config.accounting.processes:
             opener = partial(open_processes, host, clock)
             self._processes = ProcessSampler(self._cpu.collector, opener, clock, crashed)
-        self._metadata, self._kubelet = build_metadata(
-            host, config, self._read_cgroups, clock, crashed
-        )
+        naming = build_naming(host, config, self._read_cgroups, clock, crashed)
+        self._metadata, self._kubelet, self._machines = naming
         self._analyser = Analyser(
             Axis(
                 epoch_ns,
                 round(config.window.length * 1e9),
                 round(grid_s(config) * 1e9),
             ),
-            Inputs(self._energy, self._cpu, self._identify, self._processes),
+            Inputs(self._energy, self._cpu, self._identify, self._processes, self._machines),
             saved.state,
             self._params,
             Outputs(self._boot_id, store, self._latest, self._recorders),
@@ -164,8 +166,8 @@ class Daemon:
         self._wait_tried(deadline_ns, stop_asked)
         self._metadata.start()
         self._wait_for(self._metadata.wait_scanned, deadline_ns, stop_asked)
-        if self._processes is not None:
-            self._processes.start()
+        for reader in self._at_end():
+            reader.start()
         self._analyser.start()
         self._server.start()
         self._check_crash()
@@ -215,9 +217,13 @@ class Daemon:
         deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
         stop_all([self._analyser], self._clock, deadline_ns)
         samplers: list[Stoppable] = [source.sampler for source in self._energy]
-        processes: list[Stoppable] = [self._processes] if self._processes else []
-        parts: list[Stoppable] = [self._metadata, *processes, self._cpu.sampler, *samplers]
+        readers = self._at_end()
+        parts: list[Stoppable] = [self._metadata, *readers, self._cpu.sampler, *samplers]
         stop_all(parts, self._clock, deadline_ns)
+
+    def _at_end(self) -> list[ProcessSampler | VmSampler]:
+        """Return what reads when a window ends."""
+        return [reader for reader in (self._processes, self._machines) if reader is not None]
 
     def quiet_s(self) -> float:
         """Seconds since analysis last advanced."""
@@ -276,6 +282,8 @@ class Daemon:
             yield Trouble("cpu", problem, None)
         if self._processes is not None:
             yield from self._processes.troubles()
+        for problem in self._metadata.problems():
+            yield Trouble("identity", problem, "see who makes cgroups of such names")
         for source in self._energy:
             for problem in source.problems():
                 yield Trouble(source.sampler.plan.name, problem, UNREADABLE_REMEDY)
@@ -303,10 +311,12 @@ class Daemon:
         collector = self._cpu.collector()
         if collector is None:
             return Cgroups(self.settings.config.host.cgroupfs, {})
-        return Cgroups(collector.root, self._cpu.cgroups())
+        version: Literal["v1", "v2"] = "v1" if collector.hierarchy.startswith("v1") else "v2"
+        return Cgroups(collector.root, self._cpu.cgroups(), version)
 
     def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Named:
-        return Named(complete(self._metadata.identities(), cgroups), {})
+        found = self._metadata.catch_up(cgroups, NAMING_S)
+        return Named(complete(found.identities, cgroups), found.machines)
 
 
 def node_facts(config: Config, boot: str) -> NodeFacts:

@@ -1,46 +1,81 @@
-"""Wires the finding of names together: host files, kubelet, registry."""
+"""Wires the finding of names together: host files, kubelet, systemd, hypervisors, registry."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tychod.clock import Clock
 from tychod.config import Config
 from tychod.hostfs import Host, node_name
 from tychod.model import Identity, SourceStatus
-from tychod.runtime.metadata import Cgroups, Metadata
+from tychod.runtime.metadata import Cgroups, Hierarchy, Metadata, Sources
 from tychod.runtime.sources import switched_off
+from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
+from tychod.workloads.asked import Others
+from tychod.workloads.births import Births
+from tychod.workloads.devices import DeviceRoutes
+from tychod.workloads.firework import Firework
 from tychod.workloads.kubelet import Kubelet
 from tychod.workloads.paths import identify
 from tychod.workloads.registry import Registry
+from tychod.workloads.units import Units
+from tychod.workloads.vmprocs import ThreadTimes, VmFinder
 
 
-def build_metadata(
+class Naming(NamedTuple):
+    """What finds names, and what reads the CPU time of machines; not started."""
+
+    metadata: Metadata
+    kubelet: Kubelet | None
+    machines: VmSampler | None
+
+
+def build_naming(
     host: Host,
     config: Config,
     read_cgroups: Callable[[], Cgroups],
     clock: Clock,
     crashed: Callable[[str], None],
-) -> tuple[Metadata, Kubelet | None]:
-    """Return the identity thread, not started, and the kubelet client it owns, if enabled."""
-    kubelet = (
-        None if config.kubelet.enabled is False else Kubelet(config.kubelet, host, node_name())
+) -> Naming:
+    """Return the threads that find out who workloads are, as the settings want them."""
+    sources = _sources(host, config)
+
+    def hierarchy_at(cgroups: Cgroups) -> Hierarchy:
+        others = Others(sources.units, sources.devices, sources.agent)
+        registry = Registry(host, cgroups.root, sources.kubelet, others)
+        finder = VmFinder(host, cgroups.version) if config.workloads.vms else None
+        return Hierarchy(cgroups.root, registry, Births(host, cgroups.root), finder)
+
+    metadata = Metadata(hierarchy_at, sources, read_cgroups, clock, crashed)
+    machines = None
+    if config.workloads.vms:
+        machines = VmSampler(lambda: metadata.found().watched, ThreadTimes(host), clock, crashed)
+    return Naming(metadata, sources.kubelet, machines)
+
+
+def _sources(host: Host, config: Config) -> Sources:
+    kubelet = config.kubelet
+    address = config.workloads.firework_status
+    return Sources(
+        None if kubelet.enabled is False else Kubelet(kubelet, host, node_name()),
+        Units(config.workloads.units),
+        None if kubelet.enabled is False else DeviceRoutes(kubelet, host),
+        Firework(address) if address else None,
     )
-
-    def registry_at(root: str) -> Registry:
-        return Registry(host, root, kubelet)
-
-    return Metadata(registry_at, kubelet, read_cgroups, clock, crashed), kubelet
 
 
 def complete(
     identities: Mapping[int, Identity], cgroups: Mapping[int, CgroupRef]
 ) -> Mapping[int, Identity]:
-    """Return the identities with those of brand-new cgroups added, from their paths alone."""
+    """Return the identities with those of brand-new cgroups added, from their paths alone.
+
+    A machine's id is not in its path: it stays unknown until its hypervisor has been found.
+    """
     missing = [key for key in cgroups if key not in identities]
     if not missing:
         return identities
     found = ((key, identify(cgroups[key].path)) for key in missing)
-    return {**identities, **{key: identity for key, identity in found if identity}}
+    return {**identities, **{key: who for key, who in found if who and who.kind != "vm"}}
 
 
 def kubelet_status(kubelet: Kubelet | None, config: Config, *, pods_seen: bool) -> SourceStatus:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 from tychod.model import Identity
+from tychod.views import pod_key
 from tychod.workloads.hostfiles import PAUSE, Names
 from tychod.workloads.pods import Container, Pod
 
@@ -71,7 +72,8 @@ class Known:
     @property
     def hosts_pod(self) -> str | None:
         """The uid of the host's own pod that it is in; pods of clusters inside have none here."""
-        return self.pod_uid if self.is_hosts else None
+        uid = self.pod_uid
+        return uid if self.is_hosts or pod_key(self.base) == uid else None
 
     @property
     def own_name(self) -> str:

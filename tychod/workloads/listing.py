@@ -25,17 +25,16 @@ class Listing:
         self._by_id = {c.id: (c, pod) for pod in listed for c in pod.containers}
 
     def entry_of(self, known: Known) -> tuple[Container, Pod] | None:
-        """Return what the kubelet calls a container: of its own pod, where the path tells it.
+        """Return what the kubelet calls a container: of its own pod, where that is listed.
 
-        Two pods may claim one id; an API server that is away freezes the ids, never the uids.
+        Two pods may claim one id, and an API server that is away freezes the ids, never the uids.
+        Where the path's pod is not listed the id alone must do: mirror pods have other uids.
         """
-        uid = known.base.pod_uid
-        pod = self.pods.get(uid or "")
-        own = next((c for c in pod.containers if c.id == known.base.id), None) if pod else None
-        if own is not None and pod is not None:
-            return own, pod
-        listed = self._by_id.get(known.base.id)
-        return listed if listed and uid in (None, listed[1].uid) else None
+        pod = self.pods.get(known.base.pod_uid or "")
+        if pod is None:
+            return self._by_id.get(known.base.id)
+        own = next((c for c in pod.containers if c.id == known.base.id), None)
+        return (own, pod) if own else None
 
     def pod_of(self, known: Known) -> Pod | None:
         """Return the newest that is known of a workload's pod."""

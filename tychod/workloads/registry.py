@@ -177,8 +177,8 @@ class Registry:
 
     def _welcome(self, cgroup: str, base: Identity, now_ns: int) -> Known:
         known = self._workloads[cgroup] = Known(base, base, now_ns)
-        if base.pod_uid and known.is_hosts:
-            self._of_pod.setdefault(base.pod_uid, set()).add(known)
+        if known.hosts_pod:
+            self._of_pod.setdefault(known.hosts_pod, set()).add(known)
         if base.kind == "container":
             known.attempt_ns = now_ns
             self._nameless.add(known)
@@ -315,7 +315,8 @@ class Registry:
 
     def _find_sandbox(self, uid: str, asked_ns: int) -> None:
         """Mark the one child of a pod that the kubelet does not list: it never lists sandboxes."""
-        children = [k for k in self._of_pod.get(uid, ()) if k.base.kind == "container"]
+        members = self._of_pod.get(uid, ())
+        children = [k for k in members if k.is_hosts and k.base.kind == "container"]
         unlisted = [k for k in children if not k.is_named]
         if len(unlisted) != 1 or any(k.is_sandbox for k in children):
             return

@@ -135,6 +135,8 @@ class Units:
         self._has_answer = False
         self.asked = 0
         """How many units systemd was asked about."""
+        self.told = 0
+        """How many answers there have been."""
 
     @property
     def view(self) -> Mapping[str, UnitFacts]:
@@ -245,6 +247,7 @@ class Units:
         if self._problem:
             log.info("systemd tells the descriptions of units again", extra={"source": "units"})
         self._problem, self._failures, self._has_answer = None, 0, True
+        self.told += 1
         if "description" in answer:
             self._view[unit] = UnitFacts(*(str(answer[name]) for name in UnitFacts._fields))
         else:
