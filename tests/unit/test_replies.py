@@ -205,6 +205,19 @@ def test_namespaces_hold_the_hosts_pods_with_all_that_was_evicted() -> None:
     assert shop["total_power_w"] == pytest.approx(3.575, abs=1e-9)
 
 
+def test_the_past_of_a_pod_counts_in_its_namespace_where_that_is_known() -> None:
+    """What evicted leaves had is either in a leaf of the view or folded, never in both."""
+    past = Identity("past", f"past:{made.JOB_UID}", "past", namespace="shop", pod_uid=made.JOB_UID)
+    leaves = (*made.LEAVES, made.make_leaf(past, 900))
+    before = answer("pods")["namespaces"][0]
+
+    (shop,) = answer("pods", made.make_snapshot(leaves))["namespaces"]
+
+    assert shop["pods"] == before["pods"]
+    grown = shop["energy"]["package"]["dynamic_uj"] - before["energy"]["package"]["dynamic_uj"]
+    assert grown == 900
+
+
 def test_slices_are_sums_over_all_kinds_in_the_order_of_their_tree() -> None:
     """Containers and VMs of a slice count in it, pods' slices are pods; the gone are not lost."""
     slices = answer("units")["slices"]

@@ -131,14 +131,13 @@ def _slice_entry(path: str, group: Group, description: str | None, seconds: floa
 def _groups(snapshot: Snapshot, prefix: str) -> Iterator[tuple[str, Group]]:
     """Yield the views whose keys begin so.
 
-    ``past`` leaves are in none: what they hold is in ``folded``, under the keys of those who had
-    it.
+    What evicted leaves had is in one place alone: in a ``past`` leaf that is in the view, or in
+    ``folded``.
     """
     found: dict[str, list[Leaf]] = {}
     for leaf in snapshot.leaves:
-        if leaf.identity.kind != "past":
-            for key in view_keys(leaf.identity):
-                found.setdefault(key, []).append(leaf)
+        for key in view_keys(leaf.identity):
+            found.setdefault(key, []).append(leaf)
     for key in {**found, **snapshot.folded}:
         if key.startswith(prefix):
             yield key, Group(found.get(key, []), snapshot.folded.get(key, NOTHING))
