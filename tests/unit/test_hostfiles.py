@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -369,3 +370,10 @@ def test_cgroup_without_a_readable_process_has_no_command_line(
         (cgroup / "cgroup.procs").write_text(procs)
 
     assert CommandLines(host, host.cgroupfs).read(f"/docker/{A}") == ()
+
+
+def test_what_a_file_said_can_be_saved() -> None:
+    """Labels of a container that has none are packed with the rest of its identity."""
+    names = Names("cmdline", "web")
+
+    assert msgpack.unpackb(msgpack.packb(dict(names._asdict())))["labels"] == {}

@@ -7,7 +7,6 @@ log in /var/log/containers 36-612 ms after it.  Both were measured on a real nod
 import json
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tychod.hostfs import Host
@@ -57,7 +56,7 @@ class Names(NamedTuple):
     namespace: str | None = None
     pod_uid: str | None = None
     sandbox: bool = False
-    labels: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str] = {}  # a plain one: it is packed into saved state
     runtime: str | None = None  # where the file tells it
 
 
