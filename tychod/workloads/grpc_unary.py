@@ -1,8 +1,9 @@
 """One gRPC question and its answer over a Unix socket: as much of HTTP/2 as that takes.
 
 grpcio 1.85 adds 23 MB of resident memory and six threads to a process for one call a minute; this
-adds 0.7 MB (both measured after three calls of 250 pods; the daemon may have 80 MB in all).  RFC 9113 (HTTP/2), RFC 7541 (header compression),
-and gRPC's own PROTOCOL-HTTP2.md say what is written and read here.
+adds 0.7 MB (both measured after three calls of 250 pods; the daemon may have 80 MB in all).
+RFC 9113 (HTTP/2), RFC 7541 (header compression), and gRPC's own PROTOCOL-HTTP2.md say what is
+written and read here.
 """
 
 from __future__ import annotations
