@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.sim.world import MS, Hypervisor, Load, Meter, World, container, unit, zone
 from tychod.analysis.pipeline import analyse
-from tychod.analysis.state import Observations, Params, ProcessesSeen, State
+from tychod.analysis.state import Observations, Params, ProcessesSeen, State, VmId
 from tychod.model import Identity, Leaf, Snapshot, Window
 from tychod.samples import CounterSample, ProcessSeries, ProcessUse, VmSeries
 
@@ -110,7 +110,7 @@ def test_bins_follow_the_cgroup() -> None:
     now = replace(world(machine), loads=(KERNEL, burst))
     (first, state), (second, _) = booked(observed(now, (1 * S, 4 * S, 7 * S)))
     assert "qemu-10-0" not in cpu(first)
-    assert state.vms[(10, 0)].cpu_ns == 0
+    assert state.vms[VmId(10, 0)].cpu_ns == 0
     assert cpu(second)["qemu-10-0"] == S
     assert "agent.service" not in cpu(second)
 
@@ -129,7 +129,25 @@ def test_late_readings_lose_nothing() -> None:
     assert at == [3 * S, int(7.5 * S), int(10.5 * S), int(10.5 * S)]
     owed = [machine.cpu_ns(t * S + 200 * MS) - ns for t, ns in zip((4, 7, 10, 13), at, strict=True)]
     assert owed == [300 * MS, 300 * MS, 1, 1]
-    assert [state.vms[(10, 200)].cpu_ns for _, state in found] == at
+    assert [state.vms[VmId(10, 200)].cpu_ns for _, state in found] == at
+
+
+def test_a_machine_found_late_has_all_its_time() -> None:
+    """One that began 2 s before the window in which it is first read has those 2 s as well.
+
+    Not one that began long before, and none of what was used before the counters began.
+    """
+    late = replace(FIRST, born_ns=5 * S)
+    old = replace(FIRST, pid=14, vm_key=-1_006, part=0.25)
+    seen = observed(world(late, old))
+    (first, second), rest = observed(world())[:2], seen[2:]
+    found = booked([first, second, *rest])
+    at = [{k: v for k, v in cpu(s).items() if k[:4] == "qemu"} for s, _ in found]
+    assert at[:2] == [{}, {}]
+    assert at[2] == {"qemu-10-500": int(5 * S * 0.75)}
+    assert at[3] == {"qemu-10-500": int(8 * S * 0.75), "qemu-14-0": int(3 * S * 0.375)}
+    early = replace(FIRST, born_ns=990 * MS)
+    assert cpu(booked(observed(world(early)))[0][0]).get("qemu-10-99") is None
 
 
 def test_a_surplus_is_bounded() -> None:
@@ -137,10 +155,10 @@ def test_a_surplus_is_bounded() -> None:
     double = replace(FIRST, part=2.0)
     found = booked(observed(world(double)))
     for _, state in found:
-        assert double.cpu_ns(13 * S) >= state.vms[(10, 0)].cpu_ns
+        assert double.cpu_ns(13 * S) >= state.vms[VmId(10, 0)].cpu_ns
     last_snapshot, last_state = found[-1]
     assert cpu(last_snapshot)["qemu-10-0"] == int(9 * S * 1.5)
-    assert double.cpu_ns(13 * S) - last_state.vms[(10, 0)].cpu_ns == PARAMS.cpus * S // 2
+    assert double.cpu_ns(13 * S) - last_state.vms[VmId(10, 0)].cpu_ns == PARAMS.cpus * S // 2
 
 
 def test_machines_of_one_cgroup_share_what_there_is() -> None:
@@ -320,6 +338,28 @@ def test_views_of_one_id() -> None:
     assert booked(observed(world(liar)))[-1][0].views == ()
 
 
+def test_a_view_goes_with_its_leaf() -> None:
+    """A container that was made anew under its id is another: the view of the old one is gone."""
+    anew = replace(POD, key=9, inode=99, born_ns=7_500 * MS)
+    old = replace(POD, dies_ns=7_500 * MS)
+    inside = replace(INNER, load=anew, pid=13, born_ns=8 * S)
+    loads = (KERNEL, AGENT, SCOPE, old, anew)
+    hypervisors = (replace(INNER, load=old, dies_ns=7_500 * MS), inside)
+    found = booked(observed(replace(world(*hypervisors), loads=loads)))
+    assert [len(s.views) for s, _ in found] == [1, 1, 1, 1]
+    view, pod = found[2][0].views[0], leaf(found[2][0], POD.identity.id)
+    assert 0 < view.cpu_ns < pod.cpu_ns == anew.own_ns(10 * S)
+    assert view.identity.pid == 13
+
+
+def test_a_machine_cannot_be_another_kind_of_leaf() -> None:
+    """One that is called as a unit or as the kernel's leaf stays with its cgroup."""
+    for name in ("kernel", "past", "agent.service", "unattributed", "system"):
+        liar = replace(FIRST, vm_id=name)
+        plain = booked(observed(world()))[-1][0]
+        assert booked(observed(world(liar)))[-1][0].leaves == plain.leaves
+
+
 def test_vcpu_time_of_a_machine_with_a_cgroup() -> None:
     """What it used before its threads were told apart is divided as its whole life is."""
     own = Hypervisor(40, SCOPE, 1.0, vcpu_part=0.6)
@@ -419,4 +459,4 @@ def test_an_unknown_cgroup_waits() -> None:
     found = booked(hidden)
     assert cpu(found[-1][0])["agent.service"] == int(12 * S * 1.5)
     assert leaf(found[-1][0], "qemu-10-0").cpu_ns == 0
-    assert found[-1][1].vms[(10, 0)].cpu_ns == FIRST.cpu_ns(4 * S)
+    assert found[-1][1].vms[VmId(10, 0)].cpu_ns == FIRST.cpu_ns(4 * S)

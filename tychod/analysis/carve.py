@@ -15,7 +15,7 @@ from tychod.analysis.cpu import CpuWindow
 from tychod.analysis.ledger import ONE_CGROUP_KINDS
 from tychod.analysis.pmu import NO_SHARES, Shares
 from tychod.analysis.processes import TICK_NS
-from tychod.analysis.state import Account, Observations, Params, State, VmId, VmPoint
+from tychod.analysis.state import Account, Observations, State, VmId, VmPoint
 from tychod.model import Identity, Window
 from tychod.samples import CgroupRef, Int64s, ProcessSeries, VmUse
 from tychod.views import PROCESS_MARK
@@ -24,6 +24,9 @@ FIRST_VM_KEY: Final = -1_000
 """Keys of machines are below."""
 BELOW_ONE: Final = 1.0 - 2.0**-50
 """Shares are rounded down by more than a product of floats is ever too large."""
+
+FOUND_NS: Final = 5_000_000_000
+"""A new hypervisor is found, and its agent asked for its name, in less."""
 
 Kind = Literal["carved", "view", "own"]
 
@@ -58,9 +61,7 @@ class Carved(NamedTuple):
     """Key of a cgroup -> CPU time that it kept and that machines got of it, by key."""
 
 
-def carve(
-    cpu: CpuWindow, observations: Observations, window: Window, state: State, params: Params
-) -> Carved:
+def carve(cpu: CpuWindow, observations: Observations, window: Window, state: State) -> Carved:
     """Give each machine its part of its cgroup's CPU time; what is credited by key stays as it is.
 
     Both counters go on from the window before, so what the cgroup has too little of in this window
@@ -69,7 +70,7 @@ def carve(
     if not state.vms and not (observations.vms and observations.vms.uses):
         return Carved(cpu, observations)
     keys = set(cpu.keys.tolist())
-    present = _present(observations, window, state, params)
+    present = _present(observations, window, state)
     found = [p if p.cgroup_key in keys else p._replace(cgroup_key=None) for p in present]
     missing = list(_missing(observations, state))
     places = {_place(key, observations): key for key in keys} if missing else {}
@@ -88,18 +89,16 @@ def _place(key: int, observations: Observations) -> int:
     return key if ref is None else ref.inode
 
 
-def _present(
-    observations: Observations, window: Window, state: State, params: Params
-) -> Iterator[Part]:
+def _present(observations: Observations, window: Window, state: State) -> Iterator[Part]:
     """Yield the machines of this reading; one that nobody has identified yet waits."""
     series, identities = observations.vms, observations.identities
     if series is None:
         return
     refs: Mapping[int, CgroupRef] = observations.cpu.cgroups if observations.cpu else {}
     lasts = _last_counters(observations, [VmId(u.pid, u.start_ticks) for u in series.uses])
-    # One that began between a reading and the window's end was in neither window's reading.
-    slack_ns = params.late_tolerance_ns if state.end_ns is not None else 0
-    horizon_ticks = (window.start_ns - slack_ns + series.suspended_ns) // TICK_NS
+    # What it used before it was found is its cgroup's at first, and comes with the next windows.
+    found_ns = FOUND_NS if state.end_ns is not None else 0
+    horizon_ticks = (window.start_ns - found_ns + series.suspended_ns) // TICK_NS
     done: set[int | VmId] = set()
     for use in series.uses:
         who, key = VmId(use.pid, use.start_ticks), use.vm_key

@@ -5,7 +5,7 @@ those that come later, the older before the younger.  Ended leaves are guarded t
 listed: only the host, or the tenant who had it, can take one up again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import Final, NamedTuple
 
 from tychod.analysis import ledger
@@ -35,9 +35,10 @@ def settle_claims(
 ) -> None:
     """Give the keys of false claims to what encloses them; the rest of ``by_key`` stays."""
     lost: dict[str, tuple[_Claim, Identity]] = {}  # by path: the claim, and who it says it is
-    for leaf_id, keys in _contested(by_key, accounts).items():
+    others = _other_ids(by_key, accounts)
+    for leaf_id, keys in _contested(by_key, accounts, others).items():
         claims = _claims(keys, by_key, refs, live)
-        holder = _holder(claims, accounts.get(leaf_id))
+        holder = None if leaf_id in others else _holder(claims, accounts.get(leaf_id))
         lost |= {c.path: (c, by_key[keys[0]]) for c in claims if c.path != holder}
     if not lost:
         return
@@ -56,8 +57,18 @@ def _is_claim(identity: Identity) -> bool:
     return identity.kind in ledger.ONE_CGROUP_KINDS and identity.cgroup is not None
 
 
+def _other_ids(by_key: Mapping[int, Identity], accounts: Mapping[str, Account]) -> Set[str]:
+    """Return the ids of leaves that no name can claim: the fixed ones, and units.
+
+    A machine may be called ``kernel``.
+    """
+    found = {identity.id for identity in by_key.values() if not _is_claim(identity)}
+    found |= {i for i, account in accounts.items() if not _is_claim(account.identity)}
+    return found | {identity.id for identity in ledger.FIXED}
+
+
 def _contested(
-    by_key: Mapping[int, Identity], accounts: Mapping[str, Account]
+    by_key: Mapping[int, Identity], accounts: Mapping[str, Account], others: Set[str]
 ) -> dict[str, list[int]]:
     """Return the keys of each id that is claimed by another path than its leaf's, or by two."""
     first: dict[str, str | None] = {}
@@ -68,7 +79,7 @@ def _contested(
         if identity.id not in first:
             account = accounts.get(identity.id)
             first[identity.id] = (account.identity.cgroup if account else None) or identity.cgroup
-        if _place(first[identity.id]) != _place(identity.cgroup):
+        if identity.id in others or _place(first[identity.id]) != _place(identity.cgroup):
             contested.add(identity.id)
     if not contested:
         return {}

@@ -117,6 +117,8 @@ def _with_names_of(identity: Identity, known: Identity) -> Identity:
 
 
 def _is_other(known: Account, seen: Seen) -> bool:
+    if known.identity.kind != seen.identity.kind:
+        return True
     return (
         seen.identity.kind in ONE_CGROUP_KINDS
         and known.inode is not None

@@ -164,7 +164,8 @@ def _views(
 
     Of two that claim one id the one that has the view keeps it, else the older has it.
     """
-    found, won, done = dict(state.views), Won(), set[str]()
+    found = {i: a for i, a in state.views.items() if _has_leaf(a, state.accounts, accounts)}
+    won, done = Won(), set[str]()
     wall_ns = window.start_ns + carved.observations.wall_offset_ns
     for gain in sorted((g for g in gains if g.part.kind == "view"), key=lambda g: _rank(g, found)):
         part, who = gain.part, gain.part.identity
@@ -182,6 +183,12 @@ def _views(
     if carved.observations.vms is not None:
         _end_absent(found, done, window)
     return found, won
+
+
+def _has_leaf(view: Account, before: Mapping[str, Account], now: Mapping[str, Account]) -> bool:
+    """Say whether a view's leaf is the one that it was in, not another of the same id."""
+    then, leaf = (accounts.get(view.identity.parent or "") for accounts in (before, now))
+    return then is not None and leaf is not None and then.first_seen_ns == leaf.first_seen_ns
 
 
 def _same(view: Account | None, part: Part) -> Account | None:

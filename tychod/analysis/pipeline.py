@@ -44,7 +44,7 @@ def analyse(
     observations: Observations, window: Window, state: State, params: Params
 ) -> tuple[Snapshot, State]:
     """Book one window.  Pure: the same arguments give the same result."""
-    carved = carve(cpu_window(observations.cpu, window, state), observations, window, state, params)
+    carved = carve(cpu_window(observations.cpu, window, state), observations, window, state)
     cpu, observations = carved.cpu, carved.observations
     zones, unread, known = _metered(observations, window, state, params)
     domains = domain_windows(zones)
