@@ -205,34 +205,35 @@ def test_machines(argv: tuple[str, ...], expected: Machine) -> None:
     assert parse_machine(argv) == expected
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        *("/usr/bin/jailer", "firecracker-containerd", "firectl", "/firecracker/jailer", "kvmtool"),
-        *("qemu-system", "qemu-img", "qemu-ga", "qemu-nbd", "virtqemud", "VBoxSVC", "VBoxManage"),
-        *("cloud-hypervisor-api", "ch-remote", "vmware-vmx.sh", "nginx: qemu-system-x86_64", ""),
-        "qemu-system-x86_64 -name in-one-word",
-    ],
+AROUND = (
+    *("/usr/bin/jailer", "firecracker-containerd", "firectl", "/firecracker/jailer", "kvmtool"),
+    *("qemu-system", "qemu-img", "qemu-ga", "qemu-nbd", "virtqemud", "VBoxSVC", "VBoxManage"),
+    *("cloud-hypervisor-api", "ch-remote", "vmware-vmx.sh", "nginx: qemu-system-x86_64", ""),
+    "qemu-system-x86_64 -name in-one-word",
 )
-def test_programs_around_hypervisors_are_none(program: str) -> None:
+
+
+def test_programs_around_hypervisors_are_none() -> None:
     """Whatever only has to do with machines runs none."""
-    assert parse_machine((program, "-name", "guest=x", "--id", "y", "-uuid", UUID)) is None
+    arguments = ("-name", "guest=x", "--id", "y", "-uuid", UUID)
+
+    assert [p for p in AROUND if parse_machine((p, *arguments))] == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("kernel", "system", "past", "unattributed", "past:x", "lxc:web", "nspawn:web"),
-        *("nginx.service", "a.scope", "user.slice", "x.mount", "tick.timer", "session.socket"),
-        *("", ".hidden", "-x", "a/b", "..", "a b", "a\nb", "a\x1b[31m", "é", "x" * 65, "a\0"),
-    ],
+NO_IDS = (
+    *("kernel", "system", "past", "unattributed", "past:x", "lxc:web", "nspawn:web"),
+    *("nginx.service", "a.scope", "user.slice", "x.mount", "tick.timer", "session.socket"),
+    *("", ".hidden", "-x", "a/b", "..", "a b", "a\nb", "a\x1b[31m", "é", "x" * 65, "a\0"),
 )
-def test_ids_of_other_leaves_are_not_believed(text: str) -> None:
+
+
+def test_ids_of_other_leaves_are_not_believed() -> None:
     """Who starts a machine cannot call it like a leaf of another kind, or like no id at all."""
-    assert believed_id(text) is None
-    machine = parse_machine(("firecracker", f"--id={text}"))
-    assert machine is not None
-    assert machine.id is None
+    machines = [parse_machine(("firecracker", f"--id={text}")) for text in NO_IDS]
+
+    assert [text for text in NO_IDS if believed_id(text)] == []
+    assert {m and m.id for m in machines} == {None}
+    assert believed_id("x" * 64) == "x" * 64
 
 
 def test_fallback_ids_are_believed() -> None:
@@ -267,50 +268,50 @@ def test_secrets_of_firecrackers_configuration_stay() -> None:
     assert parse_firecracker_config(json.dumps(document).encode()) == (2, 512 << 20)
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"", None),
-        (b'{"machine-config": {"vcpu_count": 2', None),
-        (b"[" * 100_000, None),
-        (b'{"machine-config": []}', None),
-        (b"7", None),
-        (b"\xff\xfe", None),
-        (b'{"machine-config": {}}', (None, None)),
-        (b'{"machine-config": {"vcpu_count": true, "mem_size_mib": "512"}}', (None, None)),
-        (b'{"machine-config": {"vcpu_count": -1, "mem_size_mib": 1e3}}', (None, None)),
-        (b'{"machine-config": {"vcpu_count": 4, "mem_size_mib": 1' + b"0" * 30 + b"}}", (4, None)),
-    ],
-)
-def test_bad_configurations(data: bytes, expected: object) -> None:
+BAD_CONFIGURATIONS = {
+    b"": None,
+    b'{"machine-config": {"vcpu_count": 2': None,
+    b"[" * 100_000: None,
+    b'{"machine-config": []}': None,
+    b"7": None,
+    b"\xff\xfe": None,
+    b'{"machine-config": {}}': (None, None),
+    b'{"machine-config": {"vcpu_count": true, "mem_size_mib": "512"}}': (None, None),
+    b'{"machine-config": {"vcpu_count": -1, "mem_size_mib": 1e3}}': (None, None),
+    b'{"machine-config": {"vcpu_count": 4, "mem_size_mib": 1' + b"0" * 30 + b"}}": (4, None),
+}
+
+
+def test_bad_configurations() -> None:
     """What is no configuration is none, and what is no number is not known."""
-    assert parse_firecracker_config(data) == expected
+    assert {data: parse_firecracker_config(data) for data in BAD_CONFIGURATIONS} == (
+        BAD_CONFIGURATIONS
+    )
 
 
-@pytest.mark.parametrize(
-    ("hypervisor", "comm", "expected"),
-    [
-        ("qemu", "CPU 0/KVM", True),
-        ("qemu", "CPU 127/TCG", True),
-        ("qemu", "ALL CPUs/TCG", True),
-        ("qemu", "CPU 0/DUMMY", False),
-        ("qemu", "qemu-system-x86", False),
-        ("qemu", "IO mon_iothread", False),
-        ("qemu", "fc_vcpu 0", False),
-        ("qemu", "CPU 0/KVMx2\n", False),
-        ("firecracker", "fc_vcpu 0", True),
-        ("firecracker", "fc_vcpu 31", True),
-        ("firecracker", "fc_api", False),
-        ("firecracker", "fc_vcpu", False),
-        ("cloud-hypervisor", "vcpu12", True),
-        ("cloud-hypervisor", "vmm", False),
-        ("xen", "CPU 0/KVM", False),
-        ("vmware", "vmx-vcpu-0", False),
-    ],
-)
-def test_threads_that_run_guests(hypervisor: str, comm: str, expected: bool) -> None:
+THREADS = {
+    ("qemu", "CPU 0/KVM"): True,
+    ("qemu", "CPU 127/TCG"): True,
+    ("qemu", "ALL CPUs/TCG"): True,
+    ("qemu", "CPU 0/DUMMY"): False,
+    ("qemu", "qemu-system-x86"): False,
+    ("qemu", "IO mon_iothread"): False,
+    ("qemu", "fc_vcpu 0"): False,
+    ("qemu", "CPU 0/KVM\n"): False,
+    ("firecracker", "fc_vcpu 0"): True,
+    ("firecracker", "fc_vcpu 31"): True,
+    ("firecracker", "fc_api"): False,
+    ("firecracker", "fc_vcpu"): False,
+    ("cloud-hypervisor", "vcpu12"): True,
+    ("cloud-hypervisor", "vmm"): False,
+    ("xen", "CPU 0/KVM"): False,
+    ("vmware", "vmx-vcpu-0"): False,
+}
+
+
+def test_threads_that_run_guests() -> None:
     """Only what a hypervisor is known to call its vCPUs' threads is one."""
-    assert is_vcpu(hypervisor, comm) is expected
+    assert {thread: is_vcpu(*thread) for thread in THREADS} == THREADS
 
 
 def test_names_are_bounded_and_visible() -> None:

@@ -17,6 +17,7 @@ from tychod.workloads.hostfiles import (
     compose_labels,
     texts_of,
 )
+from tychod.workloads.pods import is_same_uid
 from tychod.workloads.texts import bounded
 
 DOCKER_LIMIT: Final = 1 << 20
@@ -36,6 +37,7 @@ _K8S: Final = re.compile(
     r"(?:_[0-9a-f]+)?"
 )
 _SANDBOX: Final = "POD"
+_NAME_MOST: Final = 1024  # holds five names of Kubernetes
 
 
 def parse_docker(data: bytes) -> Names | None:
@@ -51,7 +53,12 @@ def parse_docker(data: bytes) -> Names | None:
     if not isinstance(name, str) or not name.lstrip("/"):
         return None
     labels = texts_of(config.get("Labels")) if isinstance(config, dict) else {}
-    return name_of(name.lstrip("/"), "docker")._replace(labels=compose_labels(labels))
+    return Names(
+        source="runtime-file",
+        container=bounded(name.lstrip("/"), _NAME_MOST),
+        labels=compose_labels(labels),
+        runtime="docker",
+    )
 
 
 def parse_storage(data: bytes) -> Mapping[str, Names] | None:
@@ -69,24 +76,27 @@ def parse_storage(data: bytes) -> Mapping[str, Names] | None:
             continue
         name = next((name for name in names if isinstance(name, str) and name), None)
         if name is not None:
-            found[ident] = name_of(name, "podman")
+            name = bounded(name, _NAME_MOST)
+            found[ident] = Names("runtime-file", name, runtime="podman")
     return found
 
 
-def name_of(name: str, runtime: str) -> Names:
-    """Return what a container's name tells, which for a pod's container is everything."""
-    found = _K8S.fullmatch(name)
-    if found is None:
-        return Names("runtime-file", bounded(name), runtime=runtime)
+def in_pod(names: Names, pod_uid: str | None) -> Names:
+    """Return the names with what the container's own name tells of its pod, if that is ``pod_uid``.
+
+    Who may start containers names them as he likes: only the cgroup's path puts one into a pod.
+    """
+    found = _K8S.fullmatch(names.container)
+    if found is None or pod_uid is None or not is_same_uid(found["uid"], pod_uid):
+        return names._replace(container=bounded(names.container))
     sandbox = found["container"] in {None, _SANDBOX}
-    return Names(
-        source="runtime-file",
+    return names._replace(
         container=PAUSE if sandbox else bounded(found["container"]),
         pod=bounded(found["pod"]),
         namespace=bounded(found["namespace"]),
-        pod_uid=bounded(found["uid"]),
+        pod_uid=pod_uid,
         sandbox=sandbox,
-        runtime="crio" if runtime == "podman" else runtime,
+        runtime="crio" if names.runtime == "podman" else names.runtime,
     )
 
 
@@ -108,10 +118,13 @@ class RuntimeFiles:
             return "ok"
         return "; ".join(f"{who}: {route}" for who, route in used.items())
 
-    def read(self, container_id: str, runtime: str | None, now_ns: int) -> Names | None:
+    def read(
+        self, container_id: str, runtime: str | None, now_ns: int, pod_uid: str | None = None
+    ) -> Names | None:
         """Return what its runtime calls a container; None where that is not recorded here.
 
-        ``runtime`` is that of the cgroup's path; ``None`` and ``kubernetes``: any of them.
+        ``runtime`` (``None`` and ``kubernetes``: any of them) and ``pod_uid`` are those of the
+        cgroup's path.
         """
         if not _ID.fullmatch(container_id):
             return None
@@ -121,7 +134,7 @@ class RuntimeFiles:
             names = self._docker.read(container_id, told=not is_open)
         if names is None and (is_open or runtime in {"podman", "crio"}):
             names = self._storage.read(container_id, now_ns, told=not is_open)
-        return names
+        return None if names is None else in_pod(names, pod_uid)
 
 
 class _Docker:
