@@ -15,7 +15,6 @@ from tychod.workloads.hostfiles import Names
 from tychod.workloads.runtimefiles import (
     STORAGE_LIMIT,
     RuntimeFiles,
-    name_of,
     parse_docker,
     parse_storage,
 )
@@ -114,12 +113,24 @@ def test_nothing_of_a_record_leaves_but_names(host: Host) -> None:
         (f"k8s_POD_api-1_shop_{UID}_0_4f2a",
          Names("runtime-file", "pause", "api-1", "shop", UID, True, runtime="docker")),
         ("k8s_something", Names("runtime-file", "k8s_something", runtime="docker")),
-        ("a_b_c_d_e_0", Names("runtime-file", "a_b_c_d_e_0", runtime="docker")),
+        (f"a_b_c_d_{UID}_0", Names("runtime-file", f"a_b_c_d_{UID}_0", runtime="docker")),
     ],
 )  # fmt: skip
-def test_name_of_a_pods_container_tells_its_pod(name: str, names: Names) -> None:
+def test_name_of_a_pods_container_tells_its_pod(host: Host, name: str, names: Names) -> None:
     """cri-dockerd and CRI-O put pod, namespace and uid into the name; others are names."""
-    assert name_of(name, "docker") == names
+    put_docker(host, docker(f"/{name}"))
+
+    assert RuntimeFiles(host).read(A, "docker", 0, UID) == names
+
+
+@pytest.mark.parametrize("path_uid", [None, "11111111-2222-4333-8444-555555555555"])
+def test_a_name_alone_puts_nobody_into_a_pod(host: Host, path_uid: str | None) -> None:
+    """`docker run --name k8s_..._<uid of another's pod>_0` is a container with an odd name."""
+    name = f"k8s_server_api-1_shop_{UID}_3"
+    put_docker(host, docker(f"/{name}"))
+    names = RuntimeFiles(host).read(A, "docker", 0, path_uid)
+
+    assert names == Names("runtime-file", name, runtime="docker")
 
 
 def test_containers_of_podman_and_crio_are_in_one_list(host: Host) -> None:
@@ -133,7 +144,7 @@ def test_containers_of_podman_and_crio_are_in_one_list(host: Host) -> None:
         ),
     )
     files = RuntimeFiles(host)
-    found = [files.read(A, "podman", 0), files.read(B, "crio", 0), files.read(C, "crio", 0)]
+    found = [files.read(A, "podman", 0), *(files.read(x, "crio", 0, UID) for x in (B, C))]
 
     assert found == [
         Names("runtime-file", "db", runtime="podman"),
@@ -272,13 +283,14 @@ def test_odd_entries_cost_only_themselves(entries: list[object]) -> None:
     assert found[B].container == "db"
 
 
-def test_names_are_bounded_and_can_be_passed_on() -> None:
+def test_names_are_bounded_and_can_be_passed_on(host: Host) -> None:
     """10,000 characters are cut, half a surrogate pair is replaced, control characters stay."""
-    long, odd = parse_docker(docker("/" + "x" * 10_000)), parse_docker(docker("/\ud800\x1b[31m"))
+    found = []
+    for name in ("x" * 10_000, "\ud800\x1b[31m"):
+        put_docker(host, docker(f"/{name}"))
+        found.append(RuntimeFiles(host).read(A, "docker", 0))
 
-    assert long is not None
-    assert odd is not None
-    assert (len(long.container), odd.container) == (253, "?\x1b[31m")
+    assert [names.container for names in found if names] == ["x" * 252 + "…", "?\x1b[31m"]
 
 
 @pytest.mark.parametrize("data", [b"[" * (STORAGE_LIMIT + 1), b'{"no": "list"}', b"[{"])
