@@ -69,17 +69,17 @@ def carve(cpu: CpuWindow, observations: Observations, window: Window, state: Sta
     """
     if not state.vms and not (observations.vms and observations.vms.uses):
         return Carved(cpu, observations)
-    keys = set(cpu.keys.tolist())
+    rooms = dict(zip(cpu.keys.tolist(), cpu.used_ns.sum(axis=0).tolist(), strict=True))
     present = _present(observations, window, state)
-    found = [p if p.cgroup_key in keys else p._replace(cgroup_key=None) for p in present]
+    found = [p if p.cgroup_key in rooms else p._replace(cgroup_key=None) for p in present]
     missing = list(_missing(observations, state))
-    places = {_place(key, observations): key for key in keys} if missing else {}
+    places = {_place(key, observations): key for key in rooms} if missing else {}
     found += [part._replace(cgroup_key=places.get(part.now.cgroup)) for part in missing]
-    credited = tuple(_credited(found, cpu))
+    credited = tuple(_credited(found, rooms))
     carved = sorted((p for p in credited if p.kind == "carved"), key=lambda p: p.key)
     named = {p.key: p.identity for p in carved if p.identity is not None}
     seen = replace(observations, identities={**observations.identities, **named})
-    return Carved(_with_columns(cpu, carved), seen, credited, _shares(cpu, carved))
+    return Carved(_with_columns(cpu, carved), seen, credited, _shares(carved, rooms))
 
 
 def _place(key: int, observations: Observations) -> int:
@@ -197,8 +197,11 @@ def _counted(series: ProcessSeries, who: VmId) -> int:
     return sum(row.cpu_ns for row in rows) if any(row.exited for row in rows) else 0
 
 
-def _credited(parts: Iterable[Part], cpu: CpuWindow) -> Iterator[Part]:
-    """Yield each machine with what it gets: where a cgroup has too little, each its proportion."""
+def _credited(parts: Iterable[Part], rooms: Mapping[int, int]) -> Iterator[Part]:
+    """Yield each machine with what it gets: where a cgroup has too little, each its proportion.
+
+    ``rooms`` is what each cgroup used, by key.
+    """
     groups: dict[int, list[Part]] = {}
     for part in parts:
         if part.kind == "own" or part.cgroup_key is None:
@@ -206,7 +209,7 @@ def _credited(parts: Iterable[Part], cpu: CpuWindow) -> Iterator[Part]:
         else:
             groups.setdefault(part.cgroup_key, []).append(part)
     for key, members in groups.items():
-        room_ns = int(cpu.used_ns[:, np.searchsorted(cpu.keys, key)].sum())
+        room_ns = rooms[key]
         wanted_ns = sum(part.wanted_ns for part in members)
         had_ns = 0
         for part in members:
@@ -271,12 +274,11 @@ def _divided(used_ns: Int64s, owners: Int64s, wanted: Int64s) -> Int64s:
     return found
 
 
-def _shares(cpu: CpuWindow, carved: Iterable[Part]) -> dict[int, dict[int, int]]:
+def _shares(carved: Iterable[Part], rooms: Mapping[int, int]) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for part in carved:
         if part.cgroup_key is not None and part.credited_ns:
             found.setdefault(part.cgroup_key, {})[part.key] = part.credited_ns
     for key, gone in found.items():
-        room_ns = int(cpu.used_ns[:, np.searchsorted(cpu.keys, key)].sum())
-        gone[key] = room_ns - sum(gone.values())
+        gone[key] = rooms[key] - sum(gone.values())
     return found

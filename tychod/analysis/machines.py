@@ -16,6 +16,7 @@ from tychod.model import Energy, Window
 
 VIEWS_MAX: Final = 1_000
 NOTHING_USED: Final = LeafWindow(0, MappingProxyType({}))
+NO_ENERGY: Final = Energy()
 
 Accounts = dict[str, Account]
 Won = dict[str, dict[str, int]]
@@ -66,7 +67,8 @@ def book_machines(
     for gain in gains:
         account = accounts.get(gain.leaf_id or "")
         if gain.part.kind != "view" and account is not None and _is_its_own(gain, account):
-            accounts[account.identity.id] = _with_vcpu(account, gain)
+            vcpu_ns = _vcpu_after(account, gain, account.cpu_ns)
+            accounts[account.identity.id] = replace(account, vcpu_ns=vcpu_ns)
     views, won = _views(carved, gains, used, accounts, state, window)
     return Machines(
         _points(carved, gains, state, _most_owed_ns(carved, params)),
@@ -103,20 +105,20 @@ def _is_its_own(gain: _Gain, account: Account) -> bool:
     return who.kind == "vm" and (identity is None or identity.id == who.id)
 
 
-def _with_vcpu(account: Account, gain: _Gain) -> Account:
-    """Return the account with more vCPU time.
+def _vcpu_after(account: Account, gain: _Gain, cpu_ns: int) -> int | None:
+    """Return the vCPU part of an account that has this CPU time after the window.
 
     What it used before its threads were told apart is divided as the process's whole life is.
     """
-    if gain.vcpu_ns is None:
-        return account
     had_ns, more_ns = account.vcpu_ns, gain.vcpu_ns
+    if more_ns is None:
+        return had_ns
     if had_ns is None:
-        more_ns = more_ns if gain.part.kind != "own" else 0
-        older_ns = account.cpu_ns - (gain.cpu_ns if gain.part.kind != "own" else 0)
-        now = gain.part.now
+        is_own, now = gain.part.kind == "own", gain.part.now
+        older_ns = cpu_ns if is_own else cpu_ns - gain.cpu_ns
         had_ns = older_ns * min(now.vcpu_ns or 0, now.cpu_ns) // max(now.cpu_ns, 1)
-    return replace(account, vcpu_ns=min(had_ns + more_ns, account.cpu_ns))
+        more_ns = 0 if is_own else more_ns
+    return min(had_ns + more_ns, cpu_ns)
 
 
 def _most_owed_ns(carved: Carved, params: Params) -> int:
@@ -173,11 +175,9 @@ def _views(
             continue
         known = _same(found.get(who.id), part)
         if gain.leaf_id is not None:
-            who = replace(who, parent=gain.leaf_id)
             won[who.id] = _won(gain, used.by_leaf.get(gain.leaf_id, NOTHING_USED))
-            known = _viewed(known or Account(who, wall_ns, part.inode), gain, won[who.id])
-            ended_ns = None if part.is_live else window.end_ns
-            found[who.id] = replace(known, identity=who, ended_ns=ended_ns)
+            known = known or Account(who, wall_ns, part.inode)
+            found[who.id] = _viewed(known, gain, won[who.id], window)
         if known is not None:
             done.add(who.id)
     if carved.observations.vms is not None:
@@ -219,12 +219,21 @@ def _won(gain: _Gain, leaf: LeafWindow) -> dict[str, int]:
     }
 
 
-def _viewed(account: Account, gain: _Gain, won_uj: Mapping[str, int]) -> Account:
+def _viewed(account: Account, gain: _Gain, won_uj: Mapping[str, int], window: Window) -> Account:
+    """Return a view after the window."""
     energy = dict(account.energy)
     for domain, more_uj in won_uj.items():
-        energy[domain] = Energy(0, energy.get(domain, Energy()).dynamic_uj + more_uj)
-    more = replace(account, cpu_ns=account.cpu_ns + gain.cpu_ns, energy=energy)
-    return _with_vcpu(more, gain)
+        energy[domain] = Energy(0, energy.get(domain, NO_ENERGY).dynamic_uj + more_uj)
+    who, cpu_ns = gain.part.identity or account.identity, account.cpu_ns + gain.cpu_ns
+    return Account(
+        who if who.parent == gain.leaf_id else replace(who, parent=gain.leaf_id),
+        account.first_seen_ns,
+        account.inode,
+        cpu_ns,
+        energy,
+        ended_ns=None if gain.part.is_live else window.end_ns,
+        vcpu_ns=_vcpu_after(account, gain, cpu_ns),
+    )
 
 
 def _kept(views: Accounts, accounts: Accounts, window: Window, params: Params) -> Accounts:
