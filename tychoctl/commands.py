@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
-from tychoctl import facts, lists
+from tychoctl import lists
 from tychoctl.lists import Reply
 from tychoctl.view import View
 
@@ -34,6 +34,22 @@ class Task(NamedTuple):
     example: str
 
 
+def _fact(name: str, doc: str, example: str, *, is_op: bool = True) -> Command:
+    """Return a command about the node or the daemon; its module is imported when it is run."""
+
+    def text(reply: Reply, view: View) -> str:
+        from tychoctl import facts
+
+        return facts.TEXTS[name](reply, view)
+
+    def rows(reply: Reply, view: View) -> Rows:
+        from tychoctl import facts
+
+        return facts.ROWS[name](reply, view)
+
+    return Command(name, doc, example, name if is_op else None, text, rows)
+
+
 def _list(op: str, doc: str, example: str, *has: str, sums: str | None = None) -> Command:
     """Return a command that lists workloads, which have namespaces, labels or neither."""
     text, rows = partial(lists.render_list, op), partial(lists.rows_of_list, op)
@@ -43,29 +59,20 @@ def _list(op: str, doc: str, example: str, *has: str, sums: str | None = None) -
 
 _POD_FACTS: Final = ("namespaces", "labels")
 _ALL: Final = (
-    Command(
+    _fact(
         "status",
         "whether tychod is well: accounting, sources, its own cost, problems and remedies",
         "tychoctl status",
-        "status",
-        facts.render_status,
-        facts.rows_of_status,
     ),
-    Command(
+    _fact(
         "sources",
         "every source of energy and names: its health, and why one is missing",
         "tychoctl sources -o wide",
-        "sources",
-        facts.render_sources,
-        facts.rows_of_sources,
     ),
-    Command(
+    _fact(
         "node",
         "energy and power of the node by hardware domain",
         "tychoctl node -w",
-        "node",
-        facts.render_node,
-        facts.rows_of_node,
     ),
     _list(
         "workloads",
@@ -99,21 +106,16 @@ _ALL: Final = (
         "tychoctl processes --sort cpu --limit 20",
         "namespaces",
     ),
-    Command(
+    _fact(
         "config",
         "settings in force with their origin, or the commented default file",
         "tychoctl config show rapl.interval",
-        "config",
-        facts.render_config,
-        facts.rows_of_config,
     ),
-    Command(
+    _fact(
         "version",
         "versions of tychoctl and of the tychod that answers",
         "tychoctl version",
-        None,
-        facts.render_versions,
-        facts.rows_of_versions,
+        is_op=False,
     ),
 )
 COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _ALL}

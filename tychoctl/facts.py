@@ -1,6 +1,6 @@
 """Text and CSV of the answers about the node and the daemon: node, sources, status, config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tychoctl import render
@@ -374,3 +374,20 @@ def rows_of_versions(reply: Reply, _: View) -> Rows:
     found = [(name, section(reply, name)) for name in ("tychoctl", "tychod")]
     rows = [[name, *(build.get(key) for key in keys)] for name, build in found if build]
     return ["program", *keys], rows
+
+
+TEXTS: Final[Mapping[str, Callable[[Reply, View], str]]] = {
+    "status": render_status,
+    "sources": render_sources,
+    "node": render_node,
+    "config": render_config,
+    "version": render_versions,
+}
+ROWS: Final[Mapping[str, Callable[[Reply, View], Rows]]] = {
+    "status": rows_of_status,
+    "sources": rows_of_sources,
+    "node": rows_of_node,
+    "config": rows_of_config,
+    "version": rows_of_versions,
+}
+"""The commands whose answers these are."""

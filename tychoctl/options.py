@@ -17,9 +17,10 @@ EVERY_WINDOW: Final = 0.0
 MOST_SECONDS: Final = 86400.0
 LEAST_INTERVAL_S: Final = 0.1
 LONGEST_RECORDING_S: Final = 3600.0
-DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)(s|m|h|)")
+# Text: most commands need neither, and to compile one takes as long as to import a module.
+DURATION: Final = r"([0-9]{1,9}(?:\.[0-9]{0,9})?)(s|m|h|)"
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "": 1}
-NUMBER: Final = re.compile(r"\d+(\.\d*)?|\.\d+")
+NUMBER: Final = r"\d+(\.\d*)?|\.\d+"
 
 
 class Options(NamedTuple):
@@ -103,7 +104,7 @@ def join_watch(argv: Sequence[str]) -> list[str]:
     """Return the arguments with -w and its seconds in one, so that -w never takes the command."""
     joined: list[str] = []
     for argument in argv:
-        if joined and joined[-1] == "--watch=" and NUMBER.fullmatch(argument):
+        if joined and joined[-1] == "--watch=" and re.fullmatch(NUMBER, argument):
             joined[-1] += argument
         else:
             joined.append("--watch=" if argument in ("-w", "--watch") else argument)
@@ -259,7 +260,7 @@ def parse_wait(text: str) -> float:
 
 
 def _seconds(text: str, least: float) -> float:
-    if not NUMBER.fullmatch(text) or not least <= float(text) <= MOST_SECONDS:
+    if not re.fullmatch(NUMBER, text) or not least <= float(text) <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of seconds from {least:g} to {MOST_SECONDS:g}"
         )
@@ -285,7 +286,7 @@ def parse_count(text: str) -> int:
 
 def parse_duration(text: str) -> float:
     """Return the seconds of --for."""
-    found = DURATION.fullmatch(text)
+    found = re.fullmatch(DURATION, text)
     seconds = float(found[1]) * UNITS_S[found[2]] if found else 0.0
     if not 1.0 <= seconds <= LONGEST_RECORDING_S:
         raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s or 5m, from 1s to 1h")
