@@ -4,7 +4,17 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.inside import access, energy, identity, kernel, life, package, settings
+from tests.e2e.inside import (
+    access,
+    energy,
+    identity,
+    kernel,
+    life,
+    lives,
+    package,
+    routes,
+    settings,
+)
 from tests.e2e.inside.machine import UNIT, run
 from tests.e2e.inside.scene import Scene, clear
 from tests.e2e.steps import Step, run_steps, say
@@ -74,6 +84,12 @@ IDENTITY: Final[Steps] = (
     Step("a cluster in a container", identity.nested_cluster, 120),
     Step("QEMU: in a service, in libvirt's scope, in a pod", identity.qemu, 120),
     Step("Firecracker: two under an agent", identity.firecracker, 120),
+    Step("units: descriptions, and slices as sums", identity.units, 120),
+    Step("units: without D-Bus", routes.units_without_bus, 150),
+    Step("devices: checkpoint as the daemon, socket as root", identity.devices, 120),
+    Step("kubelet: owner, labels, a pod that it alone knows", identity.kubelet, 180),
+    Step("a container that lives 0.4 s", lives.brief_containers, 60),
+    Step("50 containers in 5 s", lives.churn, 90),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
 

@@ -46,14 +46,17 @@ names = (*abi.MAPPED, "ty_pmu_total")
 root = f"/sys/fs/bpf/tychod/v{abi.ABI}"
 views = abi.view_maps({name: syscall.obj_get(f"{root}/{name}") for name in names})
 wanted = set(map(int, sys.argv[1:]))
-slots = [i for i, cgid in enumerate(views.info["cgid"].tolist()) if cgid in wanted]
+slots = [i for i, cgid in enumerate(views.info["cgid"].tolist()) if not wanted or cgid in wanted]
 times = [views.total["ns"][:, i].sum(axis=0).tolist() for i in slots]
 print([times, int(views.ctl["missed"][0])])
 """
 
 
 def peek(*inodes: int) -> tuple[list[list[int]], int]:
-    """Return task, softirq and irq time of cgroups' slots, and switches the kernel hid so far."""
+    """Return task, softirq and irq time of the slots of cgroups (none given: of all).
+
+    And how many switches the kernel has hidden so far.
+    """
     text = run("/usr/bin/python3", "-I", "-c", PEEK, *map(str, inodes)).stdout
     times, missed = json.loads(text)
     return times, missed

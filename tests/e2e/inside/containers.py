@@ -53,6 +53,7 @@ class Made:
     name: str  # "pause": its sandbox
     percent: int
     usec: int | None = None  # of CPU time, then it ends
+    has_log: bool = True  # which the kubelet links
     id: str = field(default_factory=new_id)
 
     @property
@@ -96,7 +97,7 @@ class Made:
         path = self.bundle / "config.json"
         spec = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(self._asked(spec)), encoding="utf-8")
-        if self.name != "pause":
+        if self.has_log and self.name != "pause":
             log = (
                 POD_LOGS / f"{self.pod.namespace}_{self.pod.name}_{self.pod.uid}/{self.name}/0.log"
             )
@@ -135,6 +136,15 @@ class Made:
         self.pod.scene.undo.append(self.remove)
         driver = ("--systemd-cgroup",) if self.pod.systemd else ()
         self._call(*driver, "run", "--detach", "--bundle", str(self.bundle), self.id)
+
+    def run(self) -> None:
+        """Run it to its end; its bundle goes with it."""
+        self.prepare()
+        try:
+            driver = ("--systemd-cgroup",) if self.pod.systemd else ()
+            self._call(*driver, "run", "--bundle", str(self.bundle), self.id)
+        finally:
+            self.remove()
 
     def remove(self) -> None:
         """End it and remove all that it leaves."""

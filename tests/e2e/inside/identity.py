@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.inside import virtual
+from tests.e2e.inside import routes, virtual
 from tests.e2e.inside.containers import (
     CGROUPS,
     Made,
@@ -176,11 +176,24 @@ def firecracker(scene: Scene) -> str:
     return virtual.firecrackers(scene, town_of(scene))
 
 
+def kubelet(scene: Scene) -> str:
+    """A kubelet that starts later tells what the host's files do not."""
+    return routes.kubelet(scene, town_of(scene), PLACE / scene.name)
+
+
+def units(scene: Scene) -> str:
+    """Services have their descriptions, slices their sums."""
+    return routes.units(town_of(scene))
+
+
+def devices(scene: Scene) -> str:
+    """Containers have their devices, by the route that is open to whoever asks."""
+    return routes.devices(scene, town_of(scene))
+
+
 def town_of(scene: Scene) -> Town:
     """Return what was started for all steps, and what was seen of it."""
-    if scene.town is None:
-        configure(scene)
-    return build(scene, STARTERS)
+    return build(scene, configure, STARTERS)
 
 
 def configure(scene: Scene) -> None:
@@ -188,7 +201,7 @@ def configure(scene: Scene) -> None:
     secrets = PLACE / scene.name
     secrets.mkdir()
     scene.undo.append(lambda: shutil.rmtree(secrets))
-    text = SETTINGS.format(agent=virtual.agent_of(scene).url)
+    text = SETTINGS.format(agent=virtual.agent_of(scene).url) + routes.prepare_kubelet(secrets)
     settings = PLACE / f"conf.d/90-{scene.name}.toml"
     settings.write_text(text, encoding="utf-8")
     scene.undo.append(settings.unlink)
@@ -241,4 +254,5 @@ STARTERS: Final = {
     "nspawn": start_nspawn,
     "qemu": virtual.start_qemu,
     "firecracker": virtual.start_firecrackers,
+    "units": routes.start_units,
 }

@@ -48,9 +48,11 @@ def run(
     return done
 
 
-def ask(command: str, *, user: str | None = None, wait_s: int = 10) -> Answer:
+def ask(
+    command: str, *, user: str | None = None, wait_s: int = 10, options: Sequence[str] = ()
+) -> Answer:
     """Return the client's JSON answer to `command`."""
-    argv = ("tychoctl", command, "-o", "json", "--wait", str(wait_s))
+    argv = ("tychoctl", *options, command, "-o", "json", "--wait", str(wait_s))
     answer: Answer = json.loads(run(*argv, user=user, timeout_s=wait_s + 20).stdout)
     return answer
 

@@ -110,11 +110,13 @@ def differences(leaf: Answer | None, row: Row) -> str:
 Starter = Callable[[Scene, Group], None]
 
 
-def build(scene: Scene, starters: Mapping[str, Starter]) -> Town:
+def build(scene: Scene, prepare: Callable[[Scene], None], starters: Mapping[str, Starter]) -> Town:
     """Start everything, let it work for two windows, and account for it while it stands still."""
     if scene.town is None:
         scene.town = Town()
         try:
+            ensure_running()
+            prepare(scene)
             _observe(scene, scene.town, starters)
         except Exception as error:  # noqa: BLE001 (each step tells it)
             scene.town.failure = error
@@ -124,7 +126,6 @@ def build(scene: Scene, starters: Mapping[str, Starter]) -> Town:
 
 
 def _observe(scene: Scene, town: Town, starters: Mapping[str, Starter]) -> None:
-    ensure_running()
     wait_for_window()
     missed = peek()[1]
     with Watch("workloads") as watch:
