@@ -248,11 +248,14 @@ def merge_into(accounts: Accounts, folded: Folded, target: Identity, account: Ac
     if identity.namespace is None and target.namespace is not None:
         identity = _with_names_of(identity, target)
     folding.keep(folded, account, identity)
-    accounts[target.id] = replace(
-        add(into, account.energy, account.cpu_ns),
-        identity=identity,
-        first_seen_ns=min(into.first_seen_ns, account.first_seen_ns),
+    accounts[target.id] = Account(  # not ``replace``: there may be dozens in a window
+        identity,
+        min(into.first_seen_ns, account.first_seen_ns),
+        into.inode,
+        into.cpu_ns + account.cpu_ns,
+        added(into.energy, account.energy),
         spread=_merged(into.spread, account.spread),
+        requested=into.requested,
     )
 
 
