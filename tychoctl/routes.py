@@ -8,7 +8,7 @@ from tychoctl.render import Column
 from tychoctl.view import Entry, View
 
 OK: Final = "ok"
-QUIET: Final = ("off", "not used yet", "not asked yet", "not read yet")
+QUIET: Final = ("off", "not configured", "not used yet", "not asked yet", "not read yet")
 COLUMNS: Final = (
     Column("NAMES FROM", lambda e: render.name(e.get("route"))),
     Column("STATE", lambda e: render.name(e.get("state"))),

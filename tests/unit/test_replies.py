@@ -277,6 +277,7 @@ def test_an_ended_leaf_says_when_and_since_which_window() -> None:
         ("ok; 3 pods of others; odd", "ok", "3 pods of others; odd", None),
         ("ok, spare: not needed", "ok", "spare: not needed", None),
         ("stale, in use: 401; set a", "stale", "stale, in use: 401", "set a"),
+        ("not configured; set a", "off", "not configured", "set a"),
         ("not asked yet", "unused", "not asked yet", None),
     ],
 )

@@ -38,7 +38,7 @@ PROCESSES_OFF: Final = (
 
 ROUTE_OK: Final = "ok"
 ROUTE_STATES: Final[Mapping[str, str | tuple[str, ...]]] = {
-    "off": "off",
+    "off": ("off", "not configured"),
     "stale": "stale",
     "unused": ("not used yet", "not asked yet", "not read yet"),
 }
