@@ -223,7 +223,7 @@ def test_kubelet_never_overrides_the_pod_of_the_path(registry: Registry, kubelet
     kubelet.view = PodView(0, (pod(server(), uid="99999999-0000-4000-8000-000000000000"),))
     found = registry.update(tree(f"{POD}/{A}"), SECOND)[1]
 
-    assert (found.pod_uid, found.pod, found.name) == (UID, "api-1", "server")
+    assert (found.pod_uid, found.pod, found.name) == (UID, None, A[:12])
 
 
 def test_the_one_child_that_the_kubelet_does_not_list_is_the_sandbox(

@@ -17,19 +17,18 @@ class Claims:
 
     def __init__(self) -> None:
         self._of_id: dict[str, set[Known]] = {}
-        self._contested: set[str] = set()  # ids to be told in the log
+        self._doubles: set[str] = set()  # ids with two claimants
+        self._contested: set[str] = set()  # of those, which are to be told in the log
         self._told_ns: int | None = None
         self._mismatches = 0
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong at present, one line each."""
-        contested = [ident for ident, who in self._of_id.items() if len(who) > 1]
         found = []
-        if contested:
-            found.append(
-                f"{len(contested)} container ids are claimed by two cgroups, e.g. {min(contested)}"
-            )
+        if self._doubles:
+            count, example = len(self._doubles), min(self._doubles)
+            found.append(f"{count} container ids are claimed by two cgroups, e.g. {example}")
         if self._mismatches:
             found.append(
                 f"{self._mismatches} times a runtime's file named another pod than the cgroup's"
@@ -42,6 +41,7 @@ class Claims:
         claimants = self._of_id.setdefault(known.base.id, set())
         claimants.add(known)
         if len(claimants) > 1:
+            self._doubles.add(known.base.id)
             self._contested.add(known.base.id)
 
     def remove(self, known: Known) -> None:
@@ -49,6 +49,7 @@ class Claims:
         claimants = self._of_id.get(known.base.id, set())
         claimants.discard(known)
         if len(claimants) < 2:
+            self._doubles.discard(known.base.id)
             self._contested.discard(known.base.id)
         if not claimants:
             self._of_id.pop(known.base.id, None)

@@ -156,5 +156,7 @@ def _runtime(known: Known) -> str | None:
         return known.base.runtime
     if known.names and known.names.source == "bundle":
         return known.names.runtime or "containerd"
+    if known.names and known.names.runtime:
+        return known.names.runtime
     listed = known.listed[0].runtime if known.listed else None
     return listed or known.base.runtime

@@ -49,6 +49,7 @@ class _Known:
     vm_key: int | None = None
     identity: Identity | None = None
     ref: CgroupRef | None = None
+    seen: tuple[VmProcess, Identity, Service | None] | None = None  # what the identity is made of
 
 
 class Machines:
@@ -100,6 +101,9 @@ class Machines:
         if _owns(holder):
             return
         service = self.service_of(process)
+        seen = (process, holder, service)
+        if known.seen == seen:
+            return
         if known.identity is None:
             if service is None and self._waits(known, process, now_ns):
                 self.wants_agent = True
@@ -111,7 +115,7 @@ class Machines:
             if service is None and known.identity.names_from == "agent":
                 base = replace(base, name=known.identity.name, names_from="agent")
                 base = replace(base, labels=known.identity.labels)
-        known.identity = base
+        known.identity, known.seen = base, seen
         inode = process.start_ticks << PID_BITS | process.pid
         known.ref = CgroupRef(base.cgroup or "", inode)
 

@@ -15,13 +15,13 @@ from tychod.model import KERNEL_ID, Identity
 from tychod.samples import KERNEL_KEY, LOST_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef
 from tychod.workloads.asked import Others, PodSource
 from tychod.workloads.claimed import Claims
-from tychod.workloads.hostfiles import Bundles, CommandLines, LogLinks, Names
+from tychod.workloads.hostfiles import Names
+from tychod.workloads.hostnames import HostNames
 from tychod.workloads.known import SECOND_NS, Known, PodFacts, merge
 from tychod.workloads.listing import Listing
 from tychod.workloads.machines import Machines, Place, Watched, machine_fields
-from tychod.workloads.paths import identify, name_from_cmdline, unattributed, unnamed_reason
-from tychod.workloads.pods import PodView
-from tychod.workloads.runtimefiles import RuntimeFiles
+from tychod.workloads.paths import identify, unattributed, unnamed_reason
+from tychod.workloads.pods import PodView, is_same_uid
 from tychod.workloads.vmprocs import VmProcess
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ SETTLED_NS: Final = 3 * SECOND_NS
 """A child of a pod that the kubelet still does not list after this long is the pod's sandbox."""
 FORESEEN_NS: Final = 30 * SECOND_NS
 """How long a cgroup that was seen being made is waited for in the accounting."""
+MOST_FORESEEN: Final = 10_000
 MACHINE_NS: Final = SECOND_NS
 """How long a machine's cgroup waits for its hypervisor to be found: its id is for ever."""
 
-_OUTSIDE_KUBERNETES: Final = ("docker", "podman")
 _ROOT: Final = "processes in the root cgroup"
 
 
@@ -49,10 +49,7 @@ class Registry:
         kubelet: PodSource | None = None,
         others: Others = Others(),  # noqa: B008 - it cannot be changed
     ) -> None:
-        self._bundles = Bundles(host)
-        self._links = LogLinks(host)
-        self._files = RuntimeFiles(host)
-        self._cmdlines = CommandLines(host, cgroup_root)
+        self._files = HostNames(host, cgroup_root)
         self._kubelet = kubelet
         self._others = others
         self._machines = Machines(others.agent)
@@ -62,6 +59,7 @@ class Registry:
         self._of_pod: dict[str, set[Known]] = {}  # the host's pods, by uid
         self._claims = Claims()
         self._foreseen: dict[str, int] = {}  # workloads without a key yet, and since when
+        self._read: dict[str, Identity | None] = {}  # paths that were foreseen: who they are
         self._pending: set[Known] = set()  # machines whose id is not settled
         self._nameless: set[Known] = set()  # whose host files are still to be read
         self._unknown: set[Known] = set()  # whom the kubelet has not told us about
@@ -84,9 +82,7 @@ class Registry:
         off = "off in the configuration"
         kubelet, (units, devices, agent) = self._kubelet, self._others
         return {
-            "bundle": self._bundles.route,
-            "runtime-file": self._files.route,
-            "log-link": self._links.route,
+            **self._files.routes,
             "kubelet": kubelet.route if kubelet else off,
             "systemd": units.route if units else off,
             "firework": agent.route if agent else "not configured; set [workloads] firework_status",
@@ -121,7 +117,9 @@ class Registry:
     def foresee(self, paths: Iterable[str], now_ns: int) -> None:
         """Read the names of cgroups that were just made: the files may be gone with them."""
         for path in paths:
-            base = identify(path)
+            if len(self._read) < MOST_FORESEEN:
+                self._read[path] = identify(path)
+            base = self._read.get(path)
             if base is None or base.kind != "container" or base.cgroup is None:
                 continue
             if base.cgroup not in self._workloads:
@@ -160,7 +158,7 @@ class Registry:
 
     def _add(self, key: int, path: str, now_ns: int) -> set[Known]:
         self._paths[path] = key
-        base = identify(path)
+        base = self._read.pop(path) if path in self._read else identify(path)
         if base is None:
             reason = unnamed_reason(path) if path.strip("/") else _ROOT
             self._of_key[key] = None
@@ -209,6 +207,8 @@ class Registry:
         for cgroup in [c for c, t in self._foreseen.items() if now_ns - t > FORESEEN_NS]:
             del self._foreseen[cgroup]
             self._dismiss(self._workloads[cgroup])
+        if not self._foreseen:
+            self._read.clear()
 
     def _dismiss(self, known: Known) -> None:
         base = known.base
@@ -276,23 +276,13 @@ class Registry:
         return changed
 
     def _read_names(self, known: Known, now_ns: int) -> Names | None:
-        base = known.base
-        names = self._read_files(known, now_ns) if known.is_hosts else None
-        if names is not None and base.pod_uid and names.pod_uid not in (None, base.pod_uid):
+        names, path_uid = self._files.read(known, now_ns), known.base.pod_uid
+        if names is not None and not (
+            path_uid is None or names.pod_uid is None or is_same_uid(names.pod_uid, path_uid)
+        ):
             self._claims.mismatch(known, names)
             names = None
-        if names is None and base.pod_uid is None and base.runtime not in ("lxc", "nspawn"):
-            argv = self._cmdlines.read(base.cgroup or "")
-            if argv:  # asked once: a later process of the container says nothing about its name
-                name = name_from_cmdline(argv)
-                return Names("cmdline", name) if name else Names("path", base.name)
-        return names
-
-    def _read_files(self, known: Known, now_ns: int) -> Names | None:
-        base = known.base
-        if base.runtime in _OUTSIDE_KUBERNETES and base.pod_uid is None:
-            return self._files.read(base.id, base.runtime, now_ns)
-        return self._bundles.read(base.id) or self._links.read(base.id, now_ns)
+        return names or self._files.read_cmdline(known)
 
     def _listen(self, now_ns: int) -> set[Known]:
         """Take over a new answer of the kubelet, or the news that its answers have become old."""
@@ -301,27 +291,39 @@ class Registry:
         view, stale = self._kubelet.view, self._kubelet.is_stale(now_ns)
         if view is self._view and stale == self._stale:
             return set()
-        fresh, self._view, self._stale = view is not self._view, view, stale
-        if fresh and view is not None:
-            self._absorb(view)
-        return set(self._workloads.values())
+        changed: set[Known] = set()
+        if view is not self._view and view is not None:
+            changed = self._absorb(view)
+        if stale != self._stale:
+            changed = set(self._workloads.values())
+        self._view, self._stale = view, stale
+        return changed
 
-    def _absorb(self, view: PodView) -> None:
-        self._listing.absorb(view.pods, self._of_pod)
-        for known in (k for k in self._workloads.values() if k.is_hosts):
-            known.listed = self._listing.entry_of(known) or known.listed
-        for pod in view.pods:
-            self._find_sandbox(pod.uid, view.asked_ns)
+    def _absorb(self, view: PodView) -> set[Known]:
+        """Take over an answer; return whom it says something new about."""
+        news = self._listing.absorb(view.pods, self._of_pod)
+        changed: set[Known] = set()
+        for known in self._workloads.values():
+            listed = known.listed
+            if known.is_hosts and known.base.kind == "container":
+                known.listed = self._listing.entry_of(known) or listed
+            if known.listed != listed or (known.pod_uid in news and known.hosts_pod):
+                changed.add(known)
+        for uid in self._of_pod.keys() & self._listing.pods.keys():
+            changed |= self._find_sandbox(uid, view.asked_ns)
+        return changed
 
-    def _find_sandbox(self, uid: str, asked_ns: int) -> None:
+    def _find_sandbox(self, uid: str, asked_ns: int) -> set[Known]:
         """Mark the one child of a pod that the kubelet does not list: it never lists sandboxes."""
         members = self._of_pod.get(uid, ())
         children = [k for k in members if k.is_hosts and k.base.kind == "container"]
         unlisted = [k for k in children if not k.is_named]
         if len(unlisted) != 1 or any(k.is_sandbox for k in children):
-            return
-        if unlisted[0].first_ns + SETTLED_NS <= asked_ns:
-            unlisted[0].sandbox_by_exclusion = True
+            return set()
+        if unlisted[0].first_ns + SETTLED_NS > asked_ns:
+            return set()
+        unlisted[0].sandbox_by_exclusion = True
+        return {unlisted[0]}
 
     def _listen_to_others(self) -> set[Known]:
         """Take over what systemd and the kubelet's device plug-ins have told meanwhile."""
