@@ -66,6 +66,12 @@ class CountingHost:
         return read
 
 
+def crowd(put: Put) -> None:
+    """Write so many processes that few of them are read again in one listing."""
+    for pid in range(1000, 1120):
+        put(pid, "/usr/bin/sleep", "9")
+
+
 def pids(vms: tuple[VmProcess, ...]) -> list[int]:
     """Return whose processes they are."""
     return [vm.pid for vm in vms]
@@ -138,6 +144,7 @@ def test_a_slow_exec_is_found_when_the_process_is_2_s_old(host: Host, put: Put) 
 
 def test_a_later_exec_is_found_within_a_minute(host: Host, put: Put) -> None:
     """A wrapper that prepares for long before it execs is found at last."""
+    crowd(put)
     finder = VmFinder(host, "v2")
     wrapper = put(20, *SHELL)
     for second in range(0, 10, 2):
@@ -163,6 +170,7 @@ def test_the_fork_of_a_hypervisor_is_none_once_it_is_something_else(host: Host, 
 
 def test_a_reused_pid_inherits_nothing(host: Host, put: Put) -> None:
     """Another start is another process, with its own command line or none."""
+    crowd(put)
     finder = VmFinder(host, "v2")
     put(20, *QEMU, start_ticks=5)
     put(30, *QEMU, start_ticks=5)
@@ -175,8 +183,30 @@ def test_a_reused_pid_inherits_nothing(host: Host, put: Put) -> None:
     assert (vm.pid, vm.start_ticks, vm.machine.id) == (20, 6, "web-1")
 
 
+def test_a_pid_that_was_gone_is_a_new_process(host: Host, put: Put) -> None:
+    """It is read at once and again, whatever was known of the one before it."""
+    crowd(put)
+    finder = VmFinder(host, "v2")
+    known, young = put(20, "/usr/bin/sleep"), put(30, "/usr/bin/sleep")
+    young.remove()
+    finder.look(0)
+    finder.look(2 * SECOND)
+    young.write()
+    finder.look(4 * SECOND)
+    known.remove()
+    young.remove()
+    finder.look(5 * SECOND, soon=True)
+    put(20, *QEMU)
+    young.write()
+    assert pids(finder.look(6 * SECOND, soon=True)) == [20]
+
+    put(30, *FIRECRACKER)
+    assert pids(finder.look(7 * SECOND, soon=True)) == [20, 30]
+
+
 def test_a_hypervisor_is_followed_to_its_end(host: Host, put: Put) -> None:
     """It may move to another cgroup; dead and not waited for it runs nothing more."""
+    crowd(put)
     finder = VmFinder(host, "v2")
     process = put(20, *QEMU)
     first = finder.look(0)
@@ -377,7 +407,13 @@ def test_it_never_falls(host: Host, put: Put) -> None:
     times = ThreadTimes(host)
     before = times.read(vm_of(process))
     assert before == (9 * SECOND, 9 * SECOND)
-    for threads in ({}, {21: (1, "x")}, {21: (0, "x"), 22: (3, "fc_vcpu 0")}, {20: (0, "x")}):
+    for threads in (
+        {21: (10 * SECOND, "x")},
+        {},
+        {21: (1, "x")},
+        {21: (0, "x"), 22: (3, "fc_vcpu 0")},
+        {20: (0, "x")},
+    ):
         process.threads = threads
         process.write()
         now = times.read(vm_of(process))
