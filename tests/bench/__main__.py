@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import accounting, analyse, client, daemon, footprint, identity
+from tests.bench import accounting, analyse, churn, client, daemon, footprint, identity
 from tests.bench.figures import Figure, render
 from tests.bench.interpreter import daemon_python
 
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "analyse": analyse.measure,
+    "churn": churn.measure,
     "client": client.measure,
     "start": daemon.measure_start,
     "cpu": daemon.measure_cpu,

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from tests.property.test_conservation import node, shown_ns, sums
+from tests.property.test_conservation import node as node_sums
+from tests.property.test_conservation import shown_ns, sums
 from tests.property.test_restart import Process, saved_and_loaded
+from tests.sim.churn import Churn
 from tests.sim.world import MS, RESERVED, Load, Meter, World, container, unit, zone
 from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import Observations, Params, State
@@ -168,7 +170,7 @@ def test_churn_loses_nothing_and_nothing_falls(
     """Leaves add up to the node; no leaf, pod, namespace or slice that is shown ever has less."""
     snapshots = [snapshot for snapshot, _ in run(story, params, restarts)]
     for snapshot in snapshots:
-        assert sums(snapshot) == node(snapshot)
+        assert sums(snapshot) == node_sums(snapshot)
         assert snapshot.conservation_violations == 0
         assert len(listed(snapshot)) <= params.terminated_max or params.terminated_max < 0
         pods = {pod_key(x.identity) for x in snapshot.leaves if x.identity.kind == "container"}
@@ -222,6 +224,24 @@ def test_two_readers_see_what_ended(
             assert leaf.ended_sequence <= before.sequence
             if leaf.ended_sequence == before.sequence:
                 assert leaf_id in {x.identity.id for x in after.leaves}
+
+
+def test_an_hour_in_small() -> None:
+    """Containers of 5 s, 10 a second, as in the benchmark of an hour: sums stand, memory too."""
+    node, most = Churn(1000, step_ns=500 * MS), 20
+    params, state = Params(cpus=8, terminated_age_ns=12 * S, terminated_max=most), State()
+    accounts, columns = [], []
+    for index in range(28):
+        window = Window(3 * index * S, 3 * (index + 1) * S)
+        snapshot, state = analyse(node.observe(window), window, state, params)
+        accounts.append(len(state.accounts))
+        columns.append(sum(len(m.columns) + len(m.young) for m in state.learned.values()))
+
+        assert sums(snapshot) == node_sums(snapshot)
+        assert snapshot.conservation_violations == 0
+        assert len(listed(snapshot)) <= most
+    for kept in (accounts, columns):  # a workload without a column is remembered for some minute
+        assert max(kept[24:]) <= max(kept[:24])
 
 
 def test_a_pod_inside_a_container_has_its_own_past() -> None:
