@@ -1,5 +1,6 @@
 """Machines without a cgroup: carved out of their cgroup's time, or shown as views; never twice."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +11,8 @@ from tests.sim.world import MS, Hypervisor, Load, Meter, World, container, unit,
 from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import Observations, Params, ProcessesSeen, State, VmId
 from tychod.model import Identity, Leaf, Snapshot, Window
+from tychod.replay import run
+from tychod.runtime.recording import Analysed, RecordingReader, RecordingWriter
 from tychod.samples import CounterSample, ProcessSeries, ProcessUse, VmSeries
 
 S = 1_000 * MS
@@ -198,37 +201,53 @@ def test_a_restart_goes_on() -> None:
     assert after.accounts["agent.service"].cpu_ns == through.accounts["agent.service"].cpu_ns
 
 
-def test_a_process_that_moves_begins_anew_there() -> None:
-    """What it used on the way is its cgroups'; from the next window on it is carved out again."""
+def test_a_process_that_moves_takes_its_leaf_with_it() -> None:
+    """What it used on the way is its cgroups'; then it is carved out of the other one.
+
+    An older process that claims its id meanwhile gets nothing by that.
+    """
     moved = replace(FIRST, load=replace(POD, identity=unit("other.service")))
+    rival = replace(FIRST, pid=5, vm_key=-1_040, vm_id="qemu-10-0", part=0.1)
     loads = (KERNEL, AGENT, moved.load, SCOPE)
     here = observed(replace(world(FIRST), loads=loads))
-    there = observed(replace(world(moved), loads=loads))
+    there = [
+        counted(seen, {10: FIRST.cpu_ns(seen[1].end_ns)})
+        for seen in observed(replace(world(moved, rival), loads=loads))
+    ]
     found = booked([*here[:2], *there[2:]])
     at = [cpu(s).get("qemu-10-0", 0) for s, _ in found]
     assert at[1] == at[2] == int(3 * S * 1.5 * 0.5)
-    assert at[3] - at[2] == int(3 * S * 0.8 * 0.5)
+    assert at[3] - at[2] == int(3 * S * 0.75)
+    assert cpu(found[3][0])["other.service"] == int(12 * S * 0.8) - int(3 * S * 0.75)
+
+
+def counted(seen: Seen, cpu_ns: Mapping[int, int]) -> Seen:
+    """The same with other counters of some processes."""
+    observations, window = seen
+    vms = observations.vms
+    assert vms is not None
+    uses = tuple(u._replace(cpu_ns=cpu_ns.get(u.pid, u.cpu_ns)) for u in vms.uses)
+    return replace(observations, vms=replace(vms, uses=uses)), window
 
 
 def test_a_counter_that_falls_is_read_anew() -> None:
     """A counter that stands lower than it was gives nothing in that window, and goes on after."""
     seen = observed(world(FIRST))
-    fallen = [seen[0], seen[1], *(lowered(x, 2 * S) for x in seen[2:])]
+    fallen = [
+        seen[0],
+        seen[1],
+        *(counted(x, {10: FIRST.cpu_ns(x[1].end_ns) - 2 * S}) for x in seen[2:]),
+    ]
     at = [cpu(s).get("qemu-10-0", 0) for s, _ in booked(fallen)]
     assert at[2] == at[1] + 3 * S * 0.75 - 2 * S  # not below where it was: it only rose by less
-    fallen = [seen[0], seen[1], *(lowered(x, 6 * S) for x in seen[2:])]
+    fallen = [
+        seen[0],
+        seen[1],
+        *(counted(x, {10: FIRST.cpu_ns(x[1].end_ns) - 6 * S}) for x in seen[2:]),
+    ]
     at = [cpu(s).get("qemu-10-0", 0) for s, _ in booked(fallen)]
     assert at[2] == at[1]
     assert at[3] == at[2] + 3 * S * 0.75
-
-
-def lowered(seen: Seen, less_ns: int) -> Seen:
-    """The same with every hypervisor's counter lower."""
-    observations, window = seen
-    vms = observations.vms
-    assert vms is not None
-    uses = tuple(u._replace(cpu_ns=u.cpu_ns - less_ns, vcpu_ns=None) for u in vms.uses)
-    return replace(observations, vms=replace(vms, uses=uses)), window
 
 
 def test_the_kernel_programs_know_the_last_part() -> None:
@@ -248,6 +267,21 @@ def test_the_kernel_programs_know_the_last_part() -> None:
     for found in (known, unknown):
         assert leaf(found[-1][0], "qemu-11-500").state == "terminated"
         assert not found[-1][1].vms
+
+
+def test_an_end_between_two_readings_of_one_window() -> None:
+    """Where hypervisors were read before a machine's end and the kernel programs after it."""
+    brief = replace(SECOND, dies_ns=9_950 * MS)
+    seen = observed(world(brief, late_ns=-100 * MS))
+    observations, window = seen[2]
+    exited = ProcessUse(11, 5 * S, "qemu", AGENT.key, brief.cpu_ns(20 * S), exited=True)
+    series = ProcessSeries(window.end_ns, "bpf", (exited,))
+    told = replace(observations, processes=ProcessesSeen(series, None, 10**18))
+    found = booked([*seen[:2], (told, window), seen[3]])
+    at = [cpu(s).get("qemu-11-500", 0) for s, _ in found]
+    assert at == [0, brief.cpu_ns(6_900 * MS), brief.cpu_ns(20 * S), brief.cpu_ns(20 * S)]
+    states = [leaf(s, "qemu-11-500").state for s, _ in found[1:]]
+    assert states == ["running", "running", "terminated"]
 
 
 def test_a_window_without_a_reading_ends_nobody() -> None:
@@ -342,14 +376,14 @@ def test_a_view_goes_with_its_leaf() -> None:
     """A container that was made anew under its id is another: the view of the old one is gone."""
     anew = replace(POD, key=9, inode=99, born_ns=7_500 * MS)
     old = replace(POD, dies_ns=7_500 * MS)
-    inside = replace(INNER, load=anew, pid=13, born_ns=8 * S)
+    inside = replace(INNER, load=anew, pid=13, vm_id="later", born_ns=8 * S)
     loads = (KERNEL, AGENT, SCOPE, old, anew)
     hypervisors = (replace(INNER, load=old, dies_ns=7_500 * MS), inside)
     found = booked(observed(replace(world(*hypervisors), loads=loads)))
-    assert [len(s.views) for s, _ in found] == [1, 1, 1, 1]
+    views = [[view.identity.id for view in s.views] for s, _ in found]
+    assert views == [["inner"], ["inner"], ["later"], ["later"]]
     view, pod = found[2][0].views[0], leaf(found[2][0], POD.identity.id)
     assert 0 < view.cpu_ns < pod.cpu_ns == anew.own_ns(10 * S)
-    assert view.identity.pid == 13
 
 
 def test_a_machine_cannot_be_another_kind_of_leaf() -> None:
@@ -379,17 +413,26 @@ def without_threads(seen: Seen) -> Seen:
     return replace(observations, vms=replace(vms, uses=uses)), window
 
 
-def test_vcpu_time_is_never_more_than_cpu_time() -> None:
-    """However a thread's time was read, overhead is never negative and never falls."""
-    odd = replace(FIRST, vcpu_part=1.3)
-    own = Hypervisor(40, SCOPE, 1.0, vcpu_part=1.3)
+def test_overhead_is_never_negative_and_never_falls() -> None:
+    """However threads were read: more than their process used, or all at once after nothing."""
+    machines = (FIRST, Hypervisor(40, SCOPE, 1.0), INNER)
     before: Mapping[str, int] = {}
-    for snapshot, _ in booked(observed(world(odd, own, replace(INNER, vcpu_part=1.3)))):
+    state = State()
+    for number, (observations, window) in enumerate(observed(world(*machines))):
+        vms = observations.vms
+        assert vms is not None
+        uses = tuple(
+            u._replace(vcpu_ns=(u.cpu_ns // 10, u.cpu_ns // 10, u.cpu_ns, 2 * u.cpu_ns)[number])
+            for u in vms.uses
+        )
+        seen = replace(observations, vms=replace(vms, uses=uses))
+        snapshot, state = analyse(seen, window, state, PARAMS)
         shown = [x for x in (*snapshot.leaves, *snapshot.views) if x.vcpu_ns is not None]
         overhead = {x.identity.id: x.cpu_ns - (x.vcpu_ns or 0) for x in shown}
         assert all(ns >= before.get(name, 0) for name, ns in overhead.items())
         before = overhead
     assert before.keys() == {"qemu-10-0", "uuid-3", "inner"}
+    assert all(before.values())
 
 
 def test_processes_go_with_their_machine() -> None:
@@ -460,3 +503,49 @@ def test_an_unknown_cgroup_waits() -> None:
     assert cpu(found[-1][0])["agent.service"] == int(12 * S * 1.5)
     assert leaf(found[-1][0], "qemu-10-0").cpu_ns == 0
     assert found[-1][1].vms[VmId(10, 0)].cpu_ns == FIRST.cpu_ns(4 * S)
+
+
+def test_a_start_is_compared_in_one_clock() -> None:
+    """Where the machine slept for an hour starts are an hour later, and mean the same."""
+    hour_ns = 3_600 * S
+    plain = observed(world(replace(FIRST, born_ns=4_500 * MS)))
+    slept = []
+    for observations, window in plain:
+        vms = observations.vms
+        assert vms is not None
+        uses = tuple(u._replace(start_ticks=u.start_ticks + hour_ns // (10 * MS)) for u in vms.uses)
+        told = VmSeries(vms.t_ns, uses, suspended_ns=hour_ns)
+        slept.append((replace(observations, vms=told), window))
+    # It began 2.5 s before its first reading's window; without the clock's hour it would be new
+    # wherever it is first read.
+    for skipped, expected in ((2, 5.5 * S * 0.75), (3, 0)):
+        both = [booked([*observed(world())[:skipped], *seen[skipped:]]) for seen in (plain, slept)]
+        assert [cpu(found[skipped][0]).get("qemu-10-450", 0) for found in both] == [expected] * 2
+
+
+def test_a_unit_that_is_called_as_a_machine_was_begins_anew() -> None:
+    """What the machine had is in the past, and none of it is the unit's."""
+    late = Load(8, unit("late.service"), 0.25, born_ns=8 * S)
+    machine = replace(FIRST, vm_id="late.service", dies_ns=6 * S)
+    found = booked(observed(replace(world(machine), loads=(*WORLD.loads, late))))
+    had = leaf(found[1][0], "late.service")
+    now = leaf(found[3][0], "late.service")
+    assert (had.identity.kind, now.identity.kind) == ("vm", "unit")
+    assert now.cpu_ns == late.own_ns(13 * S)
+    assert leaf(found[3][0], "past").cpu_ns == had.cpu_ns
+
+
+def test_a_recording_replays() -> None:
+    """From the middle, with machines, views and what was remembered of them, to the bit."""
+    hypervisors = (FIRST, SECOND, INNER, Hypervisor(40, SCOPE, 1.0))
+    state, writer = State(), RecordingWriter({"node": "n"})
+    data = writer.start()
+    for number, (observations, window) in enumerate(observed(world(*hypervisors))):
+        snapshot, after = analyse(observations, window, state, PARAMS)
+        if number:
+            data += writer.add(Analysed(window, observations, state, PARAMS, snapshot))
+        state = after
+    replayed = run(RecordingReader(io.BytesIO(data + writer.end("complete"))))
+    assert (replayed.problem, replayed.differences, replayed.windows) == (None, (), 3)
+    assert replayed.snapshot is not None
+    assert replayed.snapshot.views == snapshot.views
