@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
@@ -16,7 +17,7 @@ from tests.sim.churn import Churn
 from tests.sim.world import MS, RESERVED, Load, Meter, World, container, unit, zone
 from tychod.analysis.pipeline import analyse
 from tychod.analysis.state import Observations, Params, State
-from tychod.model import Energy, Identity, Leaf, Snapshot, Window
+from tychod.model import Energy, Identity, IdlePolicy, Leaf, Snapshot, Window
 from tychod.views import NAMESPACE, SLICE, past_id, pod_key, slices_of, view_keys
 
 S: Final = 1_000 * MS
@@ -226,6 +227,28 @@ def test_two_readers_see_what_ended(
                 assert leaf_id in {x.identity.id for x in after.leaves}
 
 
+@pytest.mark.parametrize("policy", get_args(IdlePolicy))
+def test_an_ended_leaf_gets_nothing_more(policy: IdlePolicy) -> None:
+    """Whoever gets the idle energy: what has ended keeps its final counters, asked for or not."""
+    asked = {"cpu_millicores": 1000, "memory_bytes": 1 << 30}
+    ends = (replace(member(1, 0), requests=asked), service(1, SLICES[0]))
+    lives = (replace(member(2, 0), requests=asked), service(2, SLICES[0]))
+    loads = [Load(k, who, 0.3, 0, 4 * S) for k, who in enumerate(ends, 1)]
+    loads += [Load(k, who, 0.2) for k, who in enumerate(lives, 11)]
+    meters = (Meter(zone("package-0"), 9.0, 9.0), Meter(zone("dram"), 1.0, 0.5))
+    times = tuple(range(0, 16 * S, S // 2))
+    world = World(tuple(loads), {"rapl": meters}, times, times)
+    params = Params(cpus=4, idle_policy=policy, memory_bytes=4 << 30)
+    *_, before, after = world.run(tuple(range(0, 13 * S, 3 * S)), params)[1:]
+    final, shown = listed(before), listed(after)
+
+    assert shown.keys() == {who.id for who in ends}
+    assert {i: (x.energy, x.cpu_ns) for i, x in shown.items()} == {
+        i: (x.energy, x.cpu_ns) for i, x in final.items()
+    }
+    assert sums(after) != sums(before)
+
+
 def test_an_hour_in_small() -> None:
     """Containers of 5 s, 10 a second, as in the benchmark of an hour: sums stand, memory too."""
     node, most = Churn(1000, step_ns=500 * MS), 20
@@ -240,7 +263,7 @@ def test_an_hour_in_small() -> None:
         assert sums(snapshot) == node_sums(snapshot)
         assert snapshot.conservation_violations == 0
         assert len(listed(snapshot)) <= most
-    for kept in (accounts, columns):  # a workload without a column is remembered for some minute
+    for kept in (accounts, columns):  # a workload without a column is remembered for a while
         assert max(kept[24:]) <= max(kept[:24])
 
 

@@ -12,6 +12,7 @@ from tychod.analysis.folded import Folded
 from tychod.analysis.ledger import Seen
 from tychod.analysis.state import Account, Params
 from tychod.model import Energy, Identity
+from tychod.views import pod_key
 
 PARAMS = Params(cpus=4, terminated_age_ns=100, terminated_max=3)
 
@@ -196,6 +197,26 @@ def test_evicted_container_stays_with_its_pod() -> None:
     end(accounts, now=2, params=Params(cpus=1, terminated_max=0))
     assert sorted(accounts) == ["kernel", "past", "system", "unattributed"]
     assert sums(accounts) == (30, 15, 21)
+
+
+@pytest.mark.parametrize("most", [0, 3])
+@pytest.mark.parametrize(("number", "inode"), [(2, 1), (1, 2)])
+def test_a_restarted_container_continues_its_pods_total(most: int, number: int, inode: int) -> None:
+    """Under another id or, where a runtime reuses ids, in another cgroup: the pod goes on."""
+    params = replace(PARAMS, terminated_max=most, terminated_age_ns=10**9)
+    mate, first, again = container(9, 7), container(1, 7), container(number, 7)
+    accounts = book(mate, first)
+    totals = []
+    for now, (leaf, at) in enumerate(((first, 1), (None, 0), (again, inode), (again, inode)), 1):
+        if leaf:
+            ledger.admit(accounts, {}, [Seen(leaf, at, is_live=True)], now)
+            accounts[leaf.id] = ledger.add(accounts[leaf.id], {"package": Energy(0, 1)}, 1)
+        end(accounts, mate, *([leaf] if leaf else []), now=now, params=params)
+        pod = {i: a for i, a in accounts.items() if pod_key(a.identity) == "uid-7"}
+        totals.append(sums(pod))
+
+    assert totals == [(20, 11, 15), (20, 11, 15), (20, 12, 16), (20, 13, 17)]
+    assert accounts[again.id].energy == {"package": Energy(0, 2)}
 
 
 def test_container_in_a_new_cgroup_is_another() -> None:
