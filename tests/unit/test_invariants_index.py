@@ -100,7 +100,7 @@ unit/test_invariants_time.py
   test_a_pod_made_anew_does_not_inherit 74
 unit/test_kubelet_schedule.py
   test_last_good_answer_stays_through_bad_ones 28
-  test_unknown_containers_never_cause_more_than_a_question_a_second 30
+  test_unknown_containers_cause_three_questions_a_second_at_most 30
 unit/test_ledger.py
   test_fixed_leaves_are_always_there 69
   test_those_with_most_energy_stay_when_there_are_too_many 78

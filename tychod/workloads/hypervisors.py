@@ -42,7 +42,11 @@ _VCPU_THREADS: Final[Mapping[str, re.Pattern[str]]] = {
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 _RESERVED: Final = frozenset({"kernel", "system", "past", "unattributed"})
-_RESERVED_PREFIXES: Final = ("past:", "lxc:", "nspawn:")
+_RESERVED_PREFIXES: Final = (
+    *("past:", "lxc:", "nspawn:", "buildkit:", "kata_overhead:", "firecracker:"),
+    *("lxc.monitor.", "libpod-conmon", "crio-conmon-"),
+)
+"""How ids begin that follow from a cgroup's path."""
 _UNIT_SUFFIXES: Final = (
     *(".service", ".scope", ".slice", ".socket", ".target", ".timer", ".path"),
     *(".device", ".mount", ".automount", ".swap", ".snapshot"),

@@ -259,6 +259,11 @@ RULES: Final = (
         above="/firecracker", id="firecracker:{name}",
     ),
     _rule(
+        "vm", "firecracker", r"firework-vm-(?P<name>[A-Za-z0-9-]{1,64})\.service",
+        ("/firework-vms.slice/firework-vm-web.service", "firecracker:web"),  # Firework's
+        above=r"\A/firework-vms\.slice", id="firecracker:{name}",
+    ),
+    _rule(
         "container", "nspawn", rf"machine-{_ESCAPED}\.scope",
         ("/machine.slice/machine-web.scope/payload/init.scope", "nspawn:web"),
         (r"/machine.slice/machine-my\x2dweb.scope", "nspawn:my-web"),
