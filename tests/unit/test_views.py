@@ -1,4 +1,4 @@
-"""Which pod, namespace and slices a leaf counts in: what a tenant names is in none of the host's."""
+"""Which pod, namespace and slices a leaf counts in: what a tenant names is in none of them."""
 
 from dataclasses import replace
 
