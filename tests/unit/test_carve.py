@@ -405,6 +405,15 @@ def test_vcpu_time_of_a_machine_with_a_cgroup() -> None:
         assert abs(shown.vcpu_ns - 0.6 * shown.cpu_ns) <= 4
 
 
+def test_two_hypervisors_of_one_machine() -> None:
+    """Their vCPU time together is no more than what their cgroup used."""
+    pair = [Hypervisor(40 + n, SCOPE, 1.0, None, "", n * 5 * S, vcpu_part=0.95) for n in (0, 1)]
+    for snapshot, _ in booked(observed(world(*pair))):
+        shown = leaf(snapshot, "uuid-3")
+        assert shown.vcpu_ns is not None
+        assert 0.9 * shown.cpu_ns <= shown.vcpu_ns <= shown.cpu_ns
+
+
 def without_threads(seen: Seen) -> Seen:
     """The same where threads cannot be told apart."""
     observations, window = seen

@@ -118,7 +118,7 @@ def _vcpu_after(account: Account, gain: _Gain, cpu_ns: int) -> int | None:
         older_ns = cpu_ns if is_own else cpu_ns - gain.cpu_ns
         had_ns = older_ns * min(now.vcpu_ns or 0, now.cpu_ns) // max(now.cpu_ns, 1)
         more_ns = 0 if is_own else more_ns
-    return had_ns + more_ns
+    return min(had_ns + more_ns, cpu_ns)  # two hypervisors may be one machine's
 
 
 def _most_owed_ns(carved: Carved, params: Params) -> int:
