@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.sim.world import MS, Hypervisor, Load, Meter, World, container, unit, zone
 from tychod.analysis.pipeline import analyse
-from tychod.analysis.state import Observations, Params, ProcessesSeen, State, VmId
+from tychod.analysis.state import Account, Observations, Params, ProcessesSeen, State, VmId
 from tychod.model import Identity, Leaf, Snapshot, Window
 from tychod.replay import run
 from tychod.runtime.recording import Analysed, RecordingReader, RecordingWriter
@@ -370,6 +370,23 @@ def test_views_of_one_id() -> None:
     assert all(len(s.views) == 1 for s, _ in found)
     liar = replace(INNER, vm_id="agent.service")
     assert booked(observed(world(liar)))[-1][0].views == ()
+
+
+def test_views_are_bounded() -> None:
+    """Of too many the ended go first, then those with the least CPU time."""
+    (observations, window), *_ = observed(world())
+    _, state = analyse(observations, window, State(), PARAMS)
+    who, now_ns = INNER.identity, state.accounts[POD.identity.id].first_seen_ns
+    views = {
+        f"v{n}": Account(
+            replace(who, id=f"v{n}"), now_ns, n, n, ended_ns=window.end_ns if n > 1_150 else None
+        )
+        for n in range(1_200)
+    }
+    observations, window = observed(world())[1]
+    unread = replace(observations, vms=None)
+    _, after = analyse(unread, window, replace(state, views=views), PARAMS)
+    assert sorted(int(name[1:]) for name in after.views) == list(range(151, 1_151))
 
 
 def test_a_view_goes_with_its_leaf() -> None:
