@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.2
 """How soon a question that is due is asked; a new cgroup is looked up at once."""
+REST_S: Final = 1.0
+"""The same where nothing is to be found out."""
 SETTLE_S: Final = 0.02
 """Cgroups are made in groups: those of a few containers are looked up together."""
 SOON_S: Final = 0.05
@@ -155,7 +157,8 @@ class Metadata:
 
     def _wait(self, looked_ns: int) -> None:
         """Wait for the next look; meanwhile read the files of containers as they are made."""
-        due_ns = looked_ns + round(LOOK_S * 1e9)
+        is_settled = self._hierarchy is not None and self._hierarchy.registry.is_settled
+        due_ns = looked_ns + round((REST_S if is_settled else LOOK_S) * 1e9)
         while (left_ns := due_ns - self._clock.now_ns()) > 0:
             births = self._hierarchy.births if self._hierarchy else None
             readable = self._readable(left_ns / 1e9, births.fileno() if births else None)

@@ -114,6 +114,11 @@ class Registry:
         """Whether a cgroup waits for its hypervisor to be found."""
         return bool(self._pending)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be found out soon: time alone brings nothing new."""
+        return not (self._pending or self._foreseen or self._nameless or self._unknown)
+
     def foresee(self, paths: Iterable[str], now_ns: int) -> None:
         """Read the names of cgroups that were just made: the files may be gone with them."""
         for path in paths:
