@@ -3,7 +3,8 @@
  * Keeps a CPU busy for a part of the time, without a library, a child or a file: it runs alone in a
  * container's root directory.
  *
- *   work PERCENT [USEC]      PERCENT of each 20 ms; ends when it has used USEC of CPU time
+ *   work PERCENT [USEC]      PERCENT of each 20 ms; ends when it has used USEC of CPU time since it
+ *                            began: what its runtime used before it, in the same process, is not in
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -30,7 +31,9 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	busy_ns = PERIOD_NS * atoi(argv[1]) / 100;
-	most_ns = argc > 2 ? atoll(argv[2]) * 1000 : INT64_MAX;
+	most_ns = INT64_MAX;
+	if (argc > 2)
+		most_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) + atoll(argv[2]) * 1000;
 	next_ns = clock_ns(CLOCK_MONOTONIC);
 	while (clock_ns(CLOCK_PROCESS_CPUTIME_ID) < most_ns) {
 		end_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) + busy_ns;

@@ -4,11 +4,11 @@ Nothing moves in a frozen cgroup, so that what is read of many, one after the ot
 moment.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.inside.burner import JIFFY_S, SWITCH_S, TICK_S, peek
+from tests.e2e.inside.burner import JIFFY_S, ROUNDING_NS, SWITCH_S, TICK_S, peek
 from tests.e2e.inside.machine import wait_for_window, wait_until
 from tests.e2e.steps import require
 
@@ -17,6 +17,7 @@ class Held(NamedTuple):
     """What a cgroup with all below it used, and how far a right account may be from that."""
 
     used_s: float  # cpu.stat
+    mapped_s: float  # the kernel accounting's own maps
     irq_s: float  # part of it that the daemon counts as the kernel's
     tolerance_s: float
 
@@ -56,6 +57,7 @@ def _read(cgroup: Path, before: int) -> Held:
     untold = missed - before if missed >= before else missed  # of other maps
     return Held(
         used_s=int(used["usage_usec"]) / 1e6,
+        mapped_s=sum(task for task, _, _ in times) / 1e9,
         irq_s=sum(softirq + irq for _, softirq, irq in times) / 1e9,
         tolerance_s=SWITCH_S * sum(map(_switches, below)) + TICK_S + JIFFY_S * untold,
     )
@@ -72,15 +74,25 @@ def _switches(cgroup: Path) -> int:
     return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
 
-def require_whole(held: Mapping[Path, Held], counted_s: Mapping[Path, float]) -> str:
-    """StepError unless what the daemon counts in cgroups is what they used."""
+def require_whole(held: Mapping[Path, Held], counted_s: Mapping[Path, Sequence[float]]) -> str:
+    """StepError unless what the daemon counts in cgroups, by leaf, is what they used.
+
+    By the kernel's maps to the nanosecond, as all stands still; by cpu.stat within its own error.
+    """
     off_s = {}
-    for cgroup, found_s in counted_s.items():
-        seen = held[cgroup]
+    for cgroup, parts_s in counted_s.items():
+        seen, found_s = held[cgroup], sum(parts_s)
         off_s[cgroup] = found_s + seen.irq_s - seen.used_s
-        text = f"{found_s:.4f} s, and {seen.irq_s:.4f} s of irq; cpu.stat {seen.used_s:.4f} s"
+        text = (
+            f"{cgroup}: {found_s:.6f} s, maps {seen.mapped_s:.6f} s, cpu.stat {seen.used_s:.6f} s"
+        )
+        unlike_ns = abs(round((found_s - seen.mapped_s) * 1e9))
+        require(unlike_ns <= ROUNDING_NS * len(parts_s), f"{text}: {unlike_ns} ns off the maps")
         off = f"apart by more than {seen.tolerance_s:.4f} s"
-        require(abs(off_s[cgroup]) <= seen.tolerance_s, f"{cgroup}: {text}: {off}")
-    most = max(off_s.values(), key=abs)
+        require(abs(off_s[cgroup]) <= seen.tolerance_s, f"{text}: {off}")
+    most = max(off_s, key=lambda cgroup: abs(off_s[cgroup]))
     total_s = sum(held[cgroup].used_s for cgroup in counted_s)
-    return f"{total_s:.2f} s in {len(counted_s)} cgroups, each within {abs(most) * 1e3:.2f} ms"
+    apart = (
+        f"cpu.stat at most {off_s[most] * 1e3:+.2f} of {held[most].tolerance_s * 1e3:.1f} ms off"
+    )
+    return f"{total_s:.2f} s in {len(counted_s)} cgroups, {apart}"

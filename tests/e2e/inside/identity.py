@@ -197,11 +197,12 @@ def town_of(scene: Scene) -> Town:
 
 
 def configure(scene: Scene) -> None:
-    """Tell the daemon whom to ask: the agent that runs, and a kubelet that is started later."""
+    """Tell the daemon whom to ask: an agent, and a kubelet, which knows of no pod for now."""
     secrets = PLACE / scene.name
     secrets.mkdir()
     scene.undo.append(lambda: shutil.rmtree(secrets))
-    text = SETTINGS.format(agent=virtual.agent_of(scene).url) + routes.prepare_kubelet(secrets)
+    text = SETTINGS.format(agent=virtual.agent_of(scene).url)
+    text += routes.start_kubelet(scene, secrets)
     settings = PLACE / f"conf.d/90-{scene.name}.toml"
     settings.write_text(text, encoding="utf-8")
     scene.undo.append(settings.unlink)

@@ -22,8 +22,8 @@ from tests.e2e.inside.machine import (
 )
 from tests.e2e.inside.scene import Scene, cgroup_of
 from tests.e2e.inside.town import Group, Row, Town, differences, find
-from tests.e2e.steps import SkippedError, require
-from tests.sim.kubelet import NODE, Pair, SimKubelet, issue, make_ca, pod, pod_list
+from tests.e2e.steps import SkippedError, StepError, require
+from tests.sim.kubelet import EMPTY, NODE, SimKubelet, issue, make_ca, pod, pod_list
 from tests.sim.podresources import SimPodResources, answer, render_listing, says
 
 KUBELET_PORT: Final = 10250
@@ -31,7 +31,7 @@ KUBELET_DIRECTORY: Final = Path("/var/lib/kubelet")
 CHECKPOINT: Final = KUBELET_DIRECTORY / "device-plugins/kubelet_internal_checkpoint"
 SOCKET: Final = KUBELET_DIRECTORY / "pod-resources/kubelet.sock"
 GPU: Final = "nvidia.com/gpu"
-DEVICE_ROUTES: Final = ("device-checkpoint", "pod-resources")
+DEVICE_ROUTES: Final = ("device-plugin", "pod-resources")
 ROOT_SETTINGS: Final = """\
 [control]
 socket = "{socket}"
@@ -48,12 +48,15 @@ token_file = "{place}/token"
 """
 
 
-def prepare_kubelet(place: Path) -> str:
-    """Make the kubelet's certificate and the daemon's credential; return the settings."""
+def start_kubelet(scene: Scene, place: Path) -> str:
+    """Start a kubelet that knows of no pod yet; return the settings, credential and all."""
     require_tools("openssl")
     place.chmod(0o700)
-    make_ca(place, "ca")
+    pair = issue(place, make_ca(place, "ca"), NODE)
     write_token(place, "first")
+    scene.kubelet = SimKubelet(EMPTY, pair, "first", port=KUBELET_PORT)
+    scene.kubelet.__enter__()
+    scene.undo.append(partial(scene.kubelet.__exit__, None, None, None))
     return KUBELET_SETTINGS.format(port=KUBELET_PORT, node=NODE, place=place)
 
 
@@ -100,12 +103,12 @@ def kubelet(scene: Scene, town: Town, place: Path) -> str:
     late = RealPod(scene, f"{scene.name}-late", "shop", "Burstable", systemd=True, bundle=False)
     scene.undo.append(late.clear)
     made = Made(late, "app", 5, has_log=False)
-    listing = pods_of_kubelet([*group.pods, late], containers | {late.uid: made.id})
-    pair = issue(place, Pair(place / "ca.crt", place / "ca.key"), NODE)
-    with SimKubelet(listing, pair, "first", port=KUBELET_PORT) as server:
-        notes = [_listed(group.pods), _named_by_kubelet(made)]
-        notes.append(_refused_and_back(server, place))
-    return "; ".join(notes)
+    server = scene.kubelet
+    if server is None:
+        raise StepError("the kubelet was not started")
+    server.pods = pods_of_kubelet([*group.pods, late], containers | {late.uid: made.id})
+    notes = [_named_by_kubelet(made), _listed(group.pods)]
+    return "; ".join([*notes, _refused_and_back(scene, server, place)])
 
 
 def _listed(pods: list[RealPod]) -> str:
@@ -116,7 +119,7 @@ def _listed(pods: list[RealPod]) -> str:
         shown = {p["uid"]: p for p in ask("pods")["pods"]}
         return all(shown.get(p.uid, {}).get("labels_known") for p in pods)
 
-    wait_until("the kubelet's labels", complete, 45, pause_s=0.5)
+    wait_until("the kubelet's labels", complete, 15, pause_s=0.5)
     took_s = time.monotonic() - began_s
     shown = {p["uid"]: p for p in ask("pods")["pods"]}
     for one in pods:
@@ -149,9 +152,12 @@ def _named_by_kubelet(made: Made) -> str:
     return f"a new pod named {seen[0] - born_s:.1f} s after its start"
 
 
-def _refused_and_back(server: SimKubelet, place: Path) -> str:
+def _refused_and_back(scene: Scene, server: SimKubelet, place: Path) -> str:
     """StepError unless a refusal is told, and a rotated token is used."""
     server.token = "second"
+    late = RealPod(scene, f"{scene.name}-later", "shop", "Burstable", systemd=False, bundle=False)
+    scene.undo.append(late.clear)
+    Made(late, "app", 1, has_log=False).start()  # nobody knows it: so the kubelet is asked
     reason = wait_until("the refusal is told", _refusal, 45, pause_s=0.5)
     write_token(place, "second")
     wait_until("the new token is used", lambda: not _refusal(), 45, pause_s=0.5)
@@ -222,7 +228,7 @@ def units_without_bus(scene: Scene) -> str:
 
 
 def _units_refusal() -> str | None:
-    found = route("units")
+    found = route("systemd")
     return None if found["state"] == "ok" else str(found["reason"])
 
 
@@ -234,24 +240,35 @@ def devices(scene: Scene, town: Town) -> str:
     row = next(row for _, row in town.group("pods").rows if row["name"] == "app")
     for path in (CHECKPOINT, SOCKET):
         path.parent.mkdir(parents=True, mode=0o750)
-    entry = {"PodUID": row["pod_uid"], "ContainerName": row["name"], "ResourceName": GPU}
-    entry |= {"DeviceIDs": {"0": list(DEVICES)}, "AllocResp": None}
-    body = {"PodDeviceEntries": [entry], "RegisteredDevices": {GPU: list(DEVICES)}}
-    CHECKPOINT.touch(mode=0o600)
-    CHECKPOINT.write_text(json.dumps({"Data": body, "Checksum": 1}), encoding="ascii")
     key = (str(row["namespace"]), str(row["pod"]), str(row["name"]))
     listing = render_listing({key: {GPU: DEVICES}})
     with SimPodResources(SOCKET, says(answer(listing))) as server:
         SOCKET.chmod(0o600)
+        _write_checkpoint(row)
         wait_until("the container's GPU", lambda: _has_devices(row), 15, pause_s=0.5)
-        told = {name: route(name) for name in DEVICE_ROUTES}
-        require(told["device-checkpoint"]["state"] == "ok", f"routes: {told}")
-        why = told["pod-resources"]
-        require(why["state"] != "ok" and why["reason"], f"routes: {told}")
+        require(route("device-plugin")["state"] == "ok", f"{route('device-plugin')}")
+        why = wait_until("why the socket is not used", _socket_refusal, 70, pause_s=0.5)
         require(server.calls == 0, "the socket was open to the daemon's user")
         CHECKPOINT.unlink()
         note = _as_root(scene, row)
-    return f"{why['reason']}; {note}"
+    return f"{why}; as root: {note}"
+
+
+def _write_checkpoint(row: Row) -> None:
+    """Write what the kubelet does, for root alone."""
+    entry = {"PodUID": row["pod_uid"], "ContainerName": row["name"], "ResourceName": GPU}
+    entry |= {"DeviceIDs": {"0": list(DEVICES)}, "AllocResp": None}
+    body = {"PodDeviceEntries": [entry], "RegisteredDevices": {GPU: list(DEVICES)}}
+    new = CHECKPOINT.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(json.dumps({"Data": body, "Checksum": 1}), encoding="ascii")
+    new.rename(CHECKPOINT)
+
+
+def _socket_refusal() -> str | None:
+    found = route("pod-resources")
+    denied = found["state"] != "ok" and "ermission" in str(found["reason"])
+    return str(found["reason"]) if denied else None
 
 
 def _has_devices(row: Row, *options: str) -> bool:
@@ -275,8 +292,8 @@ def _as_root(scene: Scene, row: Row) -> str:
         wait_until("the GPU by the socket", lambda: _has_devices(row, *options), 20, pause_s=0.5)
         told = {name: route(name, *options) for name in DEVICE_ROUTES}
         require(told["pod-resources"]["state"] == "ok", f"routes: {told}")
-        require(told["device-checkpoint"]["state"] != "ok", f"routes: {told}")
+        require(told["device-plugin"]["state"] != "ok", f"routes: {told}")
     finally:
         run("systemctl", "stop", unit, code=None)
         shutil.rmtree(place)
-    return str(told["device-checkpoint"]["reason"])
+    return str(told["device-plugin"]["reason"])

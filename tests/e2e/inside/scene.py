@@ -23,6 +23,7 @@ from tests.e2e.steps import describe_error, say
 if TYPE_CHECKING:
     from tests.e2e.inside.town import Town
     from tests.e2e.inside.virtual import Agent
+    from tests.sim.kubelet import SimKubelet
 
 CLASS: Final = Path("/sys/class/powercap")
 DEVICES: Final = Path("/sys/devices/virtual/powercap")
@@ -74,6 +75,7 @@ class Scene:
     undo: list[Callable[[], object]] = field(default_factory=list)  # what ends the checks' own
     town: "Town | None" = None  # made by the first step that looks at it
     agent: "Agent | None" = None
+    kubelet: "SimKubelet | None" = None
 
     def __post_init__(self) -> None:
         """Choose the names."""
