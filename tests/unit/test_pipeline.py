@@ -597,6 +597,18 @@ def test_time_of_a_pods_own_cgroup_is_the_pods() -> None:
     assert last["past"].cpu_ns == 3 * S + 3500 * MS // 2
 
 
+def test_nobody_hides_his_energy_in_a_pod_of_his_own_making() -> None:
+    """A user's cgroup that is called like a pod and holds no container is his session's."""
+    session = unit("user@1000.service")
+    hidden = identify("/user.slice/user-1000.slice/user@1000.service/kubepods/pod99")
+    assert hidden is not None
+    run = world(Load(1, session, 0.25), Load(2, hidden, 0.5)).run(every(3, 12), Params(cpus=4))
+    last = leaves(check(run))
+
+    assert last["user@1000.service"].cpu_ns == 9 * S
+    assert last["past"].cpu_ns == 0
+
+
 def test_nothing_ended_is_listed_when_none_may_be() -> None:
     """With terminated_max = 0 no ended leaf shows, in that window or by a late sample after."""
     loads = [Load(k, container(k), 0.1, 0, 5 * S) for k in range(5)]

@@ -70,7 +70,22 @@ def _identities(
     unknown = Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=UNKNOWN)
     found = {key: identities.get(key, unknown) for key in keys}
     listed = ledger.pods_of(found.values()) | ledger.listed_pods(accounts)
-    return {key: ledger.settle_identity(i, listed) for key, i in found.items()}
+    settled = {key: ledger.settle_identity(i, listed) for key, i in found.items()}
+    claims = [k for k, i in found.items() if i.tenant is not None and settled[k] is not i]
+    if claims:
+        by_id = {i.id: i for i in found.values() if i.kind != "past"}
+        settled |= {key: _holder(found[key], by_id) for key in claims}
+    return settled
+
+
+def _holder(identity: Identity, by_id: Mapping[str, Identity]) -> Identity:
+    """Return who gets the time of a pod's cgroup that a tenant made without any container in it.
+
+    The node's past is out of his reach: whoever works there stays with what the tree was given to.
+    """
+    reason = f"pod without containers in {identity.tenant}"
+    unknown = Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=reason)
+    return by_id.get(identity.parent or "", unknown)
 
 
 def _leaf_inodes(

@@ -13,6 +13,7 @@ from tychod.analysis.attribution import allocate
 from tychod.analysis.ledger import ENDING_KINDS
 from tychod.analysis.state import Account, Params
 from tychod.model import SYSTEM_ID, Identity, IdlePolicy
+from tychod.views import pod_key
 
 CPU_REQUEST: Final = "cpu_millicores"
 MEMORY_REQUEST: Final = "memory_bytes"
@@ -80,7 +81,7 @@ def claimants(
 ) -> list[Claimant]:
     """Return every leaf as a claimant, in the order of their ids."""
     told = pods_told(account.identity for account in accounts.values())
-    told |= {uid for a in accounts.values() if a.requested and (uid := a.identity.pod_uid)}
+    told |= {pod for a in accounts.values() if a.requested and (pod := pod_key(a.identity))}
     return [
         _claimant(accounts[leaf_id], request, activity.get(leaf_id, 0.0), leaf_id in live, told)
         for leaf_id in sorted(accounts)
@@ -105,14 +106,14 @@ def _claimant(
 
 
 def pods_told(identities: Iterable[Identity]) -> Set[str]:
-    """Return the uids of the pods that the kubelet has told about: nobody else knows these facts.
+    """Return the pods that the kubelet has told about: nobody else knows these facts.
 
     A container of such a pod for which no request is known has none.
     """
     return {
-        who.pod_uid
+        pod
         for who in identities
-        if who.pod_uid and (who.requests or who.owner or who.labels)
+        if (who.requests or who.owner or who.labels) and (pod := pod_key(who))
     }
 
 
@@ -123,7 +124,7 @@ def is_request_unknown(who: Identity, told: Set[str]) -> bool:
         and not who.sandbox
         and who.pod_uid is not None
         and who.qos != NO_REQUEST_QOS
-        and who.pod_uid not in told
+        and pod_key(who) not in told
     )
 
 
