@@ -201,6 +201,21 @@ def test_a_restart_goes_on() -> None:
     assert after.accounts["agent.service"].cpu_ns == through.accounts["agent.service"].cpu_ns
 
 
+def test_a_machine_keeps_its_leaf_though_it_is_called_otherwise_now() -> None:
+    """After a restart the agent that told its id may be silent: one machine is one leaf.
+
+    The one without a cgroup is known by its process, the other by its cgroup's path and inode.
+    """
+    told = booked(observed(world(replace(FIRST, vm_id="checkout")), EDGES[:3]))
+    scope = replace(SCOPE, identity=replace(SCOPE.identity, id="qemu-3-m3"))
+    later = replace(world(replace(FIRST, vm_id="i-0815")), loads=(KERNEL, AGENT, POD, scope))
+    last, _ = booked(observed(later, EDGES[2:]), told[-1][1])[-1]
+    as_told = booked(observed(world(replace(FIRST, vm_id="checkout"))))[-1][0]
+
+    assert cpu(last) == cpu(as_told)
+    assert {"checkout", "uuid-3"} <= set(cpu(last))
+
+
 def test_a_process_that_moves_takes_its_leaf_with_it() -> None:
     """What it used on the way is its cgroups'; then it is carved out of the other one.
 

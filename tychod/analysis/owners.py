@@ -1,6 +1,7 @@
 """Which leaf each cgroup's CPU time belongs to in one window."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
     keys = cpu.keys.tolist()
     refs = observations.cpu.cgroups if observations.cpu else {}
     by_key = _identities(keys, observations.identities, accounts)
+    _keep_machines(by_key, refs, accounts)
     settle_claims(by_key, refs, cpu.live, accounts)
     inodes = _leaf_inodes(keys, by_key, refs, cpu.live)
     for key, identity in by_key.items():
@@ -76,6 +78,28 @@ def _identities(
         by_id = {i.id: i for i in found.values() if i.kind != "past"}
         settled |= {key: _holder(found[key], by_id) for key in claims}
     return settled
+
+
+def _keep_machines(
+    by_key: dict[int, Identity], refs: Mapping[int, CgroupRef], accounts: Mapping[str, Account]
+) -> None:
+    """Let a machine keep its leaf though its id is found in another way: an agent may be silent.
+
+    The same path with the same inode is the same machine; a process without a cgroup has both, too.
+    """
+    machines = {i.cgroup for i in by_key.values() if i.kind == "vm" and i.id not in accounts}
+    if not machines:
+        return
+    places = {
+        (who.cgroup, account.inode): who.id
+        for account in accounts.values()
+        if (who := account.identity).kind == "vm" and account.inode is not None
+    }
+    inodes = {refs[key].path: refs[key].inode for key in by_key if key in refs}
+    for key, who in by_key.items():
+        if who.kind == "vm" and who.cgroup in machines:
+            kept = places.get((who.cgroup, inodes.get(who.cgroup or "", -1)))
+            by_key[key] = replace(who, id=kept or who.id)
 
 
 def _holder(identity: Identity, by_id: Mapping[str, Identity]) -> Identity:
