@@ -152,6 +152,8 @@ class Firework:
         return now_ns - self.asked_ns >= pause_ns
 
     def _ask(self, now_ns: int) -> None:
+        import requests  # noqa: F401 (not first in the thread: kubelet.py tells why)
+
         self.asked_ns = now_ns
         outcome: SimpleQueue[tuple[Service, ...] | Exception] = SimpleQueue()
         asked_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # as processes' starts are

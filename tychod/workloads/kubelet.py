@@ -178,6 +178,10 @@ class Kubelet:
         return now_ns - last_ns > STALE_INTERVALS * self._interval_ns
 
     def _ask(self, now_ns: int) -> None:
+        # Not first in the question's thread: Debian 12's `six` finds modules under Python's import
+        # lock, and two threads that import `requests` at one time may wait for each other for ever.
+        import tychod.workloads.kubelet_http  # noqa: F401
+
         self.asked_ns = now_ns
         self._asked.append(now_ns)
         outcome: SimpleQueue[tuple[Pod, ...] | Exception] = SimpleQueue()
