@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.e2e.inside.__main__ import SUITES, chosen_steps
 from tests.e2e.steps import Step, StepError, require, run_steps, say
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ PACKAGES: Final = (
 )  # fmt: skip
 # The suite that runs containers and virtual machines needs them, on a machine of its own.
 RUNTIMES: Final = (
-    "openssl", "podman", "qemu-system-x86", "runc", "systemd-container",
+    "libpam-systemd", "openssl", "podman", "qemu-system-x86", "runc", "systemd-container",
 )  # fmt: skip
 PROGRAMS: Final = {"work": "tests/e2e/work.c", "firecracker": "tests/sim/vmm.c"}
 
@@ -69,23 +70,20 @@ def main() -> int:
 
 
 def check_on_machines(build: Build, prefix: str | None, boxes: str | None) -> int:
-    """Run the suites; return how many failed."""
+    """Run the suites that have a step to run; return how many failed."""
+    suites = [name for name in SUITES if chosen_steps(name, build.chosen)]
+    require(suites, f"no step has a name with {' or '.join(build.chosen)} in it")
     failed = 0
     if boxes:
         wait_for_bpf()
-    if prefix:
-        failed += run_suite("deb", shlex.split(prefix), build)
-        failed += run_suite("identity", shlex.split(prefix), build)
-        if not boxes:
+    for suite in suites:
+        if prefix and suite != "rpm":
+            failed += run_suite(suite, shlex.split(prefix), build)
+        elif boxes:
+            with boot(boxes, RUNTIMES if suite == "identity" else ()) as machine:
+                failed += run_suite(suite, machine, build)
+        else:
             say("skip RPM: it is checked on a throwaway machine, and TYCHOD_NODEBOX is not set")
-    elif boxes:
-        with boot(boxes) as machine:
-            failed += run_suite("deb", machine, build)
-        with boot(boxes, RUNTIMES) as machine:
-            failed += run_suite("identity", machine, build)
-    if boxes:
-        with boot(boxes) as machine:
-            failed += run_suite("rpm", machine, build)
     return failed
 
 

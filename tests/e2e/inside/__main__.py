@@ -1,6 +1,7 @@
 """Runs a suite of checks as root, here: `python3 -m tests.e2e.inside SUITE DIRECTORY`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -81,6 +82,7 @@ IDENTITY: Final[Steps] = (
     Step("podman: both cgroup drivers", identity.podman, 120),
     Step("Docker, LXC, nspawn: cgroups of their shapes", identity.other_runtimes, 120),
     Step("systemd-nspawn: a real one", identity.real_nspawn, 120),
+    Step("a user's own services and containers", identity.of_a_user, 120),
     Step("a cluster in a container", identity.nested_cluster, 120),
     Step("QEMU: in a service, in libvirt's scope, in a pod", identity.qemu, 120),
     Step("Firecracker: two under an agent", identity.firecracker, 120),
@@ -90,6 +92,7 @@ IDENTITY: Final[Steps] = (
     Step("kubelet: owner, labels, a pod that it alone knows", identity.kubelet, 180),
     Step("a container that lives 0.4 s", lives.brief_containers, 60),
     Step("50 containers in 5 s", lives.churn, 90),
+    Step("a restart changes nobody", lives.restart_changes_nobody, 60),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
 
@@ -105,12 +108,17 @@ def show_state(scene: Scene) -> None:
         say("\n".join(f"    {line}" for line in (done.stdout + done.stderr).splitlines()))
 
 
+def chosen_steps(suite: str, chosen: Sequence[str]) -> Steps:
+    """Return a suite's steps, or those whose names contain one of `chosen`; none: no such step."""
+    scenery, rest = SUITES[suite][:2], SUITES[suite][2:]  # meters and installation: all need them
+    wanted = [s for s in rest if not chosen or any(words in s.name for words in chosen)]
+    return (*scenery, *wanted) if wanted else ()
+
+
 def main() -> int:
     """Run a suite, or those of its steps whose names contain one of the further arguments."""
     suite, directory, *chosen = sys.argv[1:]
-    scenery, rest = SUITES[suite][:2], SUITES[suite][2:]  # meters and installation: all need them
-    wanted = (s for s in rest if not chosen or any(words in s.name for words in chosen))
-    steps = (*scenery, *wanted)
+    steps = chosen_steps(suite, chosen)
     scene = Scene(Path(directory), everything=suite == "identity")
     try:
         failed = run_steps(steps, scene, show_state)

@@ -1,6 +1,7 @@
 """Checks of who containers are: real ones, of every runtime, under both cgroup drivers."""
 
 import json
+import pwd
 import shutil
 import subprocess
 import time
@@ -22,7 +23,7 @@ from tests.e2e.inside.containers import (
 from tests.e2e.inside.machine import DROP_INS, ask, restart, run, wait_until
 from tests.e2e.inside.scene import Scene, cgroup_of
 from tests.e2e.inside.town import Group, Town, build
-from tests.e2e.steps import require
+from tests.e2e.steps import SkippedError, require
 
 DOCKER: Final = Path("/var/lib/docker/containers")
 PAYLOAD: Final = """\
@@ -147,6 +148,29 @@ def start_nspawn(scene: Scene, group: Group) -> None:
     group.add(cgroup, row, born_s)
 
 
+def start_of_a_user(scene: Scene, group: Group) -> None:
+    """Start a service and a container's scope by the systemd of a user."""
+    uid = pwd.getpwnam(scene.member).pw_uid
+    manager, id_ = f"user@{uid}.service", new_id()
+    if run("systemctl", "start", manager, code=None).returncode:
+        raise SkippedError(f"{manager} does not start here; with libpam-systemd it would")
+    scene.undo.append(lambda: run("systemctl", "stop", manager, code=None))
+    env = ("env", f"XDG_RUNTIME_DIR=/run/user/{uid}", "systemd-run", "--user", "--quiet")
+    unit, work = f"{scene.name}-own.service", (str(scene.work), str(SHARE))
+    top = CGROUPS / f"user.slice/user-{uid}.slice" / manager
+    born_s = time.time()
+    run(*env, f"--unit={unit}", "--", *work, user=scene.member)
+    row = {"kind": "unit", "id": f"{manager}/app.slice/{unit}", "runtime": None}
+    group.add(top / "app.slice" / unit, row, born_s)
+    scope, born_s = f"libpod-{id_}.scope", time.time()
+    argv = ("runuser", "-u", scene.member, "--", *env, "--scope", "--slice=user.slice")
+    scene.processes.append(subprocess.Popen((*argv, f"--unit={scope}", "--", *work)))
+    cgroup = top / "user.slice" / scope
+    wait_until("the scope", cgroup.is_dir, 10)
+    row = {"kind": "container", "id": id_, "runtime": "podman", "pod": None, "namespace": None}
+    group.add(cgroup, row, born_s)
+
+
 def start_nested(scene: Scene, group: Group) -> None:
     """Start a node of a cluster in a container: both are visible, no energy is in both."""
     work = (str(scene.work), str(SHARE))
@@ -158,6 +182,12 @@ def start_nested(scene: Scene, group: Group) -> None:
     group.add(scope, {"kind": "container", "id": node, "runtime": "docker", "parent": None})
     row = {"kind": "container", "id": inner, "runtime": "containerd", "parent": node}
     group.add(scope, row | {"pod_uid": uid})
+
+
+def of_a_user(scene: Scene) -> str:
+    """What a user's own systemd runs is told apart, whoever may name it."""
+    town = town_of(scene)
+    return f"{town.require_named('user')}; {town.require_accounted('user')}"
 
 
 def real_nspawn(scene: Scene) -> str:
@@ -232,6 +262,9 @@ def podman(scene: Scene) -> str:
     leaves = ask("containers")["workloads"]
     extra = [leaf for leaf in leaves if leaf["runtime"] == "podman" and leaf["id"] not in ids]
     require(not extra, f"podman has other containers: {extra}")
+    units = {leaf["id"] for leaf in ask("units")["workloads"]}
+    monitors = units & {f"libpod-conmon-{id_}.scope" for id_ in ids}
+    require(len(monitors) == 1, f"monitors that systemd started: {monitors}")
     return f"{note}; {town.require_accounted('podman')}"
 
 
@@ -252,6 +285,7 @@ STARTERS: Final = {
     "podman": start_podman,
     "others": start_others,
     "nested": start_nested,
+    "user": start_of_a_user,
     "nspawn": start_nspawn,
     "qemu": virtual.start_qemu,
     "firecracker": virtual.start_firecrackers,

@@ -13,6 +13,7 @@ from tests.e2e.inside.machine import (
     ask,
     ask_pair,
     ensure_running,
+    restart,
     wait_for_window,
     wait_until,
 )
@@ -25,6 +26,7 @@ BRIEF_PERCENT: Final = 50
 MANY: Final = 50
 EACH_USEC: Final = 20_000
 SPREAD_S: Final = 5.0
+LASTING: Final = ("kind", "name", "namespace", "pod", "pod_uid", "runtime", "cgroup", "parent")
 
 
 def brief_containers(scene: Scene) -> str:
@@ -131,3 +133,19 @@ def all_irq() -> tuple[float, int]:
     """Return irq time in all cgroups, and how many switches the kernel hid."""
     times, missed = peek()
     return sum(softirq + irq for _, softirq, irq in times) / 1e9, missed
+
+
+def restart_changes_nobody(_: Scene) -> str:
+    """After a restart everybody who was listed is, under the same name, with no less energy."""
+    ensure_running()
+    wait_for_window()
+    before, first = counters_of(*ask_pair()), ask("workloads")
+    restart()
+    wait_for_window(first["sequence"])
+    settle()
+    require_no_loss(before, counters_of(*ask_pair()))
+    last = ask("workloads")
+    for leaf in first["workloads"]:
+        wrong = differences(find(last, {"id": leaf["id"]}), {key: leaf[key] for key in LASTING})
+        require(not wrong, f"{leaf['id']}: {wrong}")
+    return f"{len(first['workloads'])} workloads"

@@ -12,10 +12,11 @@ from pathlib import Path
 from tests.e2e.inside.account import Held, hold, require_whole, thaw
 from tests.e2e.inside.burner import peek
 from tests.e2e.inside.containers import RealPod
+from tests.e2e.inside.energy import require_conserved
 from tests.e2e.inside.machine import (
     Answer,
     Watch,
-    ask,
+    ask_pair,
     ensure_running,
     time_s,
     wait_for_window,
@@ -137,7 +138,8 @@ def _observe(scene: Scene, town: Town, starters: Mapping[str, Starter]) -> None:
         cgroups = [path for group in town.groups.values() for path in group.owners]
         scene.undo.append(lambda: [thaw(path) for path in cgroups])
         town.held = hold(cgroups, missed)
-        town.answer = ask("workloads")
+        node, town.answer = ask_pair()
+        require_conserved(node, town.answer)
         last = town.answer["sequence"]
         wait_until("all windows", lambda: watch.answers[-1][1]["sequence"] >= last, 10)
         town.seen = list(watch.answers)
