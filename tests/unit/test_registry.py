@@ -365,6 +365,29 @@ def test_docker_container_takes_the_name_of_its_command_line_once(
     assert later.name == "web"
 
 
+def test_podman_containers_in_quick_succession_all_get_their_recorded_names(
+    registry: Registry, host: Host
+) -> None:
+    """A record that is younger than the last look is waited for before the command line counts."""
+    record = Path(host.var) / "lib/containers/storage/overlay-containers/containers.json"
+    record.parent.mkdir(parents=True)
+    names = {A: "db", B: "web"}
+    for number, ident in enumerate(names):
+        cgroup, process = Path(host.cgroupfs) / f"libpod_parent/libpod-{ident}", number + 77
+        cgroup.mkdir(parents=True)
+        (cgroup / "cgroup.procs").write_text(f"{process}\n")
+        (Path(host.procfs) / str(process)).mkdir(parents=True)
+        (Path(host.procfs) / str(process) / "cmdline").write_bytes(b"app\0")
+        entries = [{"id": i, "names": [n]} for i, n in list(names.items())[: number + 1]]
+        record.with_suffix(".new").write_text(json.dumps(entries))
+        record.with_suffix(".new").rename(record)
+        paths = [f"/libpod_parent/libpod-{i}" for i in list(names)[: number + 1]]
+        registry.update(tree(*paths), number * SECOND // 20)
+    found = registry.update(tree(*paths), SECOND // 4)
+
+    assert {who.name for who in found.values()} >= set(names.values())
+
+
 def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
     """Ten thousand containers that came and went cost no memory afterwards."""
     key = 0

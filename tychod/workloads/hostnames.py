@@ -55,6 +55,8 @@ class HostNames:
         base = known.base
         if base.pod_uid is not None or base.runtime in NAMED_BY_PATH:
             return None
+        if base.runtime == "podman" and known.is_hosts and known.attempts == 0:
+            return None  # its record may be younger than the last look at them
         argv = self._cmdlines.read(base.cgroup or "")
         if not argv:
             return None

@@ -23,7 +23,7 @@ from tychod.workloads.texts import bounded
 DOCKER_LIMIT: Final = 1 << 20
 STORAGE_LIMIT: Final = 4 << 20  # about 1 kB a container
 STORAGE_MOST: Final = 10_000
-STORAGE_PAUSE_NS: Final = 1_000_000_000
+STORAGE_PAUSE_NS: Final = 100_000_000
 DOCKER_ROOTS: Final = ("lib/docker", "snap/docker/common/var-lib-docker")
 """Below /var: the usual data directory and the one of the snap."""
 DRIVERS: Final = ("overlay", "vfs", "btrfs")
@@ -180,7 +180,7 @@ class _Storage:
         self.route = ""
 
     def read(self, container_id: str, now_ns: int, *, told: bool) -> Names | None:
-        """Return the names of a container; looks at the files at most once a second."""
+        """Return the names of a container; looks at the files at most ten times a second."""
         found = self._find(container_id)
         is_due = self._looked_ns is None or now_ns - self._looked_ns >= STORAGE_PAUSE_NS
         if found is None and is_due:
