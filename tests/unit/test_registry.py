@@ -61,6 +61,7 @@ def host(tmp_path: Path) -> Host:
             cgroupfs=str(tmp_path / "cgroup"),
             run=str(tmp_path / "run"),
             log=str(tmp_path / "log"),
+            var=str(tmp_path / "var"),
         )
     )
 
