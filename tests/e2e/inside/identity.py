@@ -233,6 +233,7 @@ def configure(scene: Scene) -> None:
     scene.undo.append(lambda: shutil.rmtree(secrets))
     text = SETTINGS.format(agent=virtual.agent_of(scene).url)
     text += routes.start_kubelet(scene, secrets)
+    routes.start_devices(scene)
     settings = PLACE / f"conf.d/90-{scene.name}.toml"
     settings.write_text(text, encoding="utf-8")
     scene.undo.append(settings.unlink)
@@ -260,7 +261,8 @@ def podman(scene: Scene) -> str:
     note = town.require_named("podman")
     ids = {row["id"] for _, row in town.group("podman").rows}
     leaves = ask("containers")["workloads"]
-    extra = [leaf for leaf in leaves if leaf["runtime"] == "podman" and leaf["id"] not in ids]
+    roots = [leaf for leaf in leaves if leaf["runtime"] == "podman" and leaf["tenant"] is None]
+    extra = [leaf["cgroup"] for leaf in roots if leaf["id"] not in ids]
     require(not extra, f"podman has other containers: {extra}")
     units = {leaf["id"] for leaf in ask("units")["workloads"]}
     monitors = units & {f"libpod-conmon-{id_}.scope" for id_ in ids}

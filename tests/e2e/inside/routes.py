@@ -232,26 +232,33 @@ def _units_refusal() -> str | None:
     return None if found["state"] == "ok" else str(found["reason"])
 
 
-def devices(scene: Scene, town: Town) -> str:
-    """The checkpoint gives a container its GPU to the daemon as it runs; the socket does not."""
+def start_devices(scene: Scene) -> None:
+    """Start the kubelet's pod-resources socket, which is root's; there is no checkpoint yet."""
     if KUBELET_DIRECTORY.exists():
-        raise SkippedError(f"{KUBELET_DIRECTORY} is a kubelet's own")
+        return  # a kubelet's own
     scene.undo.append(lambda: shutil.rmtree(KUBELET_DIRECTORY))
-    row = next(row for _, row in town.group("pods").rows if row["name"] == "app")
     for path in (CHECKPOINT, SOCKET):
         path.parent.mkdir(parents=True, mode=0o750)
+    scene.resources = SimPodResources(SOCKET, says(b""))
+    SOCKET.chmod(0o600)
+    scene.undo.append(partial(scene.resources.__exit__, None, None, None))
+
+
+def devices(scene: Scene, town: Town) -> str:
+    """The checkpoint gives a container its GPU to the daemon as it runs; the socket does not."""
+    server = scene.resources
+    if server is None:
+        raise SkippedError(f"{KUBELET_DIRECTORY} is a kubelet's own")
+    row = next(row for _, row in town.group("pods").rows if row["name"] == "app")
     key = (str(row["namespace"]), str(row["pod"]), str(row["name"]))
-    listing = render_listing({key: {GPU: DEVICES}})
-    with SimPodResources(SOCKET, says(answer(listing))) as server:
-        SOCKET.chmod(0o600)
-        _write_checkpoint(row)
-        wait_until("the container's GPU", lambda: _has_devices(row), 15, pause_s=0.5)
-        require(route("device-plugin")["state"] == "ok", f"{route('device-plugin')}")
-        why = wait_until("why the socket is not used", _socket_refusal, 70, pause_s=0.5)
-        require(server.calls == 0, "the socket was open to the daemon's user")
-        CHECKPOINT.unlink()
-        note = _as_root(scene, row)
-    return f"{why}; as root: {note}"
+    server.script = says(answer(render_listing({key: {GPU: DEVICES}})))
+    _write_checkpoint(row)
+    wait_until("the container's GPU", lambda: _has_devices(row), 15, pause_s=0.5)
+    require(route("device-plugin")["state"] == "ok", f"{route('device-plugin')}")
+    why = wait_until("why the socket is not used", _socket_refusal, 70, pause_s=0.5)
+    require(server.calls == 0, "the socket was open to the daemon's user")
+    CHECKPOINT.unlink()
+    return f"{why}; as root: {_as_root(scene, row)}"
 
 
 def _write_checkpoint(row: Row) -> None:

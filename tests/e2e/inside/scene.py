@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.e2e.inside.town import Town
     from tests.e2e.inside.virtual import Agent
     from tests.sim.kubelet import SimKubelet
+    from tests.sim.podresources import SimPodResources
 
 CLASS: Final = Path("/sys/class/powercap")
 DEVICES: Final = Path("/sys/devices/virtual/powercap")
@@ -76,6 +77,7 @@ class Scene:
     town: "Town | None" = None  # made by the first step that looks at it
     agent: "Agent | None" = None
     kubelet: "SimKubelet | None" = None
+    resources: "SimPodResources | None" = None
 
     def __post_init__(self) -> None:
         """Choose the names."""

@@ -175,6 +175,7 @@ def _started_again(scene: Scene) -> str:
         return next((vm for vm in ask("vms")["workloads"] if vm["pid"] == pid), None)
 
     leaf = wait_until("the new microVM is listed", again, 15, pause_s=0.5)
+    agent.tell("fault", "none")
     require(leaf["name"] == name, f"the agent is silent and the path names {name}: {leaf}")
     require(leaf["cpu_seconds"] < before["cpu_seconds"], f"{leaf} goes on with {before}")
     return f"again: {leaf['id']} with {leaf['cpu_seconds']:.2f} s after {before['cpu_seconds']:.2f}"
