@@ -12,7 +12,7 @@ from tests.e2e.inside.account import thaw
 from tests.e2e.inside.containers import Made, RealPod, require_tools, start_scope
 from tests.e2e.inside.machine import Answer, ask, run, wait_until
 from tests.e2e.inside.scene import Scene, cgroup_of
-from tests.e2e.inside.town import Group, Town, differences, find
+from tests.e2e.inside.town import Group, Town, differences, energy_uj, find
 from tests.e2e.steps import require
 
 # A boot sector that counts and then waits for the next tick of the timer (55 ms), for ever.
@@ -165,7 +165,7 @@ def firecrackers(scene: Scene, town: Town) -> str:
 
 def _started_again(scene: Scene) -> str:
     agent, name = agent_of(scene), f"{scene.name}-laid"
-    before = find(ask("vms"), {"id": name}) or {}
+    before, past_uj = find(ask("vms"), {"id": name}) or {}, dynamic_uj("past")
     thaw(agent.cgroup)
     agent.tell("fault", "500")
     agent.tell("stop", name)
@@ -178,4 +178,13 @@ def _started_again(scene: Scene) -> str:
     agent.tell("fault", "none")
     require(leaf["name"] == name, f"the agent is silent and the path names {name}: {leaf}")
     require(leaf["cpu_seconds"] < before["cpu_seconds"], f"{leaf} goes on with {before}")
-    return f"again: {leaf['id']} with {leaf['cpu_seconds']:.2f} s after {before['cpu_seconds']:.2f}"
+    # The list has one row for an id: what the first of that id had is in `past`.
+    gained_uj = dynamic_uj("past") - past_uj
+    least_uj = before["total"]["dynamic_uj"]
+    require(gained_uj >= least_uj, f"past has {gained_uj} uJ more, the first had {least_uj} uJ")
+    return f"again with {leaf['cpu_seconds']:.2f} s after {before['cpu_seconds']:.2f} s"
+
+
+def dynamic_uj(id_: str) -> int:
+    """Return the dynamic energy of a leaf."""
+    return energy_uj(find(ask("workloads"), {"id": id_}) or {})
