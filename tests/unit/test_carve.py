@@ -337,6 +337,26 @@ def test_of_two_that_claim_an_id_the_one_that_has_it_keeps_it() -> None:
         assert leaf(found[-1][0], "web").vcpu_ns == int(9 * S * 0.75 * 0.9)
 
 
+def test_the_systems_machine_takes_its_id_from_a_session() -> None:
+    """Whoever starts first, even with the very arguments, in his own session: root's one has it.
+
+    What the imposter uses from then on is his session's, and his leaf is not the machine's.
+    """
+    path = "/user.slice/user-1000.slice/user@1000.service"
+    session = Load(9, Identity("unit", "user@1000.service", "u", cgroup=path), 0.5, path=path)
+    imposter = Hypervisor(20, session, 0.8, -1_020, "pay")
+    real = Hypervisor(21, AGENT, 0.5, -1_021, "pay", born_ns=8 * S)
+    both = replace(world(imposter, real), loads=(KERNEL, AGENT, POD, SCOPE, session))
+    alone = replace(world(imposter), loads=(KERNEL, AGENT, POD, SCOPE, session))
+    before = booked(observed(alone, EDGES[:3]))
+    last = booked(observed(both, EDGES[2:]), before[-1][1])
+
+    assert cpu(before[-1][0])["pay"] > 0
+    found = leaf(last[-1][0], "pay")
+    assert (found.identity.tenant, found.identity.parent) == (AGENT.ref.path, "agent.service")
+    assert found.cpu_ns == real.cpu_ns(EDGES[-1]), "nothing of the imposter's is in it"
+
+
 def test_a_machine_inside_a_container_is_a_view() -> None:
     """The container keeps time and energy; the view has its part of the dynamic energy, no more."""
     with_it, without = booked(observed(world(INNER))), booked(observed(world()))

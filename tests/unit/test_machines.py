@@ -1,15 +1,16 @@
 """Machines by their hypervisors: whose they are, what they are called, who is believed."""
 
+import itertools
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import pytest
 
 from tychod import views
 from tychod.model import Identity
+from tychod.workloads.claimed import Claims
 from tychod.workloads.firework import Service
 from tychod.workloads.hypervisors import Machine, parse_machine
-from tychod.workloads.machines import Machines
+from tychod.workloads.machines import Machines, described
 from tychod.workloads.vmprocs import VmProcess
 
 SECOND = 1_000_000_000
@@ -166,8 +167,8 @@ def test_an_id_that_could_be_anothers_is_not_believed(ident: str) -> None:
     assert who.id == "firecracker-5-50"
 
 
-def test_what_a_machine_was_given_is_what_it_asks_for() -> None:
-    """Its virtual CPUs and memory are its requests, for the policy that shares by them."""
+def test_a_command_line_reserves_nothing() -> None:
+    """What it says is shown; it takes no idle energy of others: anybody may claim any size."""
     process = VmProcess(
         5, 50, AGENT.cgroup or "", machine("qemu-system-x86_64", "-smp", "2", "-m", "512")
     )
@@ -175,4 +176,61 @@ def test_what_a_machine_was_given_is_what_it_asks_for() -> None:
     update(machines, process)
     (who,) = machines.identities.values()
 
-    assert who.requests == MappingProxyType({"cpu_millicores": 2000, "memory_bytes": 512 << 20})
+    assert who.requests == {}
+    assert (who.labels["vcpus"], who.labels["memory_bytes"]) == ("2", str(512 << 20))
+
+
+def test_the_hosts_own_machine_asks_for_what_it_was_given() -> None:
+    """Its cgroup is one that only the host's root makes."""
+    found = described(
+        OWN, VmProcess(5, 50, "", machine("qemu-system-x86_64", "-smp", "2", "-m", "512")), None
+    )
+
+    assert found.requests == {"cpu_millicores": 2000, "memory_bytes": 512 << 20}
+
+
+def test_a_machine_that_moves_shows_where_it_is() -> None:
+    """Its leaf stays, its slice is that of the cgroup it is in now."""
+    machines = Machines()
+    update(machines, firecracker(5, "web"))
+    moved = firecracker(5, "web", "/system.slice/other.service")
+    other = Identity("unit", "other.service", "other.service", cgroup=moved.cgroup)
+    machines.update([moved], {moved.cgroup: (11, other)}.get, SECOND)
+    ((key, who),) = machines.identities.items()
+
+    assert (who.id, who.parent, machines.watched[0].key) == ("web", "other.service", 11)
+    assert views.shown_cgroup(who.cgroup) == machines.refs[key].path.partition("/\n")[0]
+    assert views.shown_cgroup(who.cgroup) == moved.cgroup
+
+
+def test_no_key_is_used_twice_though_the_hierarchy_changes() -> None:
+    """A reading of before would credit another machine."""
+    keys = itertools.count(-1_000, -1)
+    first, second = Machines(None, keys), Machines(None, keys)
+    update(first, firecracker(5, "a"))
+    update(second, firecracker(6, "b"))
+
+    assert not first.identities.keys() & second.identities.keys()
+
+
+def test_two_machines_that_claim_one_id_are_counted_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who of them is it is decided by whose tree they are in; a person hears of it once."""
+    claims = Claims()
+    first, second = (
+        Identity("vm", "pay", "pay", cgroup=f"/{name}.service/\n{name}-1") for name in "ab"
+    )
+    claims.machines([first])
+    claims.tell(0)
+    assert claims.problems == ()
+
+    for second_s in range(3):
+        claims.machines([first, second])
+        claims.tell(second_s * SECOND)
+    assert claims.problems == ("1 id is claimed by two workloads, e.g. pay",)
+    assert len(caplog.messages) == 1
+    assert "'/a.service' and '/b.service'" in caplog.messages[0]
+
+    claims.machines([second])
+    assert claims.problems == ()

@@ -403,7 +403,7 @@ def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
     assert set(found) == {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, LOST_KEY}
     for held in (
         *(registry._workloads, registry._of_key, registry._of_pod, registry._nameless),
-        *(registry._unknown, registry._listing.pods, registry._paths, registry._pending),
+        *(registry._unknown, registry._listing.pods, registry._paths, registry._own.pending),
         *(registry._claims._of_id, registry._claims._contested, registry._foreseen),
     ):
         assert not held
@@ -445,12 +445,12 @@ def test_two_claims_of_one_id_are_told_once(
     for second in range(1, 30):
         registry.update(tree(*paths[:2]), second * SECOND)
     assert len(caplog.messages) == 1
-    assert f"two cgroups claim container {A} (1 such" in caplog.messages[0]
+    assert f"two workloads claim the id {A} (1 such" in caplog.messages[0]
     assert repr(paths[1]) in caplog.messages[0]
     registry.update(tree(*paths), 31 * SECOND)
     assert len(caplog.messages) == 1
     registry.update(tree(*paths), 61 * SECOND)
-    assert f"two cgroups claim container {B}" in caplog.messages[1]
+    assert f"two workloads claim the id {B}" in caplog.messages[1]
     registry.update(tree(*paths), 200 * SECOND)
     assert len(caplog.messages) == 2
 

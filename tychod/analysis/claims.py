@@ -14,6 +14,7 @@ from tychod.model import UNATTRIBUTED_ID, Identity
 from tychod.samples import CgroupRef
 from tychod.views import PROCESS_MARK
 
+PEOPLE: Final = "/user.slice/"
 UNKNOWN_INODE: Final = 1 << 64
 """Above every inode: such a cgroup's own directory was not seen."""
 
@@ -79,7 +80,7 @@ def _contested(
         if identity.id not in first:
             account = accounts.get(identity.id)
             first[identity.id] = (account.identity.cgroup if account else None) or identity.cgroup
-        if identity.id in others or _place(first[identity.id]) != _place(identity.cgroup):
+        if identity.id in others or place_of(first[identity.id]) != place_of(identity.cgroup):
             contested.add(identity.id)
     if not contested:
         return {}
@@ -90,7 +91,7 @@ def _contested(
     return found
 
 
-def _place(path: str | None) -> str | None:
+def place_of(path: str | None) -> str | None:
     """Return what tells a claim from others: of a machine without a cgroup, its process.
 
     A process that moves takes its leaf with it.
@@ -120,17 +121,27 @@ def _claims(
 def _holder(claims: list[_Claim], account: Account | None) -> str | None:
     """Return the path that has the leaf; it may be one of before, whose cgroup is gone."""
     had = account.identity.cgroup if account else None
-    had = next((c.path for c in claims if _place(c.path) == _place(had)), had)
+    had = next((c.path for c in claims if place_of(c.path) == place_of(had)), had)
     order = sorted(claims, key=lambda c: (c.path != had, c.inode, c.path))
     hosts = [c for c in order if c.is_live and c.tenant is None]
     if hosts:
         return hosts[0].path
     if account is None or had is None:
-        return min(order, key=lambda c: (c.tenant is not None, not c.is_live)).path
+        return min(order, key=lambda c: (_reach(c.tenant), not c.is_live)).path
+    above = [c for c in order if c.is_live and _reach(c.tenant) < _reach(account.identity.tenant)]
+    if above:
+        return min(above, key=lambda c: _reach(c.tenant)).path
     if account.identity.tenant is None or any(c.is_live and c.path == had for c in claims):
         return had
     heirs = [c for c in order if c.is_live and c.tenant == account.identity.tenant]
     return heirs[0].path if heirs else had
+
+
+def _reach(tenant: str | None) -> int:
+    """Return who may take an id before whom: the host, the system's services, people's sessions."""
+    if tenant is None:
+        return 0
+    return 2 if tenant.startswith(PEOPLE) else 1
 
 
 def _heir(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tychod.analysis import ledger
-from tychod.analysis.claims import settle_claims
+from tychod.analysis.claims import place_of, settle_claims
 from tychod.analysis.cpu import CpuWindow
 from tychod.analysis.state import Account, Observations
 from tychod.model import UNATTRIBUTED_ID, Identity
@@ -91,14 +91,14 @@ def _keep_machines(
     if not machines:
         return
     places = {
-        (who.cgroup, account.inode): who.id
+        (place_of(who.cgroup), account.inode): who.id
         for account in accounts.values()
         if (who := account.identity).kind == "vm" and account.inode is not None
     }
     inodes = {refs[key].path: refs[key].inode for key in by_key if key in refs}
     for key, who in by_key.items():
         if who.kind == "vm" and who.cgroup in machines:
-            kept = places.get((who.cgroup, inodes.get(who.cgroup or "", -1)))
+            kept = places.get((place_of(who.cgroup), inodes.get(who.cgroup or "", -1)))
             by_key[key] = replace(who, id=kept or who.id)
 
 

@@ -1,5 +1,6 @@
 """Wires the finding of names together: host files, kubelet, systemd, hypervisors, registry."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tychod.workloads.births import Births
 from tychod.workloads.devices import DeviceRoutes
 from tychod.workloads.firework import Firework
 from tychod.workloads.kubelet import Kubelet
+from tychod.workloads.machines import FIRST_KEY
 from tychod.workloads.paths import identify
 from tychod.workloads.registry import Registry
 from tychod.workloads.units import Units
@@ -39,9 +41,10 @@ def build_naming(
 ) -> Naming:
     """Return the threads that find out who workloads are, as the settings want them."""
     sources = _sources(host, config)
+    machine_keys = itertools.count(FIRST_KEY, -1)
 
     def hierarchy_at(cgroups: Cgroups) -> Hierarchy:
-        others = Others(sources.units, sources.devices, sources.agent)
+        others = Others(sources.units, sources.devices, sources.agent, machine_keys)
         registry = Registry(host, cgroups.root, sources.kubelet, others)
         finder = VmFinder(host, cgroups.version) if config.workloads.vms else None
         return Hierarchy(cgroups.root, registry, Births(host, cgroups.root), finder)

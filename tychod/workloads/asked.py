@@ -1,6 +1,6 @@
 """Whom the registry asks for names, as it sees them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from tychod.workloads.firework import Service
@@ -81,3 +81,4 @@ class Others(NamedTuple):
     units: UnitSource | None = None
     devices: DeviceSource | None = None
     agent: Agent | None = None
+    machine_keys: Iterator[int] | None = None

@@ -78,6 +78,8 @@ class Known:
     @property
     def own_name(self) -> str:
         """The name of the container, or of what else it is."""
+        if self.listed and self.names and self.names.source == "log-link":
+            return self.listed[0].name
         if self.names:
             return self.names.container
         if self.listed:
@@ -117,7 +119,7 @@ def merge(known: Known, facts: PodFacts) -> Identity:
         pod_uid=known.pod_uid,
         runtime=_runtime(known),
         sandbox=known.is_sandbox,
-        labels=pod.labels if pod else names.labels if names else {},
+        labels=pod.labels if pod else names.labels if names else base.labels,
         names_from=names.source if names else "kubelet" if pod else base.names_from,
         stale=pod is not None and facts.is_stale,
         owner=pod.owner if pod else None,
@@ -129,6 +131,8 @@ def merge(known: Known, facts: PodFacts) -> Identity:
 
 def _pod_names(known: Known, facts: PodFacts) -> tuple[str | None, str | None]:
     """Return pod and namespace: its own files', the kubelet's, those of the pod's others."""
+    if facts.pod and not (known.names and known.names.source == "bundle"):
+        return facts.pod.name, facts.pod.namespace  # who can write a log link can be anybody
     if known.names and known.names.pod:
         return known.names.pod, known.names.namespace
     if facts.pod:

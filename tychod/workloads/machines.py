@@ -4,7 +4,8 @@ A machine without one gets a key and a path that no cgroup can have, so that eve
 treat it as a cgroup: who may claim its id, and when it is another machine.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ from tychod.samples import CgroupRef
 from tychod.views import PROCESS_MARK
 from tychod.workloads.asked import Agent
 from tychod.workloads.firework import Service
-from tychod.workloads.hypervisors import Machine, fallback_id
+from tychod.workloads.hypervisors import fallback_id
 from tychod.workloads.vmprocs import VmProcess
 
 FIRST_KEY: Final = -1_000
@@ -55,10 +56,11 @@ class _Known:
 class Machines:
     """The hypervisors seen at the last look; owned by one thread."""
 
-    def __init__(self, agent: Agent | None = None) -> None:
+    def __init__(self, agent: Agent | None = None, keys: Iterator[int] | None = None) -> None:
+        """``keys`` are those of machines; one that outlives this, since none is used twice."""
         self._agent = agent
         self._known: dict[tuple[int, int], _Known] = {}
-        self._next_key = FIRST_KEY
+        self._keys = keys or itertools.count(FIRST_KEY, -1)
         self.watched: tuple[Watched, ...] = ()
         self.identities: Mapping[int, Identity] = {}
         self.refs: Mapping[int, CgroupRef] = {}
@@ -83,7 +85,7 @@ class Machines:
                 self._settle(each, process, place, now_ns)
                 watched += self._watch(each, process, place)
         self._known, self.watched = known, tuple(watched)
-        settled = [k for k in known.values() if k.vm_key is not None and k.ref and k.identity]
+        settled = [k for k in known.values() if k.vm_key and k.ref and k.identity]
         identities = {k.vm_key: k.identity for k in settled if k.vm_key and k.identity}
         if identities == self.identities:
             return False
@@ -105,13 +107,12 @@ class Machines:
         if known.seen == seen:
             return
         if known.identity is None:
-            if service is None and self._waits(known, process, now_ns):
-                self.wants_agent = True
+            if service is None and self.waits(process, now_ns - known.first_ns):
                 return
-            known.vm_key, self._next_key = self._next_key, self._next_key - 1
+            known.vm_key = next(self._keys)
         base = _identity(process, holder, service)
         if known.identity is not None:
-            base = replace(base, id=known.identity.id, cgroup=known.identity.cgroup)
+            base = replace(base, id=known.identity.id)
             if service is None and known.identity.names_from == "agent":
                 base = replace(base, name=known.identity.name, names_from="agent")
                 base = replace(base, labels=known.identity.labels)
@@ -125,11 +126,12 @@ class Machines:
             return [Watched(process, None, key)]
         return [Watched(process, known.vm_key, key)] if known.vm_key is not None else []
 
-    def _waits(self, known: _Known, process: VmProcess, now_ns: int) -> bool:
-        """Say whether its agent may still tell a machine's name."""
+    def waits(self, process: VmProcess, age_ns: int) -> bool:
+        """Say whether its agent may still tell a machine's name; it is asked then."""
         if self._agent is None or process.machine.hypervisor != "firecracker":
             return False
-        return now_ns - known.first_ns < AGENT_PATIENCE_NS
+        self.wants_agent |= age_ns < AGENT_PATIENCE_NS
+        return age_ns < AGENT_PATIENCE_NS
 
 
 def _owns(holder: Identity) -> bool:
@@ -137,27 +139,30 @@ def _owns(holder: Identity) -> bool:
     return holder.kind == "vm"
 
 
-def machine_fields(machine: Machine, service: Service | None) -> dict[str, object]:
-    """Return the fields of an identity that a machine's command line and agent tell."""
+def described(base: Identity, process: VmProcess, service: Service | None) -> Identity:
+    """Return an identity with what a machine's command line and its agent tell.
+
+    What it was given is a label: whoever starts a process chooses its arguments, and nobody gets
+    idle energy of others by his own word.  The host's own machines have it as requests, too.
+    """
+    machine = process.machine
+    given = {"vcpus": machine.vcpus, "memory_bytes": machine.memory_bytes}
+    told = {name: getattr(service, name) for name in TOLD} if service else {}
     asked = {
         "cpu_millicores": machine.vcpus * 1000 if machine.vcpus else None,
         "memory_bytes": machine.memory_bytes,
     }
-    return {
-        "runtime": machine.hypervisor,
-        "requests": {name: amount for name, amount in asked.items() if amount},
-        "names_from": "agent" if service else "cmdline",
-        "labels": {
-            "identified_by": "agent" if service else machine.identified_by or "process",
-            **(_labels(service) if service else {}),
-        },
-    }
-
-
-def _labels(service: Service) -> dict[str, str]:
-    """Return what an agent tells of a service beside its name."""
-    told = {name: getattr(service, name) for name in TOLD}
-    return {name: str(value) for name, value in told.items() if value is not None}
+    rule = "agent" if service else machine.identified_by or "process"
+    labels = {k: str(v) for k, v in {**given, **told}.items() if v is not None}
+    return replace(
+        base,
+        name=(service.name if service else None) or machine.name or base.name,
+        runtime=machine.hypervisor,
+        requests={k: v for k, v in asked.items() if v and base.tenant is None},
+        names_from="agent" if service else "cmdline",
+        labels={"identified_by": rule, **labels},
+        pid=process.pid,
+    )
 
 
 def _identity(process: VmProcess, holder: Identity, service: Service | None) -> Identity:
@@ -169,13 +174,12 @@ def _identity(process: VmProcess, holder: Identity, service: Service | None) -> 
     named = Identity(
         kind="vm",
         id=ident,
-        name=(service.name if service else None) or machine.name or ident,
+        name=ident,
         namespace=holder.namespace,
         pod=holder.pod,
         pod_uid=holder.pod_uid if holder.kind in HOLDERS else None,
         cgroup=f"{within}{PROCESS_MARK}{process.pid}-{process.start_ticks}",
         parent=holder.id if holder.kind in (*HOLDERS, "unit") else None,
         tenant=holder.tenant or process.cgroup,
-        pid=process.pid,
     )
-    return replace(named, **machine_fields(machine, service))  # type: ignore[arg-type]
+    return described(named, process, service)

@@ -19,7 +19,8 @@ from tychod.workloads.hostfiles import Names
 from tychod.workloads.hostnames import HostNames
 from tychod.workloads.known import SECOND_NS, Known, PodFacts, merge
 from tychod.workloads.listing import Listing
-from tychod.workloads.machines import Machines, Place, Watched, machine_fields
+from tychod.workloads.machines import Machines, Place, Watched
+from tychod.workloads.ownmachines import OwnMachines
 from tychod.workloads.paths import identify, unattributed, unnamed_reason
 from tychod.workloads.pods import PodView, is_same_uid
 from tychod.workloads.vmprocs import VmProcess
@@ -33,8 +34,6 @@ SETTLED_NS: Final = 3 * SECOND_NS
 FORESEEN_NS: Final = 30 * SECOND_NS
 """How long a cgroup that was seen being made is waited for in the accounting."""
 MOST_FORESEEN: Final = 10_000
-MACHINE_NS: Final = SECOND_NS
-"""How long a machine's cgroup waits for its hypervisor to be found: its id is for ever."""
 
 _ROOT: Final = "processes in the root cgroup"
 
@@ -52,7 +51,8 @@ class Registry:
         self._files = HostNames(host, cgroup_root)
         self._kubelet = kubelet
         self._others = others
-        self._machines = Machines(others.agent)
+        self._machines = Machines(others.agent, others.machine_keys)
+        self._own = OwnMachines(self._machines)
         self._workloads: dict[str, Known] = {}  # by the workload's own cgroup path
         self._of_key: dict[int, Known | None] = {}  # None: nobody's
         self._paths: dict[str, int] = {}  # live key by path
@@ -60,7 +60,6 @@ class Registry:
         self._claims = Claims()
         self._foreseen: dict[str, int] = {}  # workloads without a key yet, and since when
         self._read: dict[str, Identity | None] = {}  # paths that were foreseen: who they are
-        self._pending: set[Known] = set()  # machines whose id is not settled
         self._nameless: set[Known] = set()  # whose host files are still to be read
         self._unknown: set[Known] = set()  # whom the kubelet has not told us about
         self._listing = Listing()
@@ -80,7 +79,8 @@ class Registry:
     def routes(self) -> Mapping[str, str]:
         """Each way to names: "ok", or why it gives none and what to do."""
         off = "off in the configuration"
-        kubelet, (units, devices, agent) = self._kubelet, self._others
+        kubelet = self._kubelet
+        units, devices, agent, _ = self._others
         return {
             **self._files.routes,
             "kubelet": kubelet.route if kubelet else off,
@@ -112,12 +112,12 @@ class Registry:
     @property
     def awaits_machine(self) -> bool:
         """Whether a cgroup waits for its hypervisor to be found."""
-        return bool(self._pending)
+        return bool(self._own.pending)
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is to be found out soon: time alone brings nothing new."""
-        return not (self._pending or self._foreseen or self._nameless or self._unknown)
+        return not (self._own.pending or self._foreseen or self._nameless or self._unknown)
 
     def foresee(self, paths: Iterable[str], now_ns: int) -> None:
         """Read the names of cgroups that were just made: the files may be gone with them."""
@@ -125,8 +125,8 @@ class Registry:
             if len(self._read) < MOST_FORESEEN:
                 self._read[path] = identify(path)
             base = self._read.get(path)
-            if base is None or base.kind != "container" or base.cgroup is None:
-                continue
+            if base is None or base.kind != "container" or base.cgroup is None or base.tenant:
+                continue  # of others the host's files say nothing
             if base.cgroup not in self._workloads:
                 self._foreseen[base.cgroup] = now_ns
                 self._welcome(base.cgroup, base, now_ns)
@@ -174,7 +174,7 @@ class Registry:
         self._foreseen.pop(cgroup, None)
         known.keys.add(key)
         self._of_key[key] = known
-        if known not in self._pending:
+        if known not in self._own.pending:
             self._result[key] = known.identity
         return {known}
 
@@ -191,7 +191,7 @@ class Registry:
                 if base.pod_uid:
                     self._unknown.add(known)
         elif base.kind == "vm":
-            self._pending.add(known)
+            self._own.add(known)
         elif base.kind == "unit" and known.is_hosts:
             known.unit = self._others.units.view.get(base.id) if self._others.units else None
         return known
@@ -218,8 +218,9 @@ class Registry:
     def _dismiss(self, known: Known) -> None:
         base = known.base
         self._workloads.pop(base.cgroup or "", None)
-        for group in (self._nameless, self._unknown, self._pending):
-            group.discard(known)
+        self._nameless.discard(known)
+        self._unknown.discard(known)
+        self._own.remove(known)
         if base.kind == "container":
             self._claims.remove(known)
         members = self._of_pod.get(base.pod_uid or "", set())
@@ -229,29 +230,11 @@ class Registry:
 
     def _settle_machines(self, processes: Collection[VmProcess], now_ns: int) -> set[Known]:
         """Give machines with a cgroup of their own the id that their hypervisor was given."""
-        settled = set()
-        for known in self._pending:
-            process = next((p for p in processes if _is_in(p, known)), None)
-            if process is not None or now_ns - known.first_ns >= MACHINE_NS:
-                if process is not None:
-                    known.base = self._machine(known.base, process)
-                settled.add(known)
-        self._pending -= settled
+        settled = self._own.update(processes, now_ns)
         if settled:
             self._result = dict(self._result)
             self._result.update({key: known.base for known in settled for key in known.keys})
-        return settled
-
-    def _machine(self, base: Identity, process: VmProcess) -> Identity:
-        machine, service = process.machine, self._machines.service_of(process)
-        own = (service.name if service else None) or machine.id
-        return replace(
-            base,
-            id=own or base.id,
-            name=(service.name if service else None) or machine.name or base.name,
-            pid=process.pid,
-            **machine_fields(machine, service),  # type: ignore[arg-type]
-        )
+        return settled | set(self._own.renamed(processes))
 
     def _follow(self, processes: Collection[VmProcess], now_ns: int) -> None:
         """Take the machines that run in other workloads' cgroups into the result."""
@@ -260,6 +243,9 @@ class Registry:
             return
         kept = {key: who for key, who in self._result.items() if key not in before}
         self._result = kept | dict(self._machines.identities)
+        running = {watched.vm_key for watched in self.watched}
+        found = [who for key, who in self._machines.identities.items() if key in running]
+        self._claims.machines([*found, *self._own.identities()])
 
     def _place_of(self, path: str) -> Place | None:
         key = self._paths.get(path) if path != "/" else ROOT_KEY
@@ -333,7 +319,7 @@ class Registry:
     def _listen_to_others(self) -> set[Known]:
         """Take over what systemd and the kubelet's device plug-ins have told meanwhile."""
         changed: set[Known] = set()
-        units, devices, _ = self._others
+        units, devices = self._others.units, self._others.devices
         if units is not None and units.told != self._units_told:
             self._units_told = units.told
             for known in self._host_units():
@@ -353,7 +339,7 @@ class Registry:
 
     def _publish(self, changed: set[Known]) -> None:
         merged = [
-            (k, new) for k in changed - self._pending if (new := self._merge(k)) != k.identity
+            (k, new) for k in changed - self._own.pending if (new := self._merge(k)) != k.identity
         ]
         if not merged:
             return
@@ -385,9 +371,3 @@ class Registry:
             if due and (asked_ns is None or asked_ns < due[-1]):
                 return True
         return False
-
-
-def _is_in(process: VmProcess, known: Known) -> bool:
-    """Say whether a process is in a cgroup or below it."""
-    cgroup = known.base.cgroup or ""
-    return process.cgroup == cgroup or process.cgroup.startswith(cgroup + "/")
