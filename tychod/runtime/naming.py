@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tychod.clock import Clock
 from tychod.config import Config
@@ -22,6 +22,9 @@ from tychod.workloads.paths import identify
 from tychod.workloads.registry import Registry
 from tychod.workloads.units import Units
 from tychod.workloads.vmprocs import ThreadTimes, VmFinder
+
+MOST_AT_ONCE: Final = 1_000
+"""Paths that analysis looks at itself, a twentieth of a second: it may not wait for a tenant."""
 
 
 class Naming(NamedTuple):
@@ -77,6 +80,7 @@ def complete(
     missing = [key for key in cgroups if key not in identities]
     if not missing:
         return identities
+    del missing[MOST_AT_ONCE:]  # the rest is named when the identity thread has got there
     found = ((key, identify(cgroups[key].path)) for key in missing)
     return {**identities, **{key: who for key, who in found if who and who.kind != "vm"}}
 

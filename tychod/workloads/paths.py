@@ -23,6 +23,8 @@ SHORT_ID: Final = 12
 """Characters of a container id that stand in for its name, as the runtimes' own tools show it."""
 MAX_DEPTH: Final = 64
 """Cgroups below this depth belong to what is named above: bounds the work of one odd path."""
+MAX_BELOW: Final = 16
+"""Levels below what was given away that can name somebody; a cluster in a container needs six."""
 MAX_COMPONENT: Final = 255
 """Characters in the longest name that the kernel gives a cgroup; a longer one names nothing."""
 MAX_ID: Final = 1024
@@ -89,8 +91,11 @@ def identify(path: str) -> Identity | None:
 
 def _named_levels(path: str) -> Iterator[_Match]:
     """Yield what each level of a path is named, outermost first."""
-    place = _Place()
+    place, below = _Place(), 0
     for level in _levels(path):
+        below += place.tenant is not None
+        if below > MAX_BELOW:
+            return  # whoever makes so deep a tree makes it to cost time
         here = _at(level, place)
         match = _match(level, here) if len(level.own) <= MAX_COMPONENT else None
         # What is alive below a grouping of pods is not past.
