@@ -10,12 +10,14 @@ from typing import Final, Literal, NamedTuple
 from tychod.buffer import Latest
 from tychod.clock import Clock
 from tychod.model import Identity
+from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
 from tychod.workloads.births import Births
 from tychod.workloads.devices import DeviceRoutes
 from tychod.workloads.firework import Firework
 from tychod.workloads.kubelet import Kubelet
 from tychod.workloads.machines import Watched
+from tychod.workloads.nurseries import Nurseries
 from tychod.workloads.registry import Registry
 from tychod.workloads.units import Units
 from tychod.workloads.vmprocs import VmFinder
@@ -28,6 +30,7 @@ REST_S: Final = 1.0
 """The same where nothing is to be found out."""
 SETTLE_S: Final = 0.02
 """Cgroups are made in groups: those of a few containers are looked up together."""
+FILE_ROUTES: Final = ("bundle", "runtime-file", "log-link")
 SOON_S: Final = 0.05
 """When the kubelet may be asked about one that was just made (see the registry's questions)."""
 
@@ -45,10 +48,9 @@ class Found(NamedTuple):
 
     identities: Mapping[int, Identity]
     machines: Mapping[int, CgroupRef]  # those without a cgroup of their own, by key
-    watched: tuple[Watched, ...]
 
 
-NOTHING: Final = Found({}, {}, ())
+NOTHING: Final = Found({}, {})
 
 
 class Sources(NamedTuple):
@@ -65,8 +67,14 @@ class Hierarchy(NamedTuple):
 
     root: str
     registry: Registry
-    births: Births | None
-    finder: VmFinder | None
+    births: Births | None = None
+    finder: VmFinder | None = None
+    nurseries: Nurseries | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether only time can bring something new."""
+        return self.registry.is_settled and not self.nurseries
 
 
 class Metadata:
@@ -79,8 +87,13 @@ class Metadata:
         cgroups: Callable[[], Cgroups],
         clock: Clock,
         crashed: Callable[[str], None],
+        machines: VmSampler | None = None,
     ) -> None:
-        """``hierarchy_at`` makes what belongs to a root of cgroups, anew when that changes."""
+        """``hierarchy_at`` makes what belongs to a root of cgroups, anew when that changes.
+
+        ``machines`` is told whose CPU time to read.
+        """
+        self._machines = machines
         self._hierarchy_at = hierarchy_at
         self._hierarchy: Hierarchy | None = None
         self._sources = sources
@@ -157,7 +170,7 @@ class Metadata:
 
     def _wait(self, looked_ns: int) -> None:
         """Wait for the next look; meanwhile read the files of containers as they are made."""
-        is_settled = self._hierarchy is not None and self._hierarchy.registry.is_settled
+        is_settled = self._hierarchy is not None and self._hierarchy.is_settled
         due_ns = looked_ns + round((REST_S if is_settled else LOOK_S) * 1e9)
         while (left_ns := due_ns - self._clock.now_ns()) > 0:
             births = self._hierarchy.births if self._hierarchy else None
@@ -190,13 +203,24 @@ class Metadata:
             self._foresee(hierarchy.births.look(now_ns), now_ns)
         finder = hierarchy.finder
         processes = finder.look(now_ns, soon=registry.awaits_machine) if finder else ()
+        if finder is not None and hierarchy.nurseries:
+            processes = finder.look_at(hierarchy.nurseries.pids(now_ns), now_ns)
         identities = registry.update(cgroups.refs, now_ns, processes)
-        found = Found(identities, registry.machine_refs, registry.watched)
+        found = Found(identities, registry.machine_refs)
         if found != self._found.get():
             self._found.publish(found)
+        self._follow(hierarchy, registry.watched, now_ns)
         self._looked.publish(now_ns)
         self._ask(registry, now_ns)
         self._publish_health(registry)
+
+    def _follow(self, hierarchy: Hierarchy, watched: tuple[Watched, ...], now_ns: int) -> None:
+        if self._machines is None:
+            return
+        for each in watched:
+            if each.vm_key is not None and hierarchy.nurseries is not None:
+                hierarchy.nurseries.note(each.process.cgroup, now_ns)
+        self._machines.follow(watched, now_ns)
 
     def _ask(self, registry: Registry, now_ns: int) -> None:
         kubelet, units, devices, agent = self._sources
@@ -227,8 +251,10 @@ class Metadata:
         return self._hierarchy
 
     def _tell(self, before: Mapping[str, str], routes: Mapping[str, str]) -> None:
-        for name, state in routes.items():
-            if before.get(name) != state:
+        """Log a change of a way by files; whoever asks others logs what comes of it himself."""
+        for name in FILE_ROUTES:
+            state = routes.get(name, "")
+            if before.get(name, "") != state and not state.startswith("not used yet"):
                 log.info("names by %s: %s", name, state, extra={"event": "route", "source": name})
 
     def _close(self) -> None:

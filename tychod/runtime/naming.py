@@ -18,6 +18,7 @@ from tychod.workloads.devices import DeviceRoutes
 from tychod.workloads.firework import Firework
 from tychod.workloads.kubelet import Kubelet
 from tychod.workloads.machines import FIRST_KEY
+from tychod.workloads.nurseries import Nurseries
 from tychod.workloads.paths import identify
 from tychod.workloads.registry import Registry
 from tychod.workloads.units import Units
@@ -49,13 +50,14 @@ def build_naming(
     def hierarchy_at(cgroups: Cgroups) -> Hierarchy:
         others = Others(sources.units, sources.devices, sources.agent, machine_keys)
         registry = Registry(host, cgroups.root, sources.kubelet, others)
-        finder = VmFinder(host, cgroups.version) if config.workloads.vms else None
-        return Hierarchy(cgroups.root, registry, Births(host, cgroups.root), finder)
+        births = Births(host, cgroups.root)
+        if not config.workloads.vms:
+            return Hierarchy(cgroups.root, registry, births)
+        finder = VmFinder(host, cgroups.version)
+        return Hierarchy(cgroups.root, registry, births, finder, Nurseries(host, cgroups.root))
 
-    metadata = Metadata(hierarchy_at, sources, read_cgroups, clock, crashed)
-    machines = None
-    if config.workloads.vms:
-        machines = VmSampler(lambda: metadata.found().watched, ThreadTimes(host), clock, crashed)
+    machines = VmSampler(ThreadTimes(host), clock, crashed) if config.workloads.vms else None
+    metadata = Metadata(hierarchy_at, sources, read_cgroups, clock, crashed, machines)
     return Naming(metadata, sources.kubelet, machines)
 
 

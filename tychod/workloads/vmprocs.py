@@ -89,6 +89,16 @@ class VmFinder:
             self._list(now_ns)
         return self._found
 
+    def look_at(self, pids: Iterable[int], now_ns: int) -> tuple[VmProcess, ...]:
+        """Look at some processes before the next listing, and return all hypervisors."""
+        new = [name for pid in pids if (name := str(pid)) not in self._settled]
+        for name in new:
+            self._look_at(name, now_ns)
+        if new:
+            found = tuple(sorted(self._vms.values()))
+            self._found = self._found if found == self._found else found
+        return self._found
+
     def _list(self, now_ns: int) -> None:
         elapsed_ns = LISTING_NS if self._listed_ns is None else now_ns - self._listed_ns
         self._listed_ns = now_ns
@@ -163,9 +173,12 @@ class VmFinder:
         if not data or hypervisor_of(program) is None:
             return None
         machine, stat = parse_machine(parse_cmdline(data)), self._stat(name)
-        cgroup = self._cgroup(name)
-        if machine is None or stat is None or stat.is_dead or cgroup is None:
+        if machine is None or stat is None or stat.is_dead:
             return None
+        cgroup = self._cgroup(name)
+        if cgroup is None:
+            known = self._vms.get(name)
+            return known if known and known.start_ticks == stat.start_ticks else None
         return VmProcess(int(name), stat.start_ticks, cgroup, self._with_config(name, machine))
 
     def _with_config(self, name: str, machine: Machine) -> Machine:
