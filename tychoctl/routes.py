@@ -8,6 +8,8 @@ from tychoctl.render import Column
 from tychoctl.view import Entry, View
 
 OK: Final = "ok"
+STALE: Final = "stale: "
+WHY: Final = "tychoctl sources says why"
 QUIET: Final = ("off", "not configured", "not used yet", "not asked yet", "not read yet")
 COLUMNS: Final = (
     Column("NAMES FROM", lambda e: render.name(e.get("route"))),
@@ -29,15 +31,27 @@ def render_routes(routes: list[Entry], view: View) -> list[str]:
 
 def render_ways(found: Mapping[str, object]) -> str:
     """Return one line: the ways in use, and those that somebody may have expected to be."""
-    used = [render.name(name) for name, told in found.items() if is_used(told)]
+    used = [_named(name, told) for name, told in found.items() if is_used(told)]
     amiss = [render.name(name) for name, told in found.items() if is_amiss(told)]
     line = f"by {', '.join(used)}" if used else "from cgroup paths alone"
-    return f"{line}; not by {', '.join(amiss)} (tychoctl sources says why)" if amiss else line
+    if amiss:
+        return f"{line}; not by {', '.join(amiss)} ({WHY})"
+    return f"{line}; {WHY}" if any(is_stale(told) for told in found.values()) else line
+
+
+def _named(name: str, told: object) -> str:
+    return f"{render.name(name)} (stale)" if is_stale(told) else render.name(name)
 
 
 def is_used(told: object) -> bool:
     """Say whether a way is in use; what follows ``ok`` is what is odd about it."""
-    return isinstance(told, str) and (told == OK or told.startswith((f"{OK}, ", f"{OK}; ")))
+    is_ok = isinstance(told, str) and (told == OK or told.startswith(f"{OK}; "))
+    return is_ok or is_stale(told)
+
+
+def is_stale(told: object) -> bool:
+    """Say whether what a way told is in use, but not refreshed now."""
+    return isinstance(told, str) and told.startswith(STALE)
 
 
 def is_amiss(told: object) -> bool:

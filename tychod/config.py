@@ -329,7 +329,11 @@ def _workloads_problems(workloads: Workloads) -> Iterator[Conflict]:
     if not address:
         return
     message = endpoint_problem(address, "http", "http://127.0.0.1:8080")
-    if not message and not is_loopback(urlsplit(address).hostname or ""):
+    if message and address.startswith("https:"):
+        message = "must begin with http: the agent is on this host and HTTPS is not spoken to it"
+    elif not message and urlsplit(address).path not in ("", "/"):
+        message = "must be scheme, host and port only: /status is asked for by itself"
+    elif not message and not is_loopback(urlsplit(address).hostname or ""):
         message = "must be a loopback address: the agent speaks plain HTTP"
     if message:
         yield Conflict("workloads.firework_status", message)

@@ -115,6 +115,11 @@ def test_the_protocol_page_names_every_error() -> None:
             with_values(workloads={"firework_status": "https://127.0.0.1:8080"}),
             "workloads.firework_status",
         ),
+        (with_values(workloads={"firework_status": "http://localhost:8080/"}), ""),
+        (
+            with_values(workloads={"firework_status": "http://127.0.0.1:8080/status"}),
+            "workloads.firework_status",
+        ),
         (
             with_values(workloads={"firework_status": "http://u:secret@127.0.0.1"}),
             "workloads.firework_status",

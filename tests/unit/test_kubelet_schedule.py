@@ -312,7 +312,7 @@ def test_an_answer_of_another_node_altogether_is_no_news(
     assert kubelet.is_stale(31 * SECOND)
     assert kubelet.status().foreign == 3
     assert kubelet.route == (
-        "none of its pods is this node's: they are of node 'node-b', this one is 'node-a';"
+        "stale: none of its pods is this node's: they are of node 'node-b', this one is 'node-a';"
         " set [kubelet] node_name to this node's name, or see [kubelet] endpoint"
     )
 

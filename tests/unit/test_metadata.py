@@ -1,5 +1,6 @@
 """The identity thread: names of what lives briefly, and of what was made at a window's end."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -99,3 +100,17 @@ def test_nobody_waits_long_for_a_machine_that_is_not_found(bench: Bench) -> None
     wait_for(lambda: key in bench.metadata.found().identities)
     found = bench.metadata.found().identities[key]
     assert (found.kind, found.id, found.name) == ("vm", "qemu-1-web", "web")
+
+
+def test_a_change_of_a_way_to_names_is_one_line_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks the kubelet or systemd says himself what came of it; nobody says it again."""
+    caplog.set_level(logging.INFO)
+    before = {"bundle": "not used yet: none", "log-link": "ok", "kubelet": "ok", "systemd": "ok"}
+    after = {"bundle": "ok", "log-link": "ok", "kubelet": "stale: 401; a", "systemd": "gone; b"}
+    bench.metadata._tell({}, before)
+    bench.metadata._tell(before, after)
+
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["names by log-link: ok", "names by bundle: ok"]

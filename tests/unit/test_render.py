@@ -562,9 +562,12 @@ def test_ways_to_names_are_seen_at_a_glance() -> None:
     text = rendered("sources", "table")
     assert "names by kubelet: 401 Unauthorized\n  remedy: set [kubelet] token_file" in text
     reply = reply_for("status")
-    reply["identity"] = {"kubelet": "ok; odd", "bundle": "ok", "systemd": "ok, slow", "x": "okay"}
+    reply["identity"] = {"kubelet": "stale: 401; a", "bundle": "ok", "systemd": "ok; slow"}
     status = output.render(COMMANDS["status"], reply, "table", View())
-    assert "names        by kubelet, bundle, systemd; not by x" in status
+    assert "names        by kubelet (stale), bundle, systemd; tychoctl sources says why" in status
+    reply["identity"]["x"] = "okay"
+    status = output.render(COMMANDS["status"], reply, "table", View())
+    assert "names        by kubelet (stale), bundle, systemd; not by x (tychoctl" in status
     reply["identity"] = {"kubelet": "no"}
     status = output.render(COMMANDS["status"], reply, "table", View())
     assert "names        from cgroup paths alone; not by kubelet" in status

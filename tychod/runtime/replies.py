@@ -37,12 +37,12 @@ PROCESSES_OFF: Final = (
 )
 
 ROUTE_OK: Final = "ok"
-ROUTE_STATES: Final[Mapping[str, str | tuple[str, ...]]] = {
+ROUTE_STALE: Final = "stale: "
+ROUTE_STATES: Final[Mapping[str, tuple[str, ...]]] = {
     "off": ("off", "not configured"),
-    "stale": "stale",
     "unused": ("not used yet", "not asked yet", "not read yet"),
 }
-"""What a way's text begins with that is neither ok nor a fault."""
+"""What a way's text begins with that is neither ok, stale nor a fault."""
 
 
 def _wall(monotonic_ns: int | None, offset_ns: int) -> str | None:
@@ -229,19 +229,26 @@ def sources_body(sources: Iterable[SourceStatus], offset_ns: int) -> Plain:
 
 
 def routes_body(routes: Mapping[str, str]) -> Plain:
-    """Return the ways to names; each is told as ``ok``, or as why not and what to do."""
+    """Return the ways to names; each text is ``ok``, ``ok; note`` or ``reason; remedy``.
+
+    Before a reason may stand ``stale: ``: what this way told is in use, but not refreshed now.
+    """
     return {"identity": [{"route": name, **route_state(told)} for name, told in routes.items()]}
 
 
 def route_state(told: str) -> Plain:
     """Return a way's state; its reason, or what is odd where it is in use; and the remedy."""
     first, _, rest = told.partition("; ")
-    if first == ROUTE_OK or first.startswith(f"{ROUTE_OK}, "):
-        notes = [first.removeprefix(ROUTE_OK).removeprefix(", "), rest]
-        odd = "; ".join(note for note in notes if note)
-        return {"state": ROUTE_OK, "reason": odd or None, "remedy": None}
-    states = (state for state, starts in ROUTE_STATES.items() if first.startswith(starts))
-    return {"state": next(states, "unavailable"), "reason": first, "remedy": rest or None}
+    if first == ROUTE_OK:
+        return {"state": ROUTE_OK, "reason": rest or None, "remedy": None}
+    states = [state for state, starts in ROUTE_STATES.items() if first.startswith(starts)]
+    if first.startswith(ROUTE_STALE):
+        states, first = ["stale"], first.removeprefix(ROUTE_STALE)
+    return {
+        "state": states[0] if states else "unavailable",
+        "reason": first,
+        "remedy": rest or None,
+    }
 
 
 def _source(source: SourceStatus, offset_ns: int) -> Plain:

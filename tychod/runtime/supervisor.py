@@ -39,7 +39,7 @@ QUIET_LIMIT_S: Final = 4.0
 """Analysis shows itself twice a second; after this long without it the watchdog starves."""
 DEFAULT_SOCKET: Final = "/run/tychod/tychod.sock"
 DEFAULT_STATE: Final = "/var/lib/tychod"
-ROOTS: Final = ("procfs", "sysfs", "cgroupfs", "run", "log")
+ROOTS: Final = ("procfs", "sysfs", "cgroupfs", "run", "var", "log")
 
 
 class Signals:

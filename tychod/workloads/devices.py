@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tychod.hostfs import UNKNOWN_BOOT, boot_id, render_error
 from tychod.workloads.hostfiles import NEED_CAPABILITY
 from tychod.workloads.kubelet import Unavailable
-from tychod.workloads.kubeletfiles import find_newest, kubelet_paths
+from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest, kubelet_paths
 from tychod.workloads.podresources import PodResources
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UNUSED: Final = "not used yet: "
-"""How the reason of a route begins that nobody has missed."""
-
 SECOND_NS: Final = 1_000_000_000
-CHECKPOINT: Final = "device-plugins/kubelet_internal_checkpoint"
 SOCKET: Final = "pod-resources/kubelet.sock"
+CHECKPOINT: Final = "device-plugins/kubelet_internal_checkpoint"
 
 LIMIT_BYTES: Final = 4 << 20
 MOST_IDS: Final = 1 << 16
@@ -167,7 +164,7 @@ class DeviceCheckpoint:
     def route(self) -> str:
         """Return ok, or why devices do not come this way and what to do."""
         if self._problem:
-            return str(self._problem)
+            return f"stale: {self._problem}" if self.has_read else str(self._problem)
         return "ok" if self.has_read else "not read yet"
 
     def poll(self, now_ns: int) -> None:
@@ -191,10 +188,7 @@ class DeviceCheckpoint:
         """Return the file's content if it was not read yet."""
         if found is None:
             self._identity = None
-            self._failed(
-                f"{_UNUSED if not self.has_read else ''}there is no {' or '.join(self._paths)}",
-                "none where no container has devices; else set [kubelet] root_dir",
-            )
+            self._failed(*absent(self._paths, unused=not self.has_read))
             return None
         if found == self._identity:
             return None
@@ -215,22 +209,38 @@ class DeviceCheckpoint:
             return
         if boot and boot_id(self._host) not in (boot, UNKNOWN_BOOT):
             # Static pods keep their uid over a boot: these could be the former ones' devices.
-            self._failed("the kubelet wrote it before this boot", "none: it is written again")
+            reason = "the kubelet wrote it before this boot, and writes it again when it starts"
+            self._failed(reason, "see whether it runs: systemctl status kubelet")
             return
-        if self._problem and self.has_read:
-            log.info("the kubelet's device checkpoint is read again", extra={"source": "kubelet"})
+        if self._problem or not self.has_read:
+            again = " again" if self.has_read else ""
+            log.info(
+                "devices of containers come from the kubelet's checkpoint%s",
+                again,
+                extra={"source": "kubelet"},
+            )
         self.view, self.has_read, self._problem = entries, True, None
 
     def _failed(self, reason: str, remedy: str, *, told: bool = False) -> None:
         problem = Unavailable(reason, remedy)
-        if problem != self._problem and (told or self.has_read):
-            log.warning(
+        if problem != self._problem and not reason.startswith(UNUSED):
+            log.log(
+                logging.WARNING if told or self.has_read else logging.INFO,
                 "device assignments are not read: %s. %s",
                 reason,
                 remedy,
                 extra={"source": "kubelet"},
             )
         self._problem = problem
+
+
+def _spare(route: str, other: str) -> str:
+    """Return the text of a way beside one that works: nobody misses it, so it is no fault."""
+    if route == "ok":
+        return f"ok; spare: {other} tells more"
+    reason, _, remedy = route.removeprefix(UNUSED).partition("; ")
+    text = f"{UNUSED}{other} works ({reason.removeprefix('stale: ')})"
+    return f"{text}; {remedy}" if remedy else text
 
 
 class DeviceRoutes:
@@ -266,12 +276,13 @@ class DeviceRoutes:
         if not self._enabled:
             off = "off in the configuration; set [kubelet] enabled"
             return {"device-plugin": off, "pod-resources": off}
-        checkpoint, listed = self._checkpoint.route, self._socket.route
-        if self.is_stale:
-            checkpoint = f"stale, in use: {checkpoint}"
-        if listed == "ok" and self.in_use == "device-plugin":
-            listed = "ok, spare: the checkpoint tells a pod's uid as well"
-        return {"device-plugin": checkpoint, "pod-resources": listed}
+        checkpoint, listed = self._checkpoint, self._socket
+        told = {"device-plugin": checkpoint.route, "pod-resources": listed.route}
+        if checkpoint.is_current:
+            told["pod-resources"] = _spare(listed.route, "device-plugin")
+        elif listed.is_current and not checkpoint.has_read:
+            told["device-plugin"] = _spare(checkpoint.route, "pod-resources")
+        return told
 
     def poll(self, now_ns: int, *, soon: bool = False) -> None:
         """Look at both; ``soon`` asks the kubelet out of turn, for a container just started."""

@@ -103,7 +103,7 @@ class Firework:
     def route(self) -> str:
         """Return ok, or why services do not come this way and what to do."""
         if self._problem:
-            return str(self._problem)
+            return str(self._problem) if self._last_good_ns is None else f"stale: {self._problem}"
         return "ok" if self._last_good_ns is not None else "not asked yet"
 
     def status(self) -> FireworkStatus:
@@ -184,8 +184,9 @@ class Firework:
             self._heard(outcome, now_ns)
 
     def _heard(self, services: tuple[Service, ...], now_ns: int) -> None:
-        if self._problem:
-            log.info("the Firework agent tells its services again", extra={"source": "firework"})
+        if self._problem or self._last_good_ns is None:
+            again = " again" if self._problem else ""
+            log.info("the Firework agent tells its services%s", again, extra={"source": "firework"})
         self.services, self._problem = {s.pid: s for s in services}, None
         self._failures = 0
         self._answers += 1

@@ -26,8 +26,7 @@ NEED_CAPABILITY: Final = (
     "run tychod with CAP_DAC_READ_SEARCH (the packaged unit does), or rely on the other routes"
 )
 _NO_NAMES: Final = (
-    "bundles were found, but no names in them: Docker and plain runtimes write none there;"
-    " the other routes remain"
+    "bundles were found, but no names in them: Docker and plain runtimes write none there"
 )
 PAUSE: Final = "pause"
 """Name of a pod's sandbox container: it holds the pod's namespaces and does nothing."""
@@ -221,8 +220,8 @@ class Bundles:
         run, var = self._host.run, self._host.var
         return (
             f"no bundle below {run}/containerd, {run}/k3s, {run}/k0s, {var}/snap/microk8s or"
-            f" {run}/containers; containerd and CRI-O write them, there unless they are told"
-            " another place; the kubelet and log links remain"
+            f" {run}/containers; let containerd or CRI-O have its state there, or rely on the"
+            " kubelet and the log links, which remain"
         )
 
 
@@ -264,7 +263,7 @@ class LogLinks:
             )
             return
         if listing is None:
-            self.route = f"{self._directory} does not exist; only a kubelet makes it"
+            self.route = f"not used yet: {self._directory} does not exist, which a kubelet makes"
             return
         self.route = "ok"
         parsed = ((name, parse_log_link(name)) for name in listing)

@@ -98,9 +98,9 @@ class Kubelet:
 
     @property
     def route(self) -> str:
-        """Return ok, or why pods do not come this way and what to do."""
+        """Return ok, or why pods do not come this way and what to do; stale where they did."""
         if self._problem:
-            return str(self._problem)
+            return str(self._problem) if self._last_good_ns is None else f"stale: {self._problem}"
         if self._last_good_ns is None:
             return "not asked yet"
         notes = [note for note in (self._doubt, self._node.note) if note]
@@ -261,13 +261,12 @@ class Kubelet:
     def _heard(self, view: PodView, now_ns: int) -> None:
         known = len(self.view.pods) if self.view else 0
         if known and not view.pods and not self._is_old(now_ns):
-            # A kubelet that has just started says for a while that there are no pods.
-            self._failed(
-                Unavailable(f"it lists no pods ({known} were known)", "none: it is asked again")
-            )
+            remedy = "it is asked again; if this stays, see the kubelet's log"
+            self._failed(Unavailable(f"it lists no pods ({known} were known)", remedy))
             return
-        if self._problem:
-            log.info("the kubelet lists its pods again", extra={"source": "kubelet"})
+        if self._problem or self._last_good_ns is None:
+            again = " again" if self._problem else ""
+            log.info("the kubelet lists its pods%s", again, extra={"source": "kubelet"})
         self.view, self._problem = view, None
         self._failures = 0
         self._answers += 1

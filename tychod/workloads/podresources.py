@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.hostfs import render_error
 from tychod.workloads.kubelet import Unavailable
-from tychod.workloads.kubeletfiles import find_newest
+from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from tychod.hostfs import Host
 
 log = logging.getLogger(__name__)
-
-_UNUSED: Final = "not used yet: "
-"""How the reason of a route begins that nobody has missed."""
 
 SECOND_NS: Final = 1_000_000_000
 INTERVAL_NS: Final = 60 * SECOND_NS
@@ -35,9 +32,7 @@ CLOSING_S: Final = 0.1
 LIMIT_BYTES: Final = 8 << 20
 MOST_IDS: Final = 1 << 16
 NAME_LIMIT: Final = 1024
-FORBIDDEN: Final = (
-    "none where the checkpoint is read; else let the daemon's user write to that socket"
-)
+FORBIDDEN: Final = "let the daemon's user write to that socket, or read the kubelet's checkpoint"
 METHOD: Final = "/v1.PodResourcesLister/List"
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -189,7 +184,7 @@ class PodResources:
     def route(self) -> str:
         """Return ok, or why devices do not come this way and what to do."""
         if self._problem:
-            return str(self._problem)
+            return f"stale: {self._problem}" if self._has_answer else str(self._problem)
         return "ok" if self._has_answer else "not asked yet"
 
     def poll(self, now_ns: int, *, soon: bool = False) -> None:
@@ -223,10 +218,8 @@ class PodResources:
             self._failed(render_error(exc), FORBIDDEN)
             return
         if found is None:
-            self._failed(
-                f"{_UNUSED if not self._has_answer else ''}there is no {' or '.join(self._paths)}",
-                "none where no kubelet runs; else set [kubelet] root_dir",
-            )
+            unused = not self._has_answer
+            self._failed(*absent(self._paths, unused=unused))
             return
         outcome: SimpleQueue[Answer | Unavailable | Exception] = SimpleQueue()
         thread = threading.Thread(
@@ -253,17 +246,22 @@ class PodResources:
             self._heard(outcome)
 
     def _heard(self, answer: Answer) -> None:
-        if self._problem and self._has_answer:
-            log.info("the kubelet's pod-resources answer again", extra={"source": "kubelet"})
+        if self._problem or not self._has_answer:
+            again = " again" if self._has_answer else ""
+            log.info("the kubelet's pod-resources answer%s", again, extra={"source": "kubelet"})
         self.view, self._has_answer = answer, True
         self._problem, self._failures = None, 0
 
     def _failed(self, reason: str, remedy: str) -> None:
         self._failures += 1
         problem = Unavailable(reason, remedy)
-        if problem != self._problem and self._has_answer:  # where it never worked, sources says so
-            log.warning(
-                "no devices from pod-resources: %s. %s", reason, remedy, extra={"source": "kubelet"}
+        if problem != self._problem and not reason.startswith(UNUSED):
+            log.log(  # as a rule root alone may ask, so that it never works is no warning
+                logging.WARNING if self._has_answer else logging.INFO,
+                "no devices from pod-resources: %s. %s",
+                reason,
+                remedy,
+                extra={"source": "kubelet"},
             )
         self._problem = problem
 

@@ -7,7 +7,7 @@ Compose project or a kubelet calls it ever leave the parser.
 import json
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from tychod.hostfs import FileIdentity, Host
 from tychod.workloads.hostfiles import (
@@ -100,6 +100,13 @@ def in_pod(names: Names, pod_uid: str | None) -> Names:
     )
 
 
+class Problem(NamedTuple):
+    """Why a runtime's records give no names that were asked for, and what to do."""
+
+    reason: str
+    remedy: str = ""
+
+
 class RuntimeFiles:
     """Reads the records of Docker, and of Podman and CRI-O; ``route`` says how that goes."""
 
@@ -109,14 +116,19 @@ class RuntimeFiles:
 
     @property
     def route(self) -> str:
-        """Return ok, or why there is a runtime whose records give no names, and what to do."""
-        routes = {"Docker": self._docker.route, "Podman and CRI-O": self._storage.route}
-        used = {who: route for who, route in routes.items() if route}
-        if not used:
-            return "not used yet: no container of Docker, Podman or CRI-O needed it"
-        if set(used.values()) == {"ok"}:
-            return "ok"
-        return "; ".join(f"{who}: {route}" for who, route in used.items())
+        """Return ok where one of them works, else why none does, and what to do.
+
+        A note tells of the other one, if that was missed.
+        """
+        sources: Mapping[str, _Docker | _Storage]
+        sources = {"Docker": self._docker, "Podman and CRI-O": self._storage}
+        missed = {who: one.problem for who, one in sources.items() if one.problem}
+        reason = ", ".join(f"{who}: {problem.reason}" for who, problem in missed.items())
+        remedy = " and ".join(dict.fromkeys(p.remedy for p in missed.values() if p.remedy))
+        told = "; ".join(text for text in (reason, remedy) if text)
+        if any(one.works for one in sources.values()):
+            return f"ok; {told}" if told else "ok"
+        return told or "not used yet: no container of Docker, Podman or CRI-O needed it"
 
     def read(
         self, container_id: str, runtime: str | None, now_ns: int, pod_uid: str | None = None
@@ -143,7 +155,8 @@ class _Docker:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._roots = tuple(f"{host.var}/{root}/containers" for root in DOCKER_ROOTS)
-        self.route = ""
+        self.works = False
+        self.problem: Problem | None = None
 
     def read(self, container_id: str, *, told: bool) -> Names | None:
         """Return the names of a container; ``told``: it is Docker's, so that absence is a fault."""
@@ -151,15 +164,16 @@ class _Docker:
             try:
                 data = self._host.read_bytes(f"{root}/{container_id}/config.v2.json", DOCKER_LIMIT)
             except OSError as exc:
-                self.route = f"{root} is not readable ({exc.strerror}); {NEED_CAPABILITY}"
+                reason = f"{root} is not readable ({exc.strerror})"
+                self.works, self.problem = False, Problem(reason, NEED_CAPABILITY)
                 continue
             names = None if data is None else parse_docker(data)
             if names is not None:
-                self.route = "ok"
+                self.works, self.problem = True, None
                 return names
-        if told and not self.route:
+        if told and not self.works and self.problem is None:
             places = " or ".join(self._roots)
-            self.route = f"no record below {places}; a Docker with another data-root is not found"
+            self.problem = Problem(f"no record below {places} (another data-root is not read)")
         return None
 
 
@@ -177,7 +191,8 @@ class _Storage:
         self._seen: dict[str, FileIdentity] = {}
         self._names: dict[str, Mapping[str, Names]] = {}
         self._looked_ns: int | None = None
-        self.route = ""
+        self.works = False
+        self.problem: Problem | None = None
 
     def read(self, container_id: str, now_ns: int, *, told: bool) -> Names | None:
         """Return the names of a container; looks at the files at most ten times a second."""
@@ -193,20 +208,21 @@ class _Storage:
         return next((n[container_id] for n in self._names.values() if container_id in n), None)
 
     def _look(self, told: bool) -> None:
-        problem = ""
+        problem: Problem | None = None
         for path in self._paths:
             try:
                 self._look_at(path)
             except OSError as exc:
-                problem = f"{path} is not readable ({exc.strerror}); {NEED_CAPABILITY}"
+                reason = f"{path} is not readable ({exc.strerror})"
+                problem = Problem(reason, NEED_CAPABILITY)
             except ValueError:
-                problem = f"{path} is no list of containers, or longer than {STORAGE_LIMIT} bytes"
-        if problem:
-            self.route = problem
-        elif self._names:
-            self.route = "ok"
+                reason = f"{path} is no list of containers, or longer than {STORAGE_LIMIT} bytes"
+                problem = Problem(reason)
+        self.works = bool(self._names)
+        if problem or self.works:
+            self.problem = problem
         elif told:
-            self.route = f"no record below {self._root}; another graphroot is not found"
+            self.problem = Problem(f"no record below {self._root} (another graphroot is not read)")
 
     def _look_at(self, path: str) -> None:
         """Read a file again if it is another one than last time; ValueError if it is no record."""

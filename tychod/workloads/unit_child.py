@@ -55,7 +55,7 @@ def explain(number: int) -> tuple[str, str]:
     if number in (errno.ENOENT, errno.ECONNREFUSED):
         return (
             "there is no system bus",
-            "none where systemd does not run; else start it: systemctl start dbus.socket",
+            "start it, if systemd runs on this host: systemctl start dbus.socket",
         )
     if number in (errno.EACCES, errno.EPERM):
         return (

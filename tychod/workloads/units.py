@@ -149,7 +149,7 @@ class Units:
         if not self._enabled:
             return "off in the configuration; set [workloads] units = true"
         if self._problem:
-            return str(self._problem)
+            return f"stale: {self._problem}" if self._has_answer else str(self._problem)
         return "ok" if self._has_answer else "not asked yet"
 
     def want(self, unit_ids: Iterable[str]) -> None:
@@ -244,8 +244,9 @@ class Units:
             self._learn(unit, answer)
 
     def _learn(self, unit: str, answer: dict[str, object]) -> None:
-        if self._problem:
-            log.info("systemd tells the descriptions of units again", extra={"source": "units"})
+        if self._problem or not self._has_answer:
+            again = " again" if self._problem else ""
+            log.info("systemd tells the descriptions of units%s", again, extra={"source": "units"})
         self._problem, self._failures, self._has_answer = None, 0, True
         self.told += 1
         if "description" in answer:
