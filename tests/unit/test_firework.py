@@ -119,11 +119,11 @@ def test_an_agent_that_fails_is_asked_ever_more_rarely(
     asked = [t for t in range(1, 70) if ask(firework, t * SECOND, soon=True)]
     assert asked == [1, 2, 4, 8, 16, 31, 46, 61]
     assert set(firework.services) == {200, 300}
-    assert firework.route == "the agent failed (HTTP 500); see its log; it is asked again"
+    assert firework.route == "stale: the agent failed (HTTP 500); see its log; it is asked again"
 
     agent.fault = ""
     ask(firework, 80 * SECOND)
-    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+    assert [r.levelname for r in caplog.records] == ["INFO", "WARNING", "INFO"]
 
 
 FAULTS = {
