@@ -15,7 +15,7 @@ from tychod.model import Identity
 from tychod.samples import CgroupRef
 from tychod.views import pod_key
 from tychod.workloads.hostfiles import parse_bundle, parse_log_link, parse_log_target
-from tychod.workloads.paths import identify, name_from_cmdline
+from tychod.workloads.paths import identify
 from tychod.workloads.pods import Pod, PodView, parse_pods
 from tychod.workloads.registry import Registry
 
@@ -42,10 +42,6 @@ NOT_CONTAINERS = {
     "code-40": None,  # the root
     "code-41": ("unit", "init.scope"),
 }
-
-
-ENVIRONMENT = ("HOSTNAME=", "CONTAINER_NAME=")
-"""Where the other program looks first."""
 
 
 def read_rows(folder: Path, name: str) -> list[dict[str, object]]:
@@ -112,37 +108,53 @@ def test_nested_rows_show_both_levels(cases_dir: Path, row_id: str) -> None:
     assert (pod_key(found) == found.pod_uid) == (row_id == "code-17")  # in a pod of the host's
 
 
-def test_container_names_from_the_command_line(cases_dir: Path) -> None:
-    """Rows decided by the command line; what an environment holds is not ours to read."""
+BY_ENVIRONMENT: dict[tuple[str, ...], str] = {
+    ("HOSTNAME=test-pod-abcd",): "",
+    ("HOSTNAME=h", "CONTAINER_NAME=c"): "",
+    ("CONTAINER_NAME=c", "HOSTNAME=h"): "",
+    ("HOSTNAME=a=b",): "",
+    ("HOSTNAME=env",): "fromcmd",
+}
+"""Rows that the other program decides by the environment, and our name: another process's
+environment holds secrets and is never read, so the command line decides."""
+DECIDES_NOTHING = [["PATH=/bin"], ["hostname=x"], []]
+"""Environments that decide nothing there either."""
+
+
+def named(root: Path, row: dict[str, object]) -> Identity:
+    """Return who a container is whose first process has a row's command line and environment."""
+    folders = config.Host(**{n: str(root / n) for n in ("procfs", "cgroupfs", "run", "log", "var")})
+    cgroup, process = root / f"cgroupfs/docker/{A}", root / "procfs/77"
+    for folder in (cgroup, process):
+        folder.mkdir(parents=True)
+    (cgroup / "cgroup.procs").write_text("77\n")
+    for name, key in (("cmdline", "cmdline"), ("environ", "env")):
+        text = "".join(f"{part}\0" for part in row[key])  # type: ignore[attr-defined]
+        (process / name).write_text(text)
+    registry = Registry(Host(folders), folders.cgroupfs)
+    return registry.update({1: CgroupRef(f"/docker/{A}", 101)}, 0)[1]
+
+
+def test_container_names_from_the_command_line(cases_dir: Path, tmp_path: Path) -> None:
+    """Each row's name, else the beginning of the id; a new kind of environment fails."""
     rows = read_rows(cases_dir, "container_names")
-    wrong = []
-    for row in rows:
-        is_env = any(str(entry).startswith(ENVIRONMENT) for entry in row["env"])  # type: ignore[attr-defined]
-        expected = "fromcmd" if "--name=fromcmd" in row["cmdline"] else ""  # type: ignore[operator]
-        if not is_env:
-            expected = str(row["expect_name"])
-        if (name_from_cmdline(tuple(row["cmdline"])) or "") != expected:  # type: ignore[arg-type]
-            wrong.append(row)
+    environments, wrong = set(), []
+    for number, row in enumerate(rows):
+        env: tuple[str, ...] = tuple(row["env"])  # type: ignore[arg-type]
+        if list(env) in DECIDES_NOTHING:
+            expected = row["expect_name"]
+        else:
+            expected = BY_ENVIRONMENT[env]
+            assert expected != row["expect_name"], f"{row} does not differ"
+            environments.add(env)
+        found = named(tmp_path / str(number), row)
+        right = (expected, "cmdline") if expected else (A[:12], "path")
+        if (found.name, found.names_from) != right:
+            wrong.append((row, found))
 
-    assert len(rows) >= 18
     assert wrong == []
-
-
-def test_kubelet_pods(cases_dir: Path) -> None:
-    """Ids of all three arrays map to pod and container; a pending container to nothing."""
-    for row in read_rows(cases_dir, "kubelet_pods"):
-        pods = parse_pods(json.dumps({"items": row["items"]}).encode())
-        found = {
-            container.id: {
-                "pod_id": pod.uid,
-                "pod_name": pod.name,
-                "namespace": pod.namespace,
-                "container_name": container.name,
-            }
-            for pod in pods
-            for container in pod.containers
-        }
-        assert found == row["expect"]
+    assert environments == set(BY_ENVIRONMENT)
+    assert len(rows) == 19
 
 
 class Captured:

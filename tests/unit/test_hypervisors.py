@@ -93,20 +93,6 @@ def test_cases_of_command_lines(cases_dir: Path) -> None:
     assert differing == set(BETTER)
 
 
-def test_cases_of_processes(cases_dir: Path) -> None:
-    """Of the fixture's processes one is a machine, whatever the others' arguments mention."""
-    rows = json.loads((cases_dir / "proc_fixtures.json").read_text())["cases"]
-    for row in (row for row in rows if "cmdline" in row):
-        data = b"".join(argument.encode() + b"\0" for argument in row["cmdline"])
-        machine = parse_machine(parse_cmdline(data))
-
-        expect = row["expect"]
-        is_machine = expect["type"] == "vm"
-        assert (machine is not None) == is_machine, row
-        if machine:
-            assert (machine.id, machine.identified_by) == (expect["id"], "uuid")
-
-
 JAILED = ("--start-time-us=1", "--start-time-cpu-us=2", "--parent-cpu-time-us=3")
 STATE = "/var/lib/firework/vms"
 

@@ -176,6 +176,8 @@ class ProcScan:
             data = self._host.process_file(pid, "cgroup", 65536)
         except OSError:
             data = None
+        if not data and had is not None:
+            return had.key  # it ended meanwhile, or is hidden now
         return self._key_of(data, paths)
 
     def _key_of(self, data: bytes | None, paths: Mapping[str, int]) -> int:
