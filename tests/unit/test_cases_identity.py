@@ -6,6 +6,7 @@ A row that records the other program's gap ("unknown to kepler") asks for the ri
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,18 +122,21 @@ DECIDES_NOTHING = [["PATH=/bin"], ["hostname=x"], []]
 """Environments that decide nothing there either."""
 
 
-def named(root: Path, row: dict[str, object]) -> Identity:
-    """Return who a container is whose first process has a row's command line and environment."""
+def starting(root: Path, row: dict[str, Any], kubelet: "Captured | None" = None) -> Registry:
+    """Return the registry of a node whose first process has a row's arguments and environment."""
     folders = config.Host(**{n: str(root / n) for n in ("procfs", "cgroupfs", "run", "log", "var")})
     cgroup, process = root / f"cgroupfs/docker/{A}", root / "procfs/77"
     for folder in (cgroup, process):
         folder.mkdir(parents=True)
     (cgroup / "cgroup.procs").write_text("77\n")
     for name, key in (("cmdline", "cmdline"), ("environ", "env")):
-        text = "".join(f"{part}\0" for part in row[key])  # type: ignore[attr-defined]
-        (process / name).write_text(text)
-    registry = Registry(Host(folders), folders.cgroupfs)
-    return registry.update({1: CgroupRef(f"/docker/{A}", 101)}, 0)[1]
+        (process / name).write_text("".join(f"{part}\0" for part in row[key]))
+    return Registry(Host(folders), folders.cgroupfs, kubelet)
+
+
+def named(root: Path, row: dict[str, Any]) -> Identity:
+    """Return who the container of such a process is."""
+    return starting(root, row).update({1: CgroupRef(f"/docker/{A}", 101)}, 0)[1]
 
 
 def test_container_names_from_the_command_line(cases_dir: Path, tmp_path: Path) -> None:
@@ -169,6 +173,27 @@ class Captured:
         """Never: these answers were good."""
         del now_ns
         return False
+
+
+@pytest.mark.parametrize("cmdline", [("app", "--name=fromcmd"), ("app",)])
+def test_a_pods_name_replaces_the_command_lines(
+    cases_dir: Path, tmp_path: Path, cmdline: tuple[str, ...]
+) -> None:
+    """As the cases say: a container without a pod in its path that the kubelet lists later."""
+    document = json.loads((cases_dir / "container_names.json").read_text())
+    assert document["about"].endswith("A pod status name later replaces it.")
+    kubelet = Captured()
+    registry = starting(tmp_path, {"cmdline": cmdline, "env": ()}, kubelet)
+    cgroups = {1: CgroupRef(f"/docker/{A}", 101)}
+    before = registry.update(cgroups, 0)[1]
+    status = {"name": "app", "containerID": f"docker://{A}"}
+    metadata = {"uid": "u1", "name": "p1", "namespace": "default"}
+    pod = {"metadata": metadata, "status": {"containerStatuses": [status]}}
+    kubelet.view = PodView(SECOND, parse_pods(json.dumps({"items": [pod]}).encode()))
+    after = registry.update(cgroups, SECOND)[1]
+
+    assert before.name in {"fromcmd", A[:12]}
+    assert (after.name, after.pod, after.names_from) == ("app", "p1", "kubelet")
 
 
 def read_cgroups(folder: Path) -> dict[int, CgroupRef]:

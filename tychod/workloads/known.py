@@ -1,7 +1,8 @@
 """What is known of one named cgroup, and the identity that follows from it; nothing is read.
 
 The path's facts come first, then the host's files, then the kubelet's, then systemd's: a later
-source adds what the earlier ones did not say and never takes anything back.
+source adds what the earlier ones did not say and never takes anything back, but for a name that a
+command line or a log link alone gave.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,9 @@ SECOND_NS: Final = 1_000_000_000
 ATTEMPTS_NS: Final = tuple(round(s * SECOND_NS) for s in (0, 0.1, 0.5, 1, 3))
 """When a container's host files are read, after its cgroup was first seen (log links come late)."""
 LATER_NS: Final = 30 * SECOND_NS
+
+GUESSES: Final = ("cmdline", "path")
+"""Sources of a name outside of pods, which the kubelet's own name replaces."""
 
 Devices = Mapping[str, tuple[str, ...]]
 
@@ -76,12 +80,18 @@ class Known:
         return uid if self.is_hosts or pod_key(self.base) == uid else None
 
     @property
+    def told(self) -> Names | None:
+        """What the host says of it: a command line counts only while the kubelet says nothing."""
+        is_guess = self.names is not None and self.names.source in GUESSES
+        return None if is_guess and self.listed else self.names
+
+    @property
     def own_name(self) -> str:
         """The name of the container, or of what else it is."""
         if self.listed and self.names and self.names.source == "log-link":
             return self.listed[0].name
-        if self.names:
-            return self.names.container
+        if self.told:
+            return self.told.container
         if self.listed:
             return self.listed[0].name
         return PAUSE if self.is_sandbox else self.base.name
@@ -106,7 +116,7 @@ class PodFacts(NamedTuple):
 
 def merge(known: Known, facts: PodFacts) -> Identity:
     """Return who it is, of all that is known."""
-    base, names, pod = known.base, known.names, facts.pod
+    base, names, pod = known.base, known.told, facts.pod
     if base.kind == "unit" and base.pod_uid is None:
         title = known.unit.description if known.unit else ""
         return replace(base, description=title, names_from="systemd") if title else base
