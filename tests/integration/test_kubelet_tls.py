@@ -19,6 +19,7 @@ from tests.sim.kubelet import (
     pod,
     pod_list,
 )
+from tests.sim.rawpeer import REDIRECT, RawPeer
 from tychod import config
 from tychod.hostfs import Host
 from tychod.samples import CgroupRef
@@ -490,6 +491,31 @@ def test_read_only_port_is_asked_in_the_clear_and_gets_no_token(
 
         assert (node.name, node.reason) == (("server", "api-1", False), "")
         assert server.requests == [("/pods", None)]
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"\xff\xfe"])
+@pytest.mark.parametrize("secured", [False, True])
+def test_redirect_to_nowhere_is_an_answer_like_any_other(
+    pki: Pki, make_node: MakeNode, location: bytes, secured: bool
+) -> None:
+    """Whoever has bound the kubelet's port while it was away ends no thread of the daemon."""
+    with RawPeer(REDIRECT % location, pair=pki.serving if secured else None) as peer:
+        own = {} if secured else {"read_only_port": peer.port}
+        node = make_node(peer.url if secured else "https://127.0.0.1:1", **own)
+        node.ask()
+
+        assert node.reason.startswith("unexpected answer (HTTP 302)")
+
+
+def test_body_of_a_redirect_is_not_read(pki: Pki, make_node: MakeNode) -> None:
+    """It has no limit of its own, and nobody needs it."""
+    opening = b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"
+    with RawPeer(opening, b"x" * (1 << 20), most=64, pair=pki.serving) as peer:
+        node = make_node(peer.url)
+        node.ask()
+
+    assert node.reason.startswith("unexpected answer (HTTP 302)")
+    assert peer.sent < 32 << 20  # what the kernel took before the connection was closed
 
 
 def test_tls_to_a_plain_port_is_told(make_node: MakeNode) -> None:

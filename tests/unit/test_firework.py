@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.firework import SimFirework, service, status
+from tests.sim.rawpeer import REDIRECT, RawPeer
 from tychod.workloads.firework import (
     INTERVAL_NS,
     Firework,
@@ -152,6 +153,42 @@ def test_faults_have_a_reason_and_a_remedy(
     assert firework.services == {}
     assert firework.status()[1:3] == (0, 1)
     assert len(agent.requests) == 1
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"\xff\xfe", b"http://a:b/", b"\x00"])
+def test_a_redirect_to_nowhere_is_an_answer_like_any_other(location: bytes) -> None:
+    """Whoever has bound the agent's port while it was away ends no thread of the daemon."""
+    with RawPeer(REDIRECT % location) as peer:
+        client = Firework(peer.url)
+        ask(client, 0)
+
+    assert client.route.startswith("unexpected answer (HTTP 302); ")
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    """It has no limit of its own, and nobody needs it."""
+    opening = b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"
+    with RawPeer(opening, b"x" * (1 << 20), most=64) as peer:
+        client = Firework(peer.url)
+        ask(client, 0)
+
+    assert client.route.startswith("unexpected answer (HTTP 302); ")
+    assert peer.sent < 32 << 20  # what the kernel took before the connection was closed
+
+
+def test_a_fault_of_ours_costs_the_answer_only(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody foresaw is told once, without the text that the peer may have chosen."""
+    length = b"9" * 5000  # Python makes no number of so many digits
+    opening = b"HTTP/1.1 200 OK\r\nX-Own: pa55\r\nContent-Length: %s\r\n\r\n" % length
+    with RawPeer(opening) as peer:
+        client = Firework(peer.url)
+        ask(client, 0)
+        ask(client, 20 * SECOND)
+
+    assert client.route.startswith("the answer led to a fault in tychod (ValueError in ")
+    assert client.status().errors == 2
+    assert len(caplog.records) == 1
+    assert "pa55" not in caplog.text
 
 
 def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:

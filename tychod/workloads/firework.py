@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from tychod.workloads.hypervisors import believed_id, bounded_name
-from tychod.workloads.kubelet import Unavailable
+from tychod.workloads.kubelet import Unavailable, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,7 +179,7 @@ class Firework:
         if isinstance(outcome, FireworkError):
             self._failed(outcome)
         elif isinstance(outcome, Exception):
-            raise outcome
+            self._failed(fault_of(outcome))
         else:
             self._heard(outcome, now_ns)
 
@@ -192,7 +192,7 @@ class Firework:
         self._answers += 1
         self._last_good_ns = now_ns
 
-    def _failed(self, error: FireworkError) -> None:
+    def _failed(self, error: FireworkError | Unavailable) -> None:
         self._failures += 1
         self._errors += 1
         problem = Unavailable(error.reason, error.remedy)
@@ -282,7 +282,7 @@ def _refuse(reason: str) -> NoReturn:
 def _answer(
     url: str, asked_boot_ns: int, outcome: SimpleQueue[tuple[Service, ...] | Exception]
 ) -> None:
-    """Run one exchange (thread); what goes wrong is raised where the answer is collected."""
+    """Run one exchange (thread); what goes wrong is told where the answer is collected."""
     try:
         outcome.put(parse_status(_read_status(url), asked_boot_ns))
     except Exception as exc:  # noqa: BLE001 - outermost frame of the thread, handed on
@@ -293,14 +293,14 @@ def _read_status(url: str) -> bytes:
     """Return the body of the agent's answer; FireworkError if there is no whole one in time."""
     import requests
 
+    from tychod.workloads.http_line import ask
+
     deadline_s = time.monotonic() + TIMEOUT_S
     try:
         with requests.Session() as session:
             session.trust_env = False  # no proxy, no .netrc: this is a loopback conversation
             session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
-            with session.get(
-                url, timeout=TIMEOUT_S, stream=True, allow_redirects=False
-            ) as response:
+            with ask(session, url, TIMEOUT_S) as response:
                 if response.status_code != 200:
                     raise _refusal_of_status(response.status_code)
                 return _body(response, deadline_s)

@@ -47,6 +47,21 @@ class Unavailable(NamedTuple):
         return f"{self.reason}; {self.remedy}"
 
 
+def fault_of(exc: BaseException) -> Unavailable:
+    """Return that an answer led to a fault in tychod: only the question is lost, not the daemon.
+
+    Who answers may have chosen the exception's text, so that is left out: where it was is told.
+    """
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f" in {at.tb_frame.f_code.co_name}, line {at.tb_lineno}" if at else ""
+    return Unavailable(
+        f"the answer led to a fault in tychod ({type(exc).__name__}{where})",
+        "see what answers at that address; report it with tychod's version",
+    )
+
+
 class KubeletStatus(NamedTuple):
     """How asking the kubelet goes; times are monotonic."""
 
@@ -192,7 +207,7 @@ class Kubelet:
         thread.start()
 
     def _answer(self, outcome: SimpleQueue[tuple[Pod, ...] | Exception]) -> None:
-        """Run one exchange (thread); what goes wrong is raised where the answer is collected."""
+        """Run one exchange (thread); what goes wrong is told where the answer is collected."""
         from tychod.workloads.kubelet_http import Exchange
 
         exchange = self._exchange
@@ -220,7 +235,7 @@ class Kubelet:
         if isinstance(outcome, KubeletError):
             self._failed(Unavailable(outcome.reason, outcome.remedy))
         elif isinstance(outcome, Exception):
-            raise outcome
+            self._failed(fault_of(outcome))
         else:
             self._cost_ns = self._exchange.cost_ns if self._exchange else 0
             self._judge(question.asked_ns, outcome, now_ns)

@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from tychod.config import Kubelet
 from tychod.hostfs import FileIdentity, Host
+from tychod.workloads.http_line import ask
 from tychod.workloads.pods import Pod, PodsError, parse_pods
 
 CA_FILES: Final = (
@@ -102,13 +103,7 @@ class Exchange:
         session, headers = self._session(), self._headers()
         deadline_s = time.monotonic() + timeout_s
         try:
-            with session.get(
-                self._url,
-                headers=headers,
-                timeout=(timeout_s, timeout_s),
-                stream=True,
-                allow_redirects=False,
-            ) as response:
+            with ask(session, self._url, timeout_s, headers) as response:
                 if response.status_code != 200:
                     raise refusal_of_status(response.status_code, _excerpt(response), self._plain)
                 return self._parsed(response, deadline_s)

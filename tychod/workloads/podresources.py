@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.hostfs import render_error
-from tychod.workloads.kubelet import Unavailable
+from tychod.workloads.kubelet import Unavailable, fault_of
 from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class PodResources:
         if isinstance(outcome, Unavailable):
             self._failed(*outcome)
         elif isinstance(outcome, Exception):
-            raise outcome
+            self._failed(*fault_of(outcome))
         else:
             self._heard(outcome)
 
@@ -267,7 +267,7 @@ class PodResources:
 
 
 def _run(path: str, outcome: SimpleQueue[Answer | Unavailable | Exception]) -> None:
-    """Ask once (thread); what goes wrong unexpectedly is raised where the answer is collected."""
+    """Ask once (thread); what goes wrong unexpectedly is told where the answer is collected."""
     try:
         outcome.put(read_pod_resources(path))
     except Exception as exc:  # noqa: BLE001 - outermost frame of the thread, handed on
