@@ -59,6 +59,12 @@ def _workload(entry: Entry) -> str:
     return render.name("/".join(str(part) for part in parts if part) or entry.get("workload"))
 
 
+def _unit(entry: Entry) -> str:
+    """Return a unit's name; of a slice that this is what it used itself, not the sum below."""
+    shown = render.name(entry.get("name"))
+    return f"{shown} (itself)" if str(entry.get("id")).endswith(".slice") else shown
+
+
 def _count(key: str) -> Column:
     def text(entry: Entry) -> str:
         found = entry.get(key)
@@ -164,7 +170,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         STATE,
         Column("ENERGY HELD BY", _holder, shrinks=True),
     ),
-    "units": (text_column("UNIT", "name"), *NUMBERS, STATE),
+    "units": (Column("UNIT", _unit, shrinks=True), *NUMBERS, STATE),
     "processes": (
         Column("PID", lambda e: render.name(e.get("pid")), right=True),
         text_column("COMM", "comm"),
@@ -227,7 +233,7 @@ CSV_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("ended", "tenant", "parent"),
     ),
     "workloads": _LEAF_TEXTS,
-    "vms": (*_LEAF_TEXTS, "view", "pid", "vcpu_seconds", "overhead_seconds"),
+    "vms": (*_LEAF_TEXTS, "view", "held_by", "pid", "vcpu_seconds", "overhead_seconds"),
     "processes": (
         *("pid", "start_time", "comm", "state", "workload"),
         *("kind", "namespace", "pod", "name"),

@@ -76,7 +76,7 @@ _ALL: Final = (
     ),
     _list(
         "workloads",
-        "everything that used energy: containers, units, the kernel, the system",
+        "everything that used energy: containers, virtual machines, units, the kernel, the system",
         "tychoctl workloads --sort energy --limit 20",
         *_POD_FACTS,
     ),

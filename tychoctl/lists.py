@@ -14,7 +14,7 @@ from tychoctl.columns import (
     WIDE,
 )
 from tychoctl.render import number
-from tychoctl.view import Chosen, Entry, View, choose, entries, section, total_uj
+from tychoctl.view import Chosen, Entry, View, choose, entries, room, section, total_uj
 
 Reply = Mapping[str, object]
 
@@ -40,7 +40,7 @@ def render_list(op: str, reply: Reply, view: View) -> str:
         return _render_sums_alone(view.sums, reply, view)
     chosen = choose(rows_of(op, reply), view)
     columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
-    lines = render.table(columns, _placed(op, chosen.rows, reply), view.width)
+    lines = render.table(columns, _placed(op, chosen.rows, reply), room(view))
     if not chosen.rows:
         lines = [_nothing(op, view)]
     if op == "units":
@@ -60,6 +60,7 @@ def _render_sums_alone(name: str, reply: Reply, view: View) -> str:
     chosen = sums.choose_sums(name, reply, view)
     lines = sums.table(name, chosen, view) or [_nothing(name, view)]
     footer = render_footer(reply, chosen, adds_up=name == "namespaces")
+    footer += unnamed_note(reply) if name == "namespaces" else []
     return "\n".join([*lines, "", *footer, *([MARGINS_TOLD] if view.wide else [])]) + "\n"
 
 
@@ -115,16 +116,30 @@ def unlabelled_note(op: str, reply: Reply, chosen: Chosen) -> list[str]:
     """Return a line about the rows that a selector could not judge, and why it could not."""
     if not chosen.unlabelled:
         return []
+    noun = op.removesuffix("s") if chosen.unlabelled == 1 else op
+    return [f"{chosen.unlabelled} {noun} not shown, labels not known: {_why_untold(reply)}"]
+
+
+def unnamed_note(reply: Reply) -> list[str]:
+    """Return a line about the host's pods that are in no sum by namespace, and why they are not."""
+    pods = [pod for pod in entries(reply, "pods") if pod.get("nested") is not True]
+    count = sum(not pod.get("namespace") for pod in pods)
+    if not count:
+        return []
+    noun = "pod is" if count == 1 else "pods are"
+    return [f"{count} {noun} in no sum, namespace not known: {_why_untold(reply)}"]
+
+
+def _why_untold(reply: Reply) -> str:
+    """Return why the kubelet has not told of a pod, and what to do."""
     source = section(reply, "labels_from")
     reason, remedy = source.get("reason"), source.get("remedy")
-    why = "tychoctl sources says why"
     if source.get("state") == "ok":
-        why = "the kubelet has not told of them"
-    elif reason:
-        why = f"kubelet: {render.escape(reason)}"
-        why += f"; remedy: {render.escape(remedy)}" if remedy else ""
-    noun = op.removesuffix("s") if chosen.unlabelled == 1 else op
-    return [f"{chosen.unlabelled} {noun} not shown, labels not known: {why}"]
+        return "the kubelet has not told of them"
+    if not reason:
+        return "tychoctl sources says why"
+    why = f"kubelet: {render.escape(reason)}"
+    return f"{why}; remedy: {render.escape(remedy)}" if remedy else why
 
 
 def narrow(op: str, reply: Reply, view: View) -> Reply:
@@ -238,10 +253,16 @@ def rows_of_list(op: str, reply: Reply, view: View) -> tuple[list[str], list[lis
     rows = []
     for entry in found:
         energy = section(entry, "energy")
-        row = [end, *(entry.get(key) for key in texts), *_numbers(entry)]
+        row = [end, *(_text(entry, key) for key in texts), *_numbers(entry)]
         row += [entry.get(key) for key in errors.values()]
         rows.append(row + [section(energy, domain).get(part) for domain, part in parts])
     return header, rows
+
+
+def _text(entry: Entry, key: str) -> object:
+    """Return a cell; of who has a view's energy it is the id."""
+    value = entry.get(key)
+    return value.get("id") if isinstance(value, dict) else value
 
 
 def _numbers(entry: Entry) -> list[object]:

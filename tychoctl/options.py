@@ -116,7 +116,8 @@ def make_parser(commands: Iterable[Command | Task]) -> argparse.ArgumentParser:
     common = _common_options()
     parser = Parser(
         prog="tychoctl",
-        description="Shows what tychod measures: energy of this node by pod, container and unit.",
+        description="Shows what tychod measures: energy of this node by pod, container, virtual "
+        "machine and unit.",
         epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 not permitted, 4 not found, 5 tychod is "
         "not running.",
         parents=[common],
@@ -267,8 +268,13 @@ def _seconds(text: str, least: float) -> float:
     return float(text)
 
 
-def parse_labels(text: str) -> Selector:
-    """Return what decides, by its labels, whether an entry is wanted."""
+def parse_labels(text: str) -> Selector | None:
+    """Return what decides, by its labels, whether an entry is wanted; None: every one is.
+
+    An empty selector asks for no label, so it matches those too whose labels nobody knows.
+    """
+    if not text.strip():
+        return None
     from tychoctl.selector import SelectorError, parse_selector
 
     try:

@@ -53,16 +53,19 @@ def run(options: Options) -> int:
         reply = only_settings(reply, options.key)
     view = view_of(options)
     output.write(output.render(command, reply, options.output, view))
-    if options.selector is not None and options.output in ("json", "csv"):
-        tell_unlabelled(command.name, reply, view)
+    if options.output in ("json", "csv") and (options.selector or options.sums):
+        tell_untold(command.name, reply, view)
     return 0
 
 
-def tell_unlabelled(op: str, reply: Reply, view: View) -> None:
-    """Say on standard error what a selector could not judge; a table has it below."""
+def tell_untold(op: str, reply: Reply, view: View) -> None:
+    """Say on standard error what could not be judged or summed; a table has it below."""
     from tychoctl import lists
 
-    for line in lists.unlabelled_note(op, reply, choose(lists.rows_of(op, reply), view)):
+    told = lists.unnamed_note(reply) if view.sums == "namespaces" else []
+    if view.selector is not None:
+        told += lists.unlabelled_note(op, reply, choose(lists.rows_of(op, reply), view))
+    for line in told:
         print(f"tychoctl: {line}", file=sys.stderr, flush=True)
 
 

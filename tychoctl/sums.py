@@ -6,7 +6,7 @@ from typing import Final
 from tychoctl import render
 from tychoctl.columns import CGROUP, MARGINS, NAMESPACE, NUMBERS, PARTS, text_column
 from tychoctl.render import Column, number
-from tychoctl.view import SORT_KEYS, Chosen, Entry, View, choose, entries
+from tychoctl.view import SORT_KEYS, Chosen, Entry, View, choose, entries, room
 
 DEEPEST: Final = 20
 """Slices are indented no further than this."""
@@ -68,4 +68,4 @@ def table(name: str, chosen: Chosen, view: View) -> list[str]:
     if not chosen.rows:
         return []
     columns = COLUMNS[name] + (WIDE[name] if view.wide else ())
-    return render.table(columns, chosen.rows, view.width)
+    return render.table(columns, chosen.rows, room(view))

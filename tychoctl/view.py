@@ -9,6 +9,8 @@ Entry = dict[str, object]
 Selector = Callable[[Mapping[str, object]], bool]
 SORTS: Final = ("power", "energy", "cpu", "name")
 DEFAULT_SORT: Final = "power"
+WIDEST: Final = 200
+"""Cells of a table in a file or pipe; the names of Kubernetes fit as a rule."""
 NAMES: Final = ("namespace", "pod", "name", "kind", "comm", "id")
 
 
@@ -32,6 +34,14 @@ class Chosen(NamedTuple):
     empty: int
     cut_off: int
     unlabelled: int = 0  # in pods whose labels are not known
+
+
+def room(view: View) -> int | None:
+    """Return the cells that a table may take; None: as many as it needs.
+
+    Where no terminal sets a bound, who chooses long names must not make lines of any length.
+    """
+    return view.width or (None if view.wide else WIDEST)
 
 
 def entries(reply: Mapping[str, object], key: str) -> list[Entry]:

@@ -407,7 +407,8 @@ def test_hostile_names_are_shown_escaped_and_cut(command: str, form: str) -> Non
         assert all(line.isprintable() for line in text.split("\n"))
         if form == "table":
             assert "\\x1b[31mred\\u202egnp.exe"[: 8 if width else None] in text
-            assert max(map(len, text.splitlines())) < 1000
+            table = text.partition("\n\n")[0].split("\n")
+            assert max(map(render.display_width, table)) <= (width or view.WIDEST)
     if form == "json":
         assert (
             HOSTILE[:-1]
@@ -477,6 +478,29 @@ def test_sums_alone_are_as_agreed(command: str, sums: str, form: str) -> None:
 
     assert text == path.read_text()
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_pods_that_are_in_no_namespaces_sum_are_counted() -> None:
+    """Who reads the sums learns that some of the host's pods are missing, and why."""
+    reply = reply_for("pods")
+    for pod in reply["pods"]:
+        pod["namespace"] = None
+    text = COMMANDS["pods"].text(reply, View(sums="namespaces"))
+
+    assert "2 pods are in no sum, namespace not known: kubelet: 401 Unauthorized; remedy: " in text
+    assert "in no sum" not in rendered("pods", "table", sums="namespaces")
+
+
+def test_what_a_slice_used_itself_is_not_taken_for_its_sum() -> None:
+    """The same name stands twice, once as a leaf and once as the sum over all in it."""
+    reply = reply_for("units")
+    for unit in reply["workloads"]:
+        if unit["name"] == "cron.service":
+            unit.update(id="system.slice", name="system.slice")
+    text = COMMANDS["units"].text(reply, View())
+
+    assert [line for line in text.splitlines() if line.startswith("system.slice (itself) ")]
+    assert [line for line in text.splitlines() if line.startswith("system.slice  ")]
 
 
 def test_slices_stay_a_tree_whatever_the_order() -> None:

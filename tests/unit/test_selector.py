@@ -166,3 +166,9 @@ def test_options_that_make_sense_are_taken(arguments: list[str]) -> None:
 
     assert options.command == arguments[0]
     assert (options.selector is not None) == any("-l" in a or "--sel" in a for a in arguments)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_selector_matches_everything_as_for_kubectl(text: str) -> None:
+    """It asks for no label, so pods whose labels nobody knows are shown, too."""
+    assert parse_options(["pods", "-l", text]).selector is None
