@@ -197,7 +197,7 @@ def send(machine: Sequence[str], place: str, build: Build, suite: str) -> None:
     """Copy the source tree and the packages to the machine."""
     packages = build.directory / "packages"
     packages.unlink(missing_ok=True)
-    packages.symlink_to(suite)
+    packages.symlink_to("rpm" if suite == "rpm" else "deb")
     argv = ("tar", "-C", build.directory, "-chf", "-", "src", "packages", "programs")
     archive = subprocess.Popen(argv, stdout=subprocess.PIPE)
     remote(machine, "tar", "-C", place, "-xf", "-", stdin=archive.stdout)

@@ -140,6 +140,8 @@ def _observe(scene: Scene, town: Town, starters: Mapping[str, Starter]) -> None:
         town.held = hold(cgroups, missed)
         node, town.answer = ask_pair()
         require_conserved(node, town.answer)
+        if scene.agent:
+            thaw(scene.agent.cgroup)  # it is asked further on
         last = town.answer["sequence"]
         wait_until("all windows", lambda: watch.answers[-1][1]["sequence"] >= last, 10)
         town.seen = list(watch.answers)
