@@ -27,6 +27,8 @@ CA_FILES: Final = (
     "snap/microk8s/current/certs/ca.crt",
 )
 """Where, below /var, the CA of the kubelet's certificate is where none is configured."""
+PORT: Final = 10250
+"""Where a kubelet listens whose endpoint names no port; TLS alone would mean 443."""
 BODY_LIMIT: Final = 8 << 20  # 3.4 kB a pod were measured: room for two thousand
 TOKEN_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
@@ -92,10 +94,9 @@ class Exchange:
         self._plain = settings.read_only_port > 0
         self.cost_ns = 0
         """CPU time that the last answer took to read and parse."""
-        self._peer = f"{name}:{settings.read_only_port}" if self._plain else address.netloc
-        self._url = (
-            f"http://{self._peer}/pods" if self._plain else settings.endpoint.rstrip("/") + "/pods"
-        )
+        self._peer = f"{name}:{settings.read_only_port or address.port or PORT}"
+        path = "/pods" if self._plain else f"{address.path.rstrip('/')}/pods"
+        self._url = f"{'http' if self._plain else 'https'}://{self._peer}{path}"
 
     def read_pods(self) -> tuple[Pod, ...]:
         """Ask for the pods of this node; KubeletError if there is no whole, good answer in time."""
