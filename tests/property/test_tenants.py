@@ -113,6 +113,26 @@ def test_a_tenant_bills_no_pod_and_takes_nothing_from_one(case: tuple[World, Wor
     assert_no_pod_falls(stormy)
 
 
+@given(attacks(), st.booleans())
+def test_what_a_tenant_used_stays_with_him(case: tuple[World, World], again: bool) -> None:
+    """His cgroups may end, be made anew and be evicted: the node's past has none of their time."""
+    quiet, attacked = case
+    none = replace(LIMITS, terminated_max=0)
+    victims = len(quiet.loads)
+    if again:  # each of his cgroups once more under its name, after its end
+        more = [
+            replace(x, key=x.key + 100, born_ns=x.dies_ns + 500 * MS, dies_ns=UNTIL)
+            for x in attacked.loads[victims:]
+        ]
+        attacked = replace(attacked, loads=(*attacked.loads, *more))
+    for before, after in zip(quiet.run(EDGES, none), attacked.run(EDGES, none), strict=True):
+        was, now = (
+            {leaf.identity.id: leaf.cpu_ns for leaf in x.leaves if leaf.identity.kind == "past"}
+            for x in (before, after)
+        )
+        assert now["past"] == was["past"]
+
+
 @given(attacks())
 def test_one_tenants_cgroups_do_not_depend_on_a_restart(case: tuple[World, World]) -> None:
     """Who has a leaf is the same for a daemon that forgot which keys it saw first."""

@@ -311,7 +311,7 @@ def test_a_window_without_a_reading_ends_nobody() -> None:
 
 
 def test_an_id_taken_up_by_a_new_process_is_a_new_workload() -> None:
-    """A machine that was started again under its id begins at 0; the past has what it had."""
+    """A machine that was started again under its id begins at 0; what it had is its agent's."""
     old = replace(FIRST, vm_id="web", dies_ns=8 * S)
     new = replace(FIRST, pid=77, vm_id="web", vm_key=-1_009, born_ns=9 * S)
     found = booked(observed(world(old, new)))
@@ -319,8 +319,26 @@ def test_an_id_taken_up_by_a_new_process_is_a_new_workload() -> None:
     now = leaf(found[2][0], "web")
     assert now.identity.pid == 77
     assert now.cpu_ns == int(S * 0.75)
-    assert leaf(found[2][0], "past").cpu_ns == had.cpu_ns
+    assert leaf(found[2][0], "past").cpu_ns == 0
+    assert leaf(found[2][0], "agent.service").cpu_ns == 9 * S * 3 // 2 - now.cpu_ns
     assert now.first_seen_ns > had.first_seen_ns
+
+
+def test_machines_that_come_and_go_leave_all_to_what_they_ran_in() -> None:
+    """Whoever starts a fake machine every second has what it used, and `past` has none of it."""
+    none = replace(PARAMS, terminated_max=0)
+    fakes = [
+        replace(FIRST, pid=20 + k, vm_key=-2_000 - k, vm_id="web", born_ns=k * S, dies_ns=k * S + S)
+        for k in range(2, 12)
+    ]
+    state = State()
+    for observations, window in observed(world(*fakes), range(S, 14 * S, S)):
+        now, state = analyse(observations, window, state, none)
+        used = cpu(now)
+        assert "past" not in used
+        assert used["agent.service"] + used.get("web", 0) == (window.end_ns - S) * 3 // 2
+        assert now.conservation_violations == 0
+    assert used["agent.service"] == 18 * S
 
 
 def test_of_two_that_claim_an_id_the_one_that_has_it_keeps_it() -> None:
@@ -585,7 +603,7 @@ def test_a_start_is_compared_in_one_clock() -> None:
 
 
 def test_a_unit_that_is_called_as_a_machine_was_begins_anew() -> None:
-    """What the machine had is in the past, and none of it is the unit's."""
+    """What the machine had is its agent's, and none of it is the unit's."""
     late = Load(8, unit("late.service"), 0.25, born_ns=8 * S)
     machine = replace(FIRST, vm_id="late.service", dies_ns=7_500 * MS)
     found = booked(observed(replace(world(machine), loads=(*WORLD.loads, late))))
@@ -593,7 +611,7 @@ def test_a_unit_that_is_called_as_a_machine_was_begins_anew() -> None:
     now = leaf(found[3][0], "late.service")
     assert (had.identity.kind, now.identity.kind) == ("vm", "unit")
     assert now.cpu_ns == late.own_ns(13 * S)
-    assert leaf(found[3][0], "past").cpu_ns == had.cpu_ns > 0
+    assert leaf(found[3][0], "agent.service").cpu_ns == 12 * S * 3 // 2 > had.cpu_ns > 0
 
 
 def test_a_recording_replays() -> None:

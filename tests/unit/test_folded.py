@@ -12,6 +12,7 @@ from tychod.analysis.ledger import Accounts, Seen
 from tychod.analysis.state import Account, Params
 from tychod.model import Energy, Identity, Usage
 from tychod.views import view_keys
+from tychod.workloads.paths import identify
 
 NONE_LISTED = Params(cpus=4, terminated_max=0)
 POD = "/kubepods.slice/kubepods-poduid_7.slice"
@@ -140,6 +141,35 @@ def test_what_a_tenant_names_is_in_no_namespace_of_the_host() -> None:
     assert node.folded == {}
 
 
+SCOPE = f"docker-{'e' * 64}.scope"
+
+
+@pytest.mark.parametrize("outer", ["/user.slice/user-1.slice/user@1.service", f"/a.slice/{SCOPE}"])
+@pytest.mark.parametrize(
+    "inner", ["docker-{}.scope", "kubepods/pod77/{}", "b.slice/docker-{}.scope"]
+)
+def test_what_goes_to_the_leaf_it_was_in_counts_once(outer: str, inner: str) -> None:
+    """The slices of both have it before and after, by way of its pod's past or not."""
+    leaf, *members = (
+        identify(path)
+        for path in (outer, *(f"{outer}/{inner.format(letter * 64)}" for letter in "12"))
+    )
+    assert leaf
+    one, two = (member for member in members if member)
+    node = Node()
+    node.live(leaf, one, two, uses=4)
+    expected = dict.fromkeys(view_keys(leaf), 12)
+    assert node.views() == expected
+    for lives in ((leaf, two), (leaf,), (leaf,)):
+        node.live(*lives, uses=0)
+        assert node.views() == expected
+    assert node.accounts[leaf.id].cpu_ns == 12
+    assert all(usage.cpu_ns >= 0 for usage in node.folded.values())
+    node.live(uses=0)
+    assert node.views() == expected
+    assert node.accounts["past"].cpu_ns == 12
+
+
 def filled(count: int) -> Folded:
     """As many namespaces as said, each with one microjoule more than the one before."""
     return {f"namespace:n{k}": Usage(1, {"package": Energy(0, k)}) for k in range(count)}
@@ -169,6 +199,6 @@ def test_a_leaf_that_used_nothing_leaves_no_view() -> None:
     """Namespaces and slices in which nothing ran do not fill the memory."""
     folded: Folded = {}
     nothing = Account(member(1), 1, energy={"package": Energy()})
-    folding.keep(folded, nothing, ledger.FIXED[2])
+    folding.move(folded, nothing, ledger.FIXED[2])
 
     assert folded == {}

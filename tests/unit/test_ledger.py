@@ -10,9 +10,11 @@ from tests.sim.world import container, unit
 from tychod.analysis import ledger
 from tychod.analysis.folded import Folded
 from tychod.analysis.ledger import Seen
-from tychod.analysis.state import Account, Params
+from tychod.analysis.state import Account, Params, State
 from tychod.model import Energy, Identity
-from tychod.views import pod_key
+from tychod.runtime.saved import pack, parse, unpack
+from tychod.views import PROCESS_MARK, past_id, pod_key
+from tychod.workloads.paths import identify
 
 PARAMS = Params(cpus=4, terminated_age_ns=100, terminated_max=3)
 
@@ -326,3 +328,136 @@ def test_requests_that_are_not_told_any_more_are_remembered() -> None:
         assert accounts[leaf.id].identity == now
     ledger.admit(accounts, {}, [Seen(leaf, 2, is_live=True)], 10)
     assert accounts[leaf.id].requested == {}
+
+
+USER = "/user.slice/user-1000.slice/user@1000.service"
+SCOPE, INNER, HOSTS = (f"docker-{letter * 64}.scope" for letter in "abc")
+SMALL = f"/kubepods/burstable/pod0f3a5b1c-1111-4222-8333-444455556666/{'d' * 64}"
+
+
+def who(path: str) -> Identity:
+    """Return who a path says."""
+    identity = identify(path)
+    assert identity is not None
+    return identity
+
+
+def machine(pid: int, place: Identity) -> Identity:
+    """Return a virtual machine whose process is in another workload's cgroup."""
+    path = f"{place.cgroup}{PROCESS_MARK}{pid}-50"
+    return Identity("vm", "web", "web", cgroup=path, parent=place.id, tenant=place.cgroup)
+
+
+def test_whoever_makes_his_cgroups_anew_keeps_what_they_used() -> None:
+    """A hundred times rmdir and mkdir, or a machine under one id: nothing gets to the past."""
+    user = who(USER)
+    for again in (
+        lambda _: who(f"{USER}/{SCOPE}"),
+        lambda turn: machine(100 + turn, user),
+        lambda turn: who(f"{USER}/docker-{turn:064x}.scope"),
+    ):
+        accounts, folded = book(user), Folded()
+        accounts[user.id] = replace(accounts[user.id], vcpu_ns=5)
+        params = Params(cpus=1, terminated_max=0)
+        for turn in range(100):
+            leaf = again(turn)
+            seen = [Seen(user, 1, is_live=True), Seen(leaf, 1000 + turn, is_live=True)]
+            ledger.admit(accounts, folded, seen, 2 + turn)
+            accounts[leaf.id] = ledger.add(accounts[leaf.id], {"package": Energy(0, 10)}, 3)
+            ledger.end_absent(accounts, frozenset({user.id, leaf.id}), 2 + turn, 2 + turn)
+            ledger.evict_old(accounts, folded, 2 + turn, 2 + turn, params)
+
+        his = [accounts[user.id], accounts[leaf.id]]
+        assert [a.energy["package"] for a in his] == [Energy(10, 5 + 990), Energy(0, 10)]
+        assert [a.cpu_ns for a in his] == [7 + 297, 3]
+        assert accounts["past"].energy == {}
+        assert (his[0].inode, his[0].first_seen_ns, his[0].vcpu_ns) == (1, 1, 5)
+        assert folded == {}
+
+
+def test_what_was_inside_goes_to_the_nearest_that_still_counts() -> None:
+    """A container's, while it runs and is the same; else its user's; else nobody's."""
+    user, outer, inner = who(USER), who(f"{USER}/{SCOPE}"), who(f"{USER}/{SCOPE}/docker/{'b' * 64}")
+    none = Params(cpus=1, terminated_max=0)
+    for change, heir in (
+        ({}, outer.id),
+        ({"ended_ns": 1}, user.id),
+        ({"first_seen_ns": 2}, user.id),
+    ):
+        accounts = book(user, outer, inner)
+        accounts[outer.id] = replace(accounts[outer.id], **change)
+        ledger.evict(accounts, {}, inner.id)
+        assert accounts[heir].energy == {"package": Energy(20, 10)}
+    accounts = book(user, outer, inner)
+    accounts[user.id] = replace(accounts[user.id], ended_ns=1, ended_sequence=1)
+    end(accounts, user, now=2, params=none)
+    assert accounts[user.id].energy == {"package": Energy(30, 15)}
+    end(accounts, now=3, params=none)
+    assert accounts["past"].energy == {"package": Energy(30, 15)}
+    late = book(inner)
+    end(late, now=2, params=none)
+    assert late["past"].energy == {"package": Energy(10, 5)}
+
+
+def test_an_ended_units_account_keeps_its_end() -> None:
+    """What it takes over does not revive it: its age counts from its end."""
+    user, inner = who(USER), who(f"{USER}/{SCOPE}")
+    accounts = book(user, inner)
+    end(accounts, inner, now=5)
+    ledger.evict(accounts, {}, inner.id)
+
+    assert (accounts[user.id].ended_ns, accounts[user.id].ended_sequence) == (5, 5)
+    assert accounts[user.id].energy == {"package": Energy(20, 10)}
+
+
+@pytest.mark.parametrize("victim", [SMALL, f"/system.slice/{HOSTS}", f"{USER}/app.slice/{HOSTS}"])
+@pytest.mark.parametrize("pod", ["", "/kubepods/pod99"])
+def test_nobody_gives_what_he_used_to_another(victim: str, pod: str) -> None:
+    """A cgroup that is called like another's container is not that container's inside."""
+    there, user = who(victim), who(USER)
+    inner = who(f"{USER}/docker-{there.id}.scope{pod}/{'f' * 64 if pod else INNER}")
+    assert inner.parent == there.id
+    accounts = book(there, user, inner)
+    end(accounts, there, user, now=2, params=Params(cpus=1, terminated_max=0))
+
+    assert inner.id not in accounts
+    assert accounts[there.id].energy == {"package": Energy(10, 5)}
+    assert accounts[user.id].energy == {"package": Energy(20, 10)}
+
+
+def test_a_pod_inside_a_container_is_folded_into_it() -> None:
+    """Its ended containers are its own past's as long as it is listed, then what it was in has it.
+
+    So it is after a restart, and where the past was opened by the pod's own cgroup.
+    """
+    node = who(f"/docker/{'e' * 64}")
+    pod = f"{node.cgroup}/kubelet/kubepods/pod77"
+    one, two = (who(f"{pod}/{letter * 64}") for letter in "12")
+    none = Params(cpus=1, terminated_max=0)
+    for opened in ((), (who(pod),)):
+        accounts = book(node, one, two, *opened)
+        end(accounts, node, two, *opened, now=2, params=none)
+        past = accounts[past_id(one)]
+        assert past.identity.parent == node.id
+        assert past.energy == {"package": Energy(10 + 10 * len(opened), 5 + 5 * len(opened))}
+        assert parsed(accounts) == accounts
+        end(accounts, node, now=3, params=none)
+        assert sorted(accounts) == sorted([node.id, *ledger.with_fixed({}, 0)])
+        assert accounts[node.id].cpu_ns == 21 + 7 * len(opened)
+        assert accounts["past"].energy == {}
+
+
+def parsed(accounts: dict[str, Account]) -> dict[str, Account]:
+    """Return the accounts as they come back from the state file."""
+    return dict(parse(unpack(pack("boot", State(accounts=accounts), None))).state.accounts)
+
+
+def test_a_leaf_whose_id_another_has_now_takes_over_nothing() -> None:
+    """What an ended leaf's cgroup used last goes to who it was in, as that one is now."""
+    user, outer, inner = who(USER), who(f"{USER}/{SCOPE}"), who(f"{USER}/{SCOPE}/docker/{'b' * 64}")
+    accounts = book(user, outer, inner)
+    renamed, hosts = replace(outer, name="now"), replace(outer, cgroup=f"/docker/{outer.id}")
+
+    assert ledger.late_heir(inner, accounts, {outer.id: renamed}) is renamed
+    assert ledger.late_heir(inner, accounts, {}) == outer
+    assert ledger.late_heir(inner, accounts, {outer.id: hosts}).id == "past"

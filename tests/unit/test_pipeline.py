@@ -552,8 +552,8 @@ def test_the_hosts_container_gets_its_leaf_back() -> None:
     assert leaves(shown[2])[ID].identity.cgroup == CLAIM
     assert leaves(shown[4])[ID].identity == real.identity
     assert leaves(shown[4])[ID].cpu_ns == 5 * S // 4
-    assert leaves(shown[4])["past"].cpu_ns == 9 * S // 2
-    assert leaves(shown[4])["user@1000.service"].cpu_ns == 6 * S // 2
+    assert leaves(shown[4])["past"].cpu_ns == 0
+    assert leaves(shown[4])["user@1000.service"].cpu_ns == 15 * S // 2
 
 
 def test_a_container_that_starts_again_elsewhere_is_a_new_leaf() -> None:

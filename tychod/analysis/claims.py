@@ -48,7 +48,7 @@ def settle_claims(
         for key, ref in refs.items()
         if key in by_key and (by_key[key].cgroup or "") not in lost
     }
-    heirs = {p: _heir(claim, named, who, accounts.get(who.id)) for p, (claim, who) in lost.items()}
+    heirs = {p: _heir(claim, named, who, accounts) for p, (claim, who) in lost.items()}
     for key, identity in by_key.items():
         if _is_claim(identity) and identity.cgroup in heirs:
             by_key[key] = heirs[identity.cgroup]
@@ -145,11 +145,13 @@ def _reach(tenant: str | None) -> int:
 
 
 def _heir(
-    claim: _Claim, named: Mapping[str, Identity], who: Identity, account: Account | None
+    claim: _Claim, named: Mapping[str, Identity], who: Identity, accounts: Mapping[str, Account]
 ) -> Identity:
     """Return who gets the time of a claim that was lost."""
+    account = accounts.get(who.id)
     if account and account.identity.cgroup == claim.path and not claim.is_live:
-        return ledger.former(account.identity)  # it was the container, and has ended
+        present = {identity.id: identity for identity in named.values()}
+        return ledger.late_heir(account.identity, accounts, present)  # it was it, and has ended
     above = claim.path.rpartition("/")[0]
     while above:
         found = named.get(above)

@@ -37,23 +37,16 @@ def total_uj(energy: Mapping[str, Energy]) -> int:
     return found
 
 
-def keep(folded: Folded, account: Account, into: Identity) -> None:
-    """Note what a leaf had under its views, as another leaf that is not in them takes it over."""
-    has = view_keys(into)
-    _credit(folded, [key for key in view_keys(account.identity) if key not in has], account)
-
-
 def move(folded: Folded, account: Account, now: Identity) -> None:
-    """Note what a leaf had so far as its identity changes.
+    """Note what a leaf had as its identity changes, or as another leaf takes it over.
 
     What it used in one slice stays that slice's, and is not the next one's: there it counts as
     less than nothing.  A namespace that is told late was the leaf's from the beginning.
     """
     had, has = view_keys(account.identity), view_keys(now)
     _credit(folded, [key for key in had if key not in has], account)
-    if account.identity.cgroup != now.cgroup:
-        gained = [key for key in has if key not in had and key.startswith(SLICE)]
-        _credit(folded, gained, account, -1)
+    gained = [key for key in has if key not in had and key.startswith(SLICE)]
+    _credit(folded, gained, account, -1)
 
 
 def _credit(folded: Folded, keys: Iterable[str], account: Account, sign: int = 1) -> None:

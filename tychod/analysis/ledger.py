@@ -56,8 +56,8 @@ class Seen(NamedTuple):
 def admit(accounts: Accounts, folded: Folded, present: Iterable[Seen], now_wall_ns: int) -> None:
     """Open an account for each leaf seen, or refresh its names.
 
-    A container whose cgroup was made anew is another container: what the old one had moves to
-    the past at once.
+    A container whose cgroup was made anew is another container: what the old one had is evicted
+    at once.
     """
     for seen in present:
         leaf_id = seen.identity.id
@@ -177,7 +177,7 @@ def end_absent(accounts: Accounts, live: frozenset[str], end_ns: int, sequence: 
 def evict_old(
     accounts: Accounts, folded: Folded, end_ns: int, sequence: int, params: Params
 ) -> None:
-    """Move ended leaves that are too old, too small or too many to the past."""
+    """Evict the ended leaves that are too old, too small or too many."""
     for leaf_id in _surplus(accounts, end_ns, sequence, params):
         evict(accounts, folded, leaf_id)
     _fold_finished_pods(accounts, folded)
@@ -211,21 +211,75 @@ def _is_over(account: Account, end_ns: int, sequence: int, params: Params) -> bo
 
 
 def evict(accounts: Accounts, folded: Folded, leaf_id: str) -> None:
-    """Move one leaf's counters to its pod's past, or to ``past`` where it has no pod.
+    """Move one leaf's counters to its pod's past, to the leaf that it was in, or to ``past``.
 
     ``evict_old`` folds the pasts of pods that are no longer listed, in the same window.
     """
     account = accounts.pop(leaf_id)
-    merge_into(accounts, folded, former(account.identity), account)
+    merge_into(accounts, folded, former(account.identity, accounts, account), account)
 
 
-def former(identity: Identity) -> Identity:
-    """Return the leaf that gets what an ended leaf had, or what its last cgroup still uses."""
-    return past_of(identity) if identity.pod_uid is not None else FIXED[2]
+def former(
+    identity: Identity, accounts: Mapping[str, Account], account: Account | None = None
+) -> Identity:
+    """Return the leaf that gets what an ended leaf had.
+
+    What a tenant used stays with him: else he would only have to make his cgroups anew.
+    """
+    outer = _outer(identity, accounts, account or accounts.get(identity.id))
+    if identity.pod_uid is not None:
+        return past_of(identity, outer)
+    return outer or FIXED[2]
 
 
-def past_of(identity: Identity) -> Identity:
-    """Return the leaf that holds what ended leaves of the same pod had."""
+def late_heir(
+    identity: Identity, accounts: Mapping[str, Account], present: Mapping[str, Identity]
+) -> Identity:
+    """Return who gets what an ended leaf's cgroup used last; ``present`` are this window's leaves.
+
+    An id that was his may have become another's meanwhile.
+    """
+    heir = former(identity, accounts)
+    now = present.get(heir.id, heir)
+    return now if heir.kind in ("unit", "past") or now.cgroup == heir.cgroup else FIXED[2]
+
+
+def _outer(
+    identity: Identity, accounts: Mapping[str, Account], account: Account | None
+) -> Identity | None:
+    """Return the nearest leaf that a tenant's leaf, or his pod's past, was in; his own at most."""
+    tenant = identity.tenant
+    if tenant is None:
+        return None
+    place = identity.cgroup or f"{tenant}/{identity.id}"
+    named = accounts.get(identity.parent or "")
+    if named is not None and _takes(named, identity, account):
+        is_his = identity.cgroup is None and named.identity.tenant == tenant
+        if is_his or place.startswith(f"{named.identity.cgroup}/"):
+            return named.identity
+    around = [  # a parent that is gone, or whose id another has
+        other.identity
+        for other in accounts.values()
+        if place.startswith(f"{other.identity.cgroup}/") and _takes(other, identity, account)
+    ]
+    nearest = max(around, key=lambda who: len(who.cgroup or ""), default=None)
+    return nearest if nearest and len(nearest.cgroup or "") >= len(tenant) else None
+
+
+def _takes(outer: Account, identity: Identity, account: Account | None) -> bool:
+    """Say whether a leaf may take over another's counters: final ones never change.
+
+    A unit goes on when it is started again; a container or machine in its place is another one.
+    """
+    who, key = outer.identity, pod_key(identity)
+    if who.kind not in ENDING_KINDS or (key is not None and pod_key(who) == key):
+        return False
+    is_older = account is None or outer.first_seen_ns <= account.first_seen_ns
+    return who.kind == "unit" or (outer.ended_ns is None and is_older)
+
+
+def past_of(identity: Identity, outer: Identity | None = None) -> Identity:
+    """Return the leaf that holds what ended leaves of the same pod had, which is in ``outer``."""
     return Identity(
         "past",
         past_id(identity),
@@ -233,6 +287,7 @@ def past_of(identity: Identity) -> Identity:
         namespace=identity.namespace,
         pod=identity.pod,
         pod_uid=identity.pod_uid,
+        parent=outer.id if outer else None,
         labels=identity.labels,
         names_from=identity.names_from,
         owner=identity.owner,
@@ -244,18 +299,23 @@ def past_of(identity: Identity) -> Identity:
 def merge_into(accounts: Accounts, folded: Folded, target: Identity, account: Account) -> None:
     """Add an account's counters to another leaf's, which is opened when missing."""
     into = accounts.get(target.id) or Account(target, account.first_seen_ns)
-    identity = into.identity
+    identity, first_ns = into.identity, into.first_seen_ns
     if identity.namespace is None and target.namespace is not None:
         identity = _with_names_of(identity, target)
-    folding.keep(folded, account, identity)
+    folding.move(folded, account, identity)
+    if identity.kind == "past":  # it is as old as what it holds
+        first_ns = min(first_ns, account.first_seen_ns)
     accounts[target.id] = Account(  # not ``replace``: there may be dozens in a window
         identity,
-        min(into.first_seen_ns, account.first_seen_ns),
+        first_ns,
         into.inode,
         into.cpu_ns + account.cpu_ns,
         added(into.energy, account.energy),
-        spread=_merged(into.spread, account.spread),
-        requested=into.requested,
+        into.ended_ns,
+        _merged(into.spread, account.spread),
+        into.requested,
+        into.ended_sequence,
+        into.vcpu_ns,
     )
 
 
@@ -279,12 +339,14 @@ def pods_of(identities: Iterable[Identity]) -> frozenset[str]:
 
 
 def _fold_finished_pods(accounts: Accounts, folded: Folded) -> None:
-    """A pod with no leaf left leaves nothing but its share of ``past``."""
+    """A pod with no leaf left leaves nothing but its share of ``past``, or of what it was in."""
     pasts = list(_pod_pasts(accounts))
     listed = listed_pods(accounts) if pasts else frozenset()
     for leaf_id in pasts:
         if pod_key(accounts[leaf_id].identity) not in listed:
-            merge_into(accounts, folded, FIXED[2], accounts.pop(leaf_id))
+            account = accounts.pop(leaf_id)
+            target = _outer(account.identity, accounts, account) or FIXED[2]
+            merge_into(accounts, folded, target, account)
 
 
 def _pod_pasts(accounts: Accounts) -> Iterator[str]:
