@@ -231,21 +231,15 @@ def test_refused_connection_keeps_the_names_and_passes(pki: Pki, make_node: Make
 
 
 def test_answer_that_never_ends_is_given_up(server: SimKubelet, make_node: MakeNode) -> None:
-    """A byte now and then keeps every single wait short; the whole is bounded all the same."""
+    """A byte now and then keeps every wait short; the whole is bounded, and it is asked again."""
     node = make_node(server.url, timeout=0.3)
     server.fault = "drip"
     node.ask()
-    told, asked = node.reason, len(server.requests)
-    for _ in range(5):
-        node.now_ns += 30 * SECOND
-        node.kubelet.poll(node.now_ns, soon=True)
-    meanwhile = len(server.requests)
-    server.fault = ""
-    server.released.set()
+    told = node.reason
+    server.fault = ""  # the drip itself goes on
     node.ask()
 
     assert "no whole answer in 1.6 s" in told
-    assert meanwhile == asked
     assert node.name == ("server", "api-1", False)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import requests
 
+    from tychod.workloads.http_line import Line
     from tychod.workloads.vmprocs import VmProcess
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class _Question(NamedTuple):
     asked_ns: int
     asked_boot_ns: int
     thread: threading.Thread
+    line: Line
     outcome: SimpleQueue[tuple[Service, ...] | Exception]
 
 
@@ -91,7 +93,7 @@ class Firework:
         self._problem = self._off
         self._tick_ns = SECOND_NS // os.sysconf("SC_CLK_TCK")
         self._question: _Question | None = None
-        self._given_up: threading.Thread | None = None
+        self._given_up: _Question | None = None
         self._failures = 0  # since the last good answer
         self._answers = 0
         self._errors = 0
@@ -144,7 +146,8 @@ class Firework:
     def _is_due(self, now_ns: int, soon: bool) -> bool:
         if self.asked_ns is None:
             return True
-        if self._given_up is not None and self._given_up.is_alive():
+        if self._given_up is not None and self._given_up.thread.is_alive():
+            self._given_up.line.cut()  # once more: it may have been made after the last time
             return False  # one hung question is enough
         pause_ns = SOON_NS if soon else INTERVAL_NS
         if self._failures:
@@ -152,18 +155,20 @@ class Firework:
         return now_ns - self.asked_ns >= pause_ns
 
     def _ask(self, now_ns: int) -> None:
-        import requests  # noqa: F401 (not first in the thread: kubelet.py tells why)
+        from tychod.workloads.http_line import Line, new_session  # not first in the thread
 
         self.asked_ns = now_ns
         outcome: SimpleQueue[tuple[Service, ...] | Exception] = SimpleQueue()
         asked_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # as processes' starts are
+        session = new_session()
+        line = Line(session)
         thread = threading.Thread(
             target=_answer,
-            args=(self._url, asked_boot_ns, outcome),
+            args=(session, self._url, asked_boot_ns, outcome),
             name="firework-question",
             daemon=True,
         )
-        self._question = _Question(now_ns, asked_boot_ns, thread, outcome)
+        self._question = _Question(now_ns, asked_boot_ns, thread, line, outcome)
         thread.start()
 
     def _collect(self, question: _Question, now_ns: int) -> None:
@@ -171,7 +176,8 @@ class Firework:
             outcome = question.outcome.get_nowait()
         except Empty:
             if now_ns - question.asked_ns > PATIENCE_NS:
-                self._question, self._given_up = None, question.thread
+                self._question, self._given_up = None, question
+                question.line.cut()
                 self._failed(_too_slow())
             return
         question.thread.join()
@@ -280,16 +286,19 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _answer(
-    url: str, asked_boot_ns: int, outcome: SimpleQueue[tuple[Service, ...] | Exception]
+    session: requests.Session,
+    url: str,
+    asked_boot_ns: int,
+    outcome: SimpleQueue[tuple[Service, ...] | Exception],
 ) -> None:
     """Run one exchange (thread); what goes wrong is told where the answer is collected."""
     try:
-        outcome.put(parse_status(_read_status(url), asked_boot_ns))
+        outcome.put(parse_status(_read_status(session, url), asked_boot_ns))
     except Exception as exc:  # noqa: BLE001 - outermost frame of the thread, handed on
         outcome.put(exc)
 
 
-def _read_status(url: str) -> bytes:
+def _read_status(session: requests.Session, url: str) -> bytes:
     """Return the body of the agent's answer; FireworkError if there is no whole one in time."""
     import requests
 
@@ -297,13 +306,10 @@ def _read_status(url: str) -> bytes:
 
     deadline_s = time.monotonic() + TIMEOUT_S
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # no proxy, no .netrc: this is a loopback conversation
-            session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
-            with ask(session, url, TIMEOUT_S) as response:
-                if response.status_code != 200:
-                    raise _refusal_of_status(response.status_code)
-                return _body(response, deadline_s)
+        with session, ask(session, url, TIMEOUT_S) as response:
+            if response.status_code != 200:
+                raise _refusal_of_status(response.status_code)
+            return _body(response, deadline_s)
     except requests.RequestException as exc:
         raise _refusal(exc, url) from None
 

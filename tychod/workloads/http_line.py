@@ -3,9 +3,62 @@
 Imports `requests`, so it is itself imported only once there is somebody to ask.
 """
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+
+
+class Line:
+    """The newest connection of a session, which another thread may cut.
+
+    A time-out is for one wait only: a peer that sends a byte now and then has all the time it
+    wants, in the head of an answer as in its body.
+    """
+
+    def __init__(self, session: requests.Session) -> None:
+        """Know of every connection that the session makes from now on."""
+        self._socket: socket.socket | None = None
+        for adapter in session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                pools = adapter.poolmanager
+                makers = pools.pool_classes_by_scheme.items()
+                pools.pool_classes_by_scheme = {s: partial(self._pool, make) for s, make in makers}
+
+    def cut(self) -> None:
+        """Shut the connection down: whoever waits for its answer gets an error at once.
+
+        While it is being made there is nothing to cut; that ends in its own time-out.
+        """
+        if self._socket is not None:
+            with suppress(OSError):  # closed meanwhile, by its owner or the peer
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS
+
+    def _pool(self, make: Callable[..., Any], *args: Any, **options: Any) -> object:
+        pool = make(*args, **options)
+        pool.ConnectionCls = partial(self._connection, pool.ConnectionCls)
+        return pool
+
+    def _connection(self, make: Callable[..., Any], *args: Any, **options: Any) -> object:
+        connection = make(*args, **options)
+        connection.connect = partial(self._connect, connection, connection.connect)
+        return connection
+
+    def _connect(self, connection: Any, connect: Callable[[], None]) -> None:
+        connect()
+        self._socket = connection.sock
+
+
+def new_session() -> requests.Session:
+    """Return a session for a conversation on this host: no proxy, no .netrc."""
+    session = requests.Session()
+    session.trust_env = False
+    session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+    return session
 
 
 def ask(

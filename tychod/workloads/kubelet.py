@@ -94,7 +94,7 @@ class Kubelet:
         self._problem = self._off
         self._exchange: Exchange | None = None
         self._question: _Question | None = None
-        self._given_up: threading.Thread | None = None
+        self._given_up: tuple[threading.Thread, Exchange | None] | None = None
         self._failures = 0  # since the last good answer
         self._answers = 0
         self._errors = 0
@@ -164,13 +164,22 @@ class Kubelet:
     def _is_due(self, now_ns: int, soon: bool) -> bool:
         if self.asked_ns is None:
             return True
-        if self._given_up is not None and self._given_up.is_alive():
+        if self._hangs():
             return False  # one hung question is enough
         if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one rests
             pause_ns = min(self._interval_ns, RETRY_NS << min(self._failures - 1, 12))
         else:
             pause_ns = self._soon_ns(now_ns) if soon else self._interval_ns
         return now_ns - self.asked_ns >= pause_ns
+
+    def _hangs(self) -> bool:
+        """Say whether a question that was given up goes on; its connection is cut, so not long."""
+        thread, exchange = self._given_up or (None, None)
+        if thread is None or not thread.is_alive():
+            return False
+        if exchange is not None:
+            exchange.cut()  # once more: it may have been made only after the last time
+        return True
 
     def _soon_ns(self, now_ns: int) -> int:
         """Return the pause after the last question for one out of turn."""
@@ -242,8 +251,9 @@ class Kubelet:
 
     def _give_up(self, question: _Question) -> None:
         self._question = None
-        self._exchange = None  # the thread may hold its session for long; the next gets a new one
-        self._given_up = question.thread
+        self._given_up = (question.thread, self._exchange)
+        self._exchange = None  # its thread closes it; the next question gets a new one
+        self._hangs()
         seconds = self._patience_ns / SECOND_NS
         self._failed(
             Unavailable(f"no whole answer in {seconds:g} s", "see whether the kubelet hangs")

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from tychod.config import Kubelet
 from tychod.hostfs import FileIdentity, Host
-from tychod.workloads.http_line import ask
+from tychod.workloads.http_line import Line, ask, new_session
 from tychod.workloads.pods import Pod, PodsError, parse_pods
 
 CA_FILES: Final = (
@@ -77,6 +77,7 @@ class _Open(NamedTuple):
     """A session and the files that it was made from."""
 
     session: requests.Session
+    line: Line
     files: tuple[FileIdentity | None, ...]
 
 
@@ -112,6 +113,11 @@ class Exchange:
             raise self._refusal(exc) from None
         except PodsError as exc:
             raise KubeletError(str(exc), f"see what answers at {self._url}") from None
+
+    def cut(self) -> None:
+        """End a question under way, from another thread."""
+        if opened := self._open:
+            opened.line.cut()
 
     def close(self) -> None:
         """Close the kept connection."""
@@ -150,13 +156,12 @@ class Exchange:
         files = tuple(_identity(self._host, p) if p and not self._plain else None for p in paths)
         if self._open is None or self._open.files != files:
             self.close()
-            self._open = _Open(self._new_session(ca_file), files)
+            session = self._new_session(ca_file)
+            self._open = _Open(session, Line(session), files)
         return self._open.session
 
     def _new_session(self, ca_file: str) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False  # no proxy, no .netrc: this is a loopback conversation
-        session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        session = new_session()
         if self._plain:
             return session
         context = _tls_context(self._settings, ca_file)
