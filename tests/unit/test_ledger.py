@@ -394,19 +394,22 @@ def test_what_was_inside_goes_to_the_nearest_that_still_counts() -> None:
     assert accounts[user.id].energy == {"package": Energy(30, 15)}
     end(accounts, now=3, params=none)
     assert accounts["past"].energy == {"package": Energy(30, 15)}
-    late = book(inner)
-    end(late, now=2, params=none)
-    assert late["past"].energy == {"package": Energy(10, 5)}
+    group = who("/user.slice/user-1000.slice")
+    late = book(inner, group)
+    end(late, group, now=2, params=none)
+    assert late["past"].energy == late[group.id].energy == {"package": Energy(10, 5)}
 
 
 def test_an_ended_units_account_keeps_its_end() -> None:
-    """What it takes over does not revive it: its age counts from its end."""
+    """What it takes over neither revives it nor makes it older: its age counts from its end."""
     user, inner = who(USER), who(f"{USER}/{SCOPE}")
     accounts = book(user, inner)
+    accounts[user.id] = replace(accounts[user.id], first_seen_ns=3)
     end(accounts, inner, now=5)
     ledger.evict(accounts, {}, inner.id)
 
-    assert (accounts[user.id].ended_ns, accounts[user.id].ended_sequence) == (5, 5)
+    found = accounts[user.id]
+    assert (found.first_seen_ns, found.ended_ns, found.ended_sequence) == (3, 5, 5)
     assert accounts[user.id].energy == {"package": Energy(20, 10)}
 
 
@@ -445,6 +448,27 @@ def test_a_pod_inside_a_container_is_folded_into_it() -> None:
         assert sorted(accounts) == sorted([node.id, *ledger.with_fixed({}, 0)])
         assert accounts[node.id].cpu_ns == 21 + 7 * len(opened)
         assert accounts["past"].energy == {}
+
+
+def test_what_a_container_of_a_pod_makes_is_folded_with_the_pod() -> None:
+    """A pod's past goes to what the pod is in, though an inner container's own parent is in it."""
+    node = who(f"/docker/{'e' * 64}")
+    outer = who(f"{node.cgroup}/kubelet/kubepods/pod77/{'1' * 64}")
+    inner = who(f"{outer.cgroup}/docker/{'2' * 64}")
+    accounts = book(node, outer, inner)
+    assert (inner.parent, pod_key(inner)) == (outer.id, pod_key(outer))
+    end(accounts, node, outer, now=2, params=Params(cpus=1, terminated_max=0))
+    assert accounts[past_id(outer)].identity.parent == node.id
+
+
+def test_a_machine_in_a_pods_own_cgroup_is_no_part_of_its_past() -> None:
+    """Only a workload takes over another's counters: what such a machine had is nobody's then."""
+    mate, own = who(SMALL), who(SMALL.rpartition("/")[0])
+    inside = replace(machine(7, own), parent=None)
+    accounts = book(mate, own, inside)
+    end(accounts, mate, own, now=2, params=Params(cpus=1, terminated_max=0))
+
+    assert accounts["past"].energy == {"package": Energy(10, 5)}
 
 
 def parsed(accounts: dict[str, Account]) -> dict[str, Account]:
