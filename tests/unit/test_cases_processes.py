@@ -203,7 +203,10 @@ def test_every_process_is_who_its_row_says(fixture: Fixture) -> None:
             continue  # no cgroup and no command line: a row of what `stat` says alone
         assert expect.keys() == FIELDS, row
         who = fixture.who(pid)
-        right_id = REGULAR[pid] if expect["type"] == "regular" else expect["id"]
+        right_id = expect["id"]
+        if expect["type"] == "regular":
+            assert right_id is None
+            right_id = REGULAR[pid]
         right = (KINDS[expect["type"]], RUNTIMES[expect["runtime_or_hypervisor"]], right_id)
         assert (who.kind, who.runtime, who.id) == right, row
         seen += 1

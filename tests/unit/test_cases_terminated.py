@@ -36,6 +36,9 @@ what was used in it: a unit that runs again is the same leaf and goes on; a cont
 cgroup is another one, and what the first had is in the past."""
 
 
+FIELDS = {"max", "min_energy_j", "added_in_order", "expect_ids", "basis"}
+
+
 def leaf_of(kind: str, name: str) -> Identity:
     """Return a workload of that kind under the id of a row."""
     return unit(name) if kind == "unit" else replace(container(1), id=name, name=name)
@@ -72,6 +75,7 @@ def test_who_stays_listed(cases_dir: Path, kind: str) -> None:
     """Exactly the leaves that each case says, an id that comes again once; no joule is lost."""
     again = set()
     for case in read_cases(cases_dir, "cases"):
+        assert case.keys() == FIELDS, case
         times = Counter(row["id"] for row in case["added_in_order"])
         energy_j = {row["id"]: row["energy_j"] for row in case["added_in_order"]}
         for leaf_id in (name for name, count in times.items() if count > 1):
@@ -137,6 +141,7 @@ def test_every_reader_sees_what_ended(cases_dir: Path) -> None:
     for case in read_cases(cases_dir, "lifetime_cases"):
         found = reads(case["steps"])
         theirs = case.get("p1_reported_in_reads", [case.get("p1_reported")])
+        assert case.keys() <= {"steps", "why", "p1_reported", "p1_reported_in_reads"}, case
         told[tuple(case["steps"])] = theirs
 
         assert len(found) == len(theirs)
@@ -147,6 +152,7 @@ def test_every_reader_sees_what_ended(cases_dir: Path) -> None:
             assert leaf.total.dynamic_uj > 0
         assert len({(leaf.cpu_ns, leaf.total, leaf.ended_ns) for leaf in found if leaf}) == 1
     assert told == THEIRS
+    assert len(read_cases(cases_dir, "lifetime_cases")) == len(THEIRS)
 
 
 @pytest.mark.parametrize("how", [ENDS, LIVES_BRIEFLY])
