@@ -599,14 +599,25 @@ def test_time_of_a_pods_own_cgroup_is_the_pods() -> None:
 
 def test_nobody_hides_his_energy_in_a_pod_of_his_own_making() -> None:
     """A user's cgroup that is called like a pod and holds no container is his session's."""
-    session = unit("user@1000.service")
-    hidden = identify("/user.slice/user-1000.slice/user@1000.service/kubepods/pod99")
-    assert hidden is not None
-    run = world(Load(1, session, 0.25), Load(2, hidden, 0.5)).run(every(3, 12), Params(cpus=4))
+    loads = (named(1, USER, 0.25, 0), named(2, f"{USER}/kubepods/pod99", 0.5, 0))
+    run = world(*loads).run(every(3, 12), Params(cpus=4))
     last = leaves(check(run))
 
     assert last["user@1000.service"].cpu_ns == 9 * S
     assert last["past"].cpu_ns == 0
+
+
+@pytest.mark.parametrize("copy", [1, 9])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_pod_in_a_copy_of_a_container_bills_its_maker(copy: int, there: bool) -> None:
+    """A cgroup called like another's container, and like a pod in it, is not in that container."""
+    victim, session = named(5, VICTIM, 0.25, 0), named(8, USER, 0.1, 0)
+    claims = [named(copy, CLAIM, 0.0, 0)] if there else []
+    pod = named(copy + 1, f"{CLAIM}/kubepods/pod99", 0.5, 0)
+    last = leaves(check(world(victim, session, *claims, pod).run(every(3, 12), PARAMS)))
+
+    assert last[ID].cpu_ns == 3 * S
+    assert last["user@1000.service"].cpu_ns == 12 * S * 6 // 10
 
 
 def test_nothing_ended_is_listed_when_none_may_be() -> None:

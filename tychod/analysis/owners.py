@@ -76,8 +76,8 @@ def _identities(
     settled = {key: ledger.settle_identity(i, listed) for key, i in found.items()}
     claims = [k for k, i in found.items() if i.tenant is not None and settled[k] is not i]
     if claims:
-        by_id = {i.id: i for i in found.values() if i.kind != "past"}
-        settled |= {key: _holder(found[key], by_id) for key in claims}
+        by_path = {i.cgroup: i for i in found.values() if i.cgroup and i.kind != "past"}
+        settled |= {key: _holder(found[key], by_path) for key in claims}
     return settled
 
 
@@ -103,14 +103,19 @@ def _keep_machines(
             by_key[key] = replace(who, id=kept or who.id)
 
 
-def _holder(identity: Identity, by_id: Mapping[str, Identity]) -> Identity:
+def _holder(identity: Identity, by_path: Mapping[str, Identity]) -> Identity:
     """Return who gets the time of a pod's cgroup that a tenant made without any container in it.
 
     The node's past is out of his reach: whoever works there stays with what the tree was given to.
+    The path says what it is in, for ids can be copied.
     """
-    reason = f"pod without containers in {identity.tenant}"
-    unknown = Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=reason)
-    return by_id.get(identity.parent or "", unknown)
+    tenant, above = identity.tenant or "", identity.cgroup or ""
+    while len(above) > len(tenant):
+        above = above.rpartition("/")[0]
+        if above in by_path:
+            return by_path[above]
+    reason = f"pod without containers in {tenant}"
+    return Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=reason)
 
 
 def _leaf_inodes(
