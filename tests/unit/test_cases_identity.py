@@ -67,9 +67,12 @@ def test_cgroup_paths(cases_dir: Path) -> None:
     """Runtime and id are what the rows say; gaps of the other program are filled."""
     wrong = []
     for row in read_rows(cases_dir, "cgroup_paths"):
+        assert row.keys() <= {"id", "note", "paths", "expect", "basis"}, row
         found = identify_first(row["paths"])  # type: ignore[arg-type]
         key = (found.kind, found.runtime, found.id) if found else None
         expect: dict[str, str] = row["expect"]  # type: ignore[assignment]
+        if not expect["container_id"]:
+            assert expect == {"runtime": "unknown", "container_id": ""}, row
         if row["id"] in BETTER:
             right = key == BETTER[str(row["id"])]
         elif expect["container_id"]:
