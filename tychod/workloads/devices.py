@@ -6,12 +6,12 @@ known is refused, with the reason, and what was read before stays and is marked 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from typing import TYPE_CHECKING, Final
 
 from tychod.hostfs import UNKNOWN_BOOT, boot_id, render_error
+from tychod.workloads.documents import parse_json
 from tychod.workloads.hostfiles import NEED_CAPABILITY
 from tychod.workloads.kubelet import Unavailable
 from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest, kubelet_paths
@@ -33,6 +33,7 @@ SOCKET: Final = "pod-resources/kubelet.sock"
 CHECKPOINT: Final = "device-plugins/kubelet_internal_checkpoint"
 
 LIMIT_BYTES: Final = 4 << 20
+MOST_BYTES: Final = 32 << 20  # once read
 MOST_IDS: Final = 1 << 16
 """Ids in a whole document; a node has some thousand at most (shared GPUs, one id per share)."""
 NAME_LIMIT: Final = 1024
@@ -55,9 +56,9 @@ def parse_checkpoint(data: bytes) -> tuple[dict[tuple[str, str], Devices], str]:
     if len(data) > LIMIT_BYTES:
         raise FormatError(f"it is longer than {LIMIT_BYTES >> 20} MiB")
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        raise FormatError("it is not whole JSON") from None
+        document = parse_json(data, MOST_BYTES)
+    except ValueError as exc:
+        raise FormatError(f"it is {exc}") from None
     head = _fields(document, "the document", {"Data", "Checksum"}, {"BootID"})
     checksum = head["Checksum"]
     if type(checksum) is not int or not 0 <= checksum < 1 << 64:

@@ -6,7 +6,6 @@ never waits.  A bad answer leaves the last good one in place.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -15,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
+from tychod.workloads.documents import parse_json
 from tychod.workloads.hypervisors import believed_id, bounded_name
 from tychod.workloads.kubelet import Unavailable, fault_of
 
@@ -35,6 +35,7 @@ TIMEOUT_S: Final = 5.0
 PATIENCE_NS: Final = 6 * SECOND_NS
 """Longest that a whole question may take: the answer, and the library's start."""
 BODY_LIMIT: Final = 1 << 20  # an agent tells of 256 services at most, some 1 kB each
+MOST_BYTES: Final = 16 << 20  # once read
 CLOSING_S: Final = 0.1
 _CHUNK: Final = 16 << 10
 _LARGEST_PID: Final = 1 << 22  # PID_MAX_LIMIT
@@ -224,9 +225,9 @@ def parse_status(body: bytes, asked_boot_ns: int) -> tuple[Service, ...]:
     counts as absent, and of two services with one process neither is believed.
     """
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        _refuse("the answer is not JSON")
+        document = parse_json(body, MOST_BYTES)
+    except ValueError as exc:
+        _refuse(f"the answer is {exc}")
     if not isinstance(document, dict):
         _refuse("the answer is no status")
     # An agent without services leaves the list out, so its version must speak for it.

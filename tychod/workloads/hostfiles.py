@@ -4,15 +4,16 @@ containerd writes a container's OCI bundle 19-95 ms before its cgroup exists; th
 log in /var/log/containers 36-612 ms after it.  Both were measured on a real node.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tychod.hostfs import Host
+from tychod.workloads.documents import parse_json
 from tychod.workloads.texts import LABEL_MOST, bounded
 
 BUNDLE_LIMIT: Final = 4 << 20
+BUNDLE_MOST: Final = 32 << 20  # once read
 CMDLINE_LIMIT: Final = 64 << 10
 LISTING_LIMIT: Final = 64
 LISTING_PAUSE_NS: Final = 1_000_000_000
@@ -62,8 +63,8 @@ class Names(NamedTuple):
 def parse_bundle(data: bytes) -> Names | None:
     """Return the names in an OCI bundle's config.json; None if it holds none or is not whole."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = parse_json(data, BUNDLE_MOST)
+    except ValueError:
         return None
     notes = texts_of(document.get("annotations")) if isinstance(document, dict) else {}
     return _of_containerd(notes) or _of_crio(notes) or _of_nerdctl(notes)

@@ -131,7 +131,7 @@ class Exchange:
         self.cost_ns = time.thread_time_ns() - begin_ns
         return pods
 
-    def _body(self, response: requests.Response, deadline_s: float) -> bytes:
+    def _body(self, response: requests.Response, deadline_s: float) -> bytearray:
         body = bytearray()
         for chunk in response.iter_content(_CHUNK):
             body += chunk
@@ -140,7 +140,7 @@ class Exchange:
                 raise KubeletError(f"the answer is longer than {limit}", f"see {self._url}")
             if time.monotonic() > deadline_s:
                 raise self._timed_out()
-        return bytes(body)
+        return body
 
     def _timed_out(self) -> KubeletError:
         return KubeletError(

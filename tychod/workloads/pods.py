@@ -4,7 +4,6 @@ Unknown fields are ignored and wrong types tolerated: a field that is not what i
 as absent, a pod without uid, name or namespace is left out, the other pods stay.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Final, Literal, NamedTuple
 
+from tychod.workloads.documents import parse_json
 from tychod.workloads.paths import QOS_CLASSES
 from tychod.workloads.texts import LABEL_MOST, NAME_MOST, bounded
 
@@ -24,6 +24,7 @@ PHASES: Final[tuple[Phase, ...]] = ("Pending", "Running", "Succeeded", "Failed",
 
 # An answer beyond these bounds is no kubelet's: the API server refuses such objects.
 PODS_MOST: Final = 5000
+MOST_BYTES: Final = 64 << 20  # once read, counted generously: two thousand pods as measured
 LABELS_MOST: Final = 100
 LABEL_KEY_MOST: Final = NAME_MOST + 1 + 63  # a prefix, a slash, a name
 ID_MOST: Final = 128
@@ -115,12 +116,12 @@ class PodView(NamedTuple):
     pods: tuple[Pod, ...]
 
 
-def parse_pods(body: bytes) -> tuple[Pod, ...]:
+def parse_pods(body: bytes | bytearray) -> tuple[Pod, ...]:
     """Return the pods of a PodList; PodsError if the body is something else or not whole."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise PodsError(f"the answer of {len(body)} bytes is not JSON") from None
+        document = parse_json(body, MOST_BYTES)
+    except ValueError as exc:
+        raise PodsError(f"the answer of {len(body)} bytes is {exc}") from None
     if not isinstance(document, dict) or "items" not in document:
         raise PodsError("the answer is JSON but not a list of pods")
     items = document["items"]

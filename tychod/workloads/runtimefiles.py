@@ -4,12 +4,12 @@ Docker's file also holds the container's environment and arguments: only its nam
 Compose project or a kubelet calls it ever leave the parser.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tychod.hostfs import FileIdentity, Host
+from tychod.workloads.documents import parse_json
 from tychod.workloads.hostfiles import (
     NEED_CAPABILITY,
     PAUSE,
@@ -21,7 +21,9 @@ from tychod.workloads.pods import is_same_uid
 from tychod.workloads.texts import bounded
 
 DOCKER_LIMIT: Final = 1 << 20
+DOCKER_MOST: Final = 16 << 20  # once read
 STORAGE_LIMIT: Final = 4 << 20  # about 1 kB a container
+STORAGE_BYTES: Final = 64 << 20  # once read, counted generously
 STORAGE_MOST: Final = 10_000
 STORAGE_PAUSE_NS: Final = 100_000_000
 DOCKER_ROOTS: Final = ("lib/docker", "snap/docker/common/var-lib-docker")
@@ -43,8 +45,8 @@ _NAME_MOST: Final = 1024  # holds five names of Kubernetes
 def parse_docker(data: bytes) -> Names | None:
     """Return the names in Docker's config.v2.json; None if it holds none or is not whole."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = parse_json(data, DOCKER_MOST)
+    except ValueError:
         return None
     if not isinstance(document, dict):
         return None
@@ -64,8 +66,8 @@ def parse_docker(data: bytes) -> Names | None:
 def parse_storage(data: bytes) -> Mapping[str, Names] | None:
     """Return the names in a containers.json by container id; None if it is no such file."""
     try:
-        entries = json.loads(data)
-    except (ValueError, RecursionError):
+        entries = parse_json(data, STORAGE_BYTES)
+    except ValueError:
         return None
     if not isinstance(entries, list):
         return None
