@@ -14,7 +14,7 @@ from tests.sim.cgrouptree import RealCgroups, real_base
 from tests.sim.node import Node
 from tests.sim.powercap import LAYOUTS, Driver, Machine, Power
 
-RUN_S = 15.0
+RUN_S = 10.0
 IDLE_W = 30.0
 BUSY_W = 25.0
 WINDOW_S = 1.0
