@@ -221,7 +221,8 @@ class Exchange:
         ):
             return self._timed_out()
         if _first(causes, urllib3.exceptions.ProtocolError):
-            return KubeletError("the answer broke off", "none: it is asked again")
+            remedy = "it is asked again; if this stays, see the kubelet's log"
+            return KubeletError("the answer broke off", remedy)
         return KubeletError(
             f"no connection to {self._peer} ({_errno_text(causes)})", "see [kubelet] endpoint"
         )
