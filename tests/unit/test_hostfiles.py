@@ -242,7 +242,8 @@ def test_names_of_any_length_and_kind_can_be_passed_on(host: Host) -> None:
     """10,000 characters are cut, half a surrogate pair is replaced, control characters stay."""
     notes = CONTAINER | {"container_name": "x" * 10_000, "sandbox_name": "a\ud800\x1b[31m\n"}
     names = parse_bundle(bundle(**notes))
-    (Path(host.log) / "containers" / f"p_n_\udcff-{A}.log").write_text("")
+    target = f"/var/log/pods/n_p_{UID}/c/0.log"
+    (Path(host.log) / "containers" / f"p_n_\udcff-{A}.log").symlink_to(target)
     linked = LogLinks(host).read(A, 0)
 
     assert names is not None
@@ -332,6 +333,29 @@ def test_log_links_are_listed_only_for_unknown_ids_and_once_a_second(host: Host)
     assert links.read(A, SECOND // 2) is None
     assert links.read(A, SECOND) == Names("log-link", "server", "api-1", "shop", UID)
     assert links.route == "ok"
+
+
+def test_only_a_link_into_a_pods_folder_is_believed(host: Host) -> None:
+    """A file of such a name, a pipe, or a link to anywhere else is not the kubelet's."""
+    folder = Path(host.log) / "containers"
+    (folder / f"a_shop_x-{A}.log").write_text("")
+    os.mkfifo(folder / f"b_shop_x-{B}.log")
+    (folder / f"c_shop_x-{'c3' * 32}.log").symlink_to("/var/lib/docker/x.log")
+    links = LogLinks(host)
+
+    assert [links.read(ident, 0) for ident in (A, B, "c3" * 32)] == [None] * 3
+
+
+def test_of_two_links_of_one_container_none_is_believed(host: Host) -> None:
+    """Somebody else has made one of them: nobody knows which."""
+    folder = Path(host.log) / "containers"
+    for pod, ident in (("api-1", A), ("zz", A), ("api-1", B)):
+        link = folder / f"{pod}_shop_server-{ident}.log"
+        link.symlink_to(f"/var/log/pods/shop_{pod}_{UID}/server/0.log")
+    links = LogLinks(host)
+
+    assert links.read(A, 0) is None
+    assert links.read(B, 0) == Names("log-link", "server", "api-1", "shop", UID)
 
 
 def test_missing_log_folder_is_a_reason(host: Host) -> None:

@@ -171,6 +171,26 @@ def test_log_link_that_comes_late_names_the_container(registry: Registry, host: 
     assert (named[-1].pod, named[-1].namespace, named[-1].pod_uid) == ("api-1", "shop", UID)
 
 
+def test_log_link_of_anothers_making_renames_no_pod(
+    registry: Registry, host: Host, kubelet: Answers
+) -> None:
+    """A pod that may write into /var/log puts a file beside the kubelet's link, or a link."""
+    folder = Path(host.log) / "containers"
+    write_link(host, A, "server")
+    (folder / f"zz_kube-system_evil-{A}.log").write_text("")
+    write_link(host, B, "server")
+    (folder / f"zz_kube-system_evil-{B}.log").symlink_to(f"/var/log/pods/k_zz_{UID}/evil/0.log")
+    kubelet.view = PodView(SECOND, (pod(server()),))
+    path = f"/system.slice/cri-containerd-{'c3' * 32}.scope"  # in no pod
+    write_link(host, "c3" * 32, "server")
+    found = registry.update(tree(f"{POD}/{A}", f"{POD}/{B}", path), SECOND)
+
+    assert (found[1].name, found[1].pod, found[1].namespace) == ("server", "api-1", "shop")
+    assert found[2].name == B[:12]
+    assert "evil" not in str(found)
+    assert (found[3].pod, found[3].pod_uid) == (None, None)
+
+
 def test_container_without_any_name_is_asked_for_rarely_in_the_end(
     registry: Registry, host: Host
 ) -> None:

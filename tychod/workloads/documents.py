@@ -1,4 +1,4 @@
-"""JSON that another program wrote, or somebody in its place: read only if it takes little memory."""
+"""JSON that another program wrote, or somebody in its place: read if it takes little memory."""
 
 import json
 import sys

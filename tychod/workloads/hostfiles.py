@@ -5,7 +5,7 @@ log in /var/log/containers 36-612 ms after it.  Both were measured on a real nod
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tychod.hostfs import Host
@@ -226,8 +226,24 @@ class Bundles:
         )
 
 
+def _once_each(listing: Iterable[str]) -> dict[str, tuple[str, Names]]:
+    """Return id -> link and names; of two links of one id neither is the kubelet's for certain."""
+    found: dict[str, tuple[str, Names]] = {}
+    twice = set()
+    for link in listing:
+        if parsed := parse_log_link(link):
+            if parsed[0] in found:
+                twice.add(parsed[0])
+            found[parsed[0]] = (link, parsed[1])
+    return {ident: told for ident, told in found.items() if ident not in twice}
+
+
 class LogLinks:
-    """Reads the names of the links in /var/log/containers; ``route`` says how that goes."""
+    """Reads the names of the links in /var/log/containers; ``route`` says how that goes.
+
+    Pods that collect logs may write there.  So only what is a link is believed, into a pod's
+    folder, whose uid must then be that of the cgroup's path.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -247,8 +263,9 @@ class LogLinks:
         try:
             target = self._host.read_link(f"{self._directory}/{link}")
         except OSError:
-            return names  # no link but a file: its name says enough
-        return names._replace(pod_uid=parse_log_target(target)) if target else names
+            return None  # another thing than a link by now
+        uid = parse_log_target(target or "")
+        return None if uid is None else names._replace(pod_uid=uid)
 
     def _may_list(self, now_ns: int) -> bool:
         return self._listed_ns is None or now_ns - self._listed_ns >= LISTING_PAUSE_NS
@@ -267,8 +284,7 @@ class LogLinks:
             self.route = f"not used yet: {self._directory} does not exist, which a kubelet makes"
             return
         self.route = "ok"
-        parsed = ((name, parse_log_link(name)) for name in listing)
-        self._known = {found[0]: (name, found[1]) for name, found in parsed if found}
+        self._known = _once_each(listing)
 
 
 class CommandLines:

@@ -34,7 +34,10 @@ class HostNames:
         }
 
     def read(self, known: Known, now_ns: int) -> Names | None:
-        """Return what the files say of a container; only the host's own runtimes write them."""
+        """Return what the files say of a container; only the host's own runtimes write them.
+
+        Others may write log links: their uid must be checked against one that the path names.
+        """
         base = known.base
         if not known.is_hosts or base.runtime in NAMED_BY_PATH:
             return None
@@ -43,7 +46,7 @@ class HostNames:
         ident = base.id.removeprefix(KATA_OVERHEAD)  # what is left is the sandbox's id
         return (
             self._bundles.read(ident, now_ns)
-            or self._links.read(ident, now_ns)
+            or (self._links.read(ident, now_ns) if base.pod_uid else None)
             or self._files.read(ident, base.runtime, now_ns, base.pod_uid)
         )
 
