@@ -72,7 +72,7 @@ class Town:
                 require(not wrong, f"{row}: in window {answer['sequence']}: {wrong}")
             named = (at for at, answer in self.seen if not differences(find(answer, row), row))
             soonest.append(next(named) - born_s)
-        return f"{len(soonest)} named, {min(soonest):.1f} to {max(soonest):.1f} s after their start"
+        return f"{len(soonest)} named, at most {max(soonest):.1f} s after their start"
 
     def require_accounted(self, name: str) -> str:
         """StepError unless the leaves of a group have what their cgroups used, and energy."""
