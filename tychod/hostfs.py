@@ -11,6 +11,7 @@ import resource
 import socket
 import stat
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -120,6 +121,22 @@ class Host:
         except OSError as exc:
             _raise_unless_gone(exc)
             return None
+
+    def list_links(self, path: str, most: int) -> tuple[str, ...] | None:
+        """Return the names of the symbolic links in a directory, None if it is gone.
+
+        ``OverflowError``: it has more than ``most`` entries.  Whoever may write there makes them.
+        """
+        try:
+            with os.scandir(path) as entries:
+                found = list(islice(entries, most + 1))
+                names = tuple(e.name for e in found if e.is_symlink())
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        if len(found) > most:
+            raise OverflowError(path)
+        return names
 
     def inode(self, path: str) -> int | None:
         """Return the inode of a path, None if it is gone."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tychod import config
 from tychod.hostfs import Host
+from tychod.workloads import hostfiles
 from tychod.workloads.hostfiles import (
     Bundles,
     CommandLines,
@@ -289,6 +290,10 @@ class Forbidding(Host):
         """Refuse as the kernel refuses an ordinary user."""
         raise PermissionError(13, "Permission denied", path)
 
+    def list_links(self, path: str, most: int) -> tuple[str, ...] | None:  # noqa: ARG002
+        """Refuse as the kernel refuses an ordinary user."""
+        raise PermissionError(13, "Permission denied", path)
+
 
 def test_refused_reads_say_what_is_missing(host: Host) -> None:
     """Without the capability each route says so and what to do; nothing is raised."""
@@ -356,6 +361,26 @@ def test_of_two_links_of_one_container_none_is_believed(host: Host) -> None:
 
     assert links.read(A, 0) is None
     assert links.read(B, 0) == Names("log-link", "server", "api-1", "shop", UID)
+
+
+def test_a_flood_of_log_links_costs_little_and_is_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit nothing is kept, looked for ever more rarely, and believed again later."""
+    monkeypatch.setattr(hostfiles, "LINKS_MOST", 2000)
+    folder = Path(host.log) / "containers"
+    (folder / f"api-1_shop_server-{A}.log").symlink_to(f"/var/log/pods/shop_api-1_{UID}/x/0.log")
+    for number in range(2000):
+        os.mknod(folder / f"p_n_c-{number:064x}.log")
+    links = LogLinks(host)
+
+    assert links.read(A, 0) is None
+    assert "has more than 2000 entries, so none is believed; see who" in links.route
+    for number in range(2000):
+        (folder / f"p_n_c-{number:064x}.log").unlink()
+    assert links.read(A, 2 * SECOND - 1) is None
+    assert links.read(A, 2 * SECOND) is not None
+    assert links.route == "ok"
 
 
 def test_missing_log_folder_is_a_reason(host: Host) -> None:
