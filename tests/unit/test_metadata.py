@@ -1,6 +1,7 @@
 """The identity thread: names of what lives briefly, and of what was made at a window's end."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from tests.unit.test_sampler import PATIENCE_S, wait_for
 from tychod import config
 from tychod.clock import SystemClock
 from tychod.hostfs import Host
+from tychod.model import Identity
 from tychod.runtime.metadata import Cgroups, Hierarchy, Metadata, Sources
+from tychod.runtime.naming import complete
 from tychod.samples import CgroupRef
 from tychod.workloads.births import Births
 from tychod.workloads.registry import Registry
@@ -51,6 +54,11 @@ class Bench:
     def cgroups(self) -> Cgroups:
         """Return what the accounting sees."""
         return Cgroups(str(self.root), self.refs)
+
+    def move(self, place: Path) -> None:
+        """Let the accounting follow another hierarchy."""
+        self.root = place
+        (place / PARENT).mkdir(parents=True)
 
     def see(self, path: str) -> int:
         """Let the accounting see one more cgroup; return its key."""
@@ -114,3 +122,34 @@ def test_a_change_of_a_way_to_names_is_one_line_in_the_log(
 
     told = [record.getMessage() for record in caplog.records]
     assert told == ["names by log-link: ok", "names by bundle: ok"]
+
+
+def watches() -> list[str]:
+    """Return this process's inotify descriptors."""
+    fds = Path("/proc/self/fd").iterdir()
+    return [fd.name for fd in fds if os.path.realpath(fd).endswith("anon_inode:inotify")]
+
+
+def test_a_hierarchy_that_is_left_is_no_longer_watched(bench: Bench, tmp_path: Path) -> None:
+    """Accounting that comes late, or chooses another root, costs one descriptor, not two."""
+    wait_for(lambda: bool(watches()))
+    before = len(watches())
+    for number in range(3):
+        bench.move(tmp_path / f"other-{number}")
+        key = bench.see(f"/system.slice/b{number}.service")
+        assert key in bench.metadata.catch_up({key: None}, PATIENCE_S).identities
+    assert len(watches()) == before
+
+
+def test_analysis_names_no_machine_by_its_path() -> None:
+    """What was made just now has the name of its path; a machine's id is its hypervisor's."""
+    refs = {
+        1: CgroupRef("/machine.slice/machine-qemu\\x2d1\\x2dweb.scope", 1),
+        2: CgroupRef("/system.slice/a.service", 2),
+        3: CgroupRef("/odd", 3),
+    }
+    known = Identity("unit", "k.service", "k")
+
+    assert complete({2: known}, {2: refs[2]}) == {2: known}
+    found = complete({4: known}, refs)
+    assert {key: who.id for key, who in found.items()} == {2: "a.service", 4: "k.service"}

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from tychod.model import PAST_ID
 from tychod.views import PROCESS_MARK, past_id, pod_key
-from tychod.workloads.paths import identify, name_from_cmdline, unattributed, unnamed_reason
+from tychod.workloads.paths import (
+    MAX_BELOW,
+    MAX_DEPTH,
+    MAX_ID,
+    identify,
+    name_from_cmdline,
+    unattributed,
+    unnamed_reason,
+)
 from tychod.workloads.rules import RULES, Rule
 
 A, B = "a1" * 32, "b2" * 32
@@ -464,6 +472,32 @@ def test_endless_paths_name_at_most_what_is_above(path: str) -> None:
 
     assert identity is None or identity.kind == "unit"
     assert identity is None or len(identity.id) <= 1024
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_a_cgroup_too_deep_belongs_to_what_is_above(depth: int) -> None:
+    """The work of one path is bounded: beyond so many levels nothing is looked at."""
+    found = identify("/".join(["", *["x"] * (depth - 2), "docker", A]))
+
+    assert (found.id if found else None) == (A if depth == MAX_DEPTH else None)
+
+
+def test_an_id_too_long_is_that_of_what_is_above() -> None:
+    """Slices in slices make a unit's id as long as its path: there is an end to it."""
+    own = "y" * 240 + ".slice"
+    found = [identify("/".join([USER, *[own] * count, "a.service"])) for count in range(7)]
+    ids = [who.id for who in found if who]
+
+    assert ids[4] == "/".join(["user@1000.service", *[own] * 4, "a.service"])
+    assert ids[5] == ids[6] == ids[4].removesuffix("/a.service")
+    assert MAX_ID - len(own) < len(ids[4]) <= MAX_ID
+
+
+def test_a_tree_that_was_given_away_names_nobody_too_far_below() -> None:
+    """However deep a tenant makes his cgroups, few levels are looked at."""
+    tops = [f"{USER}{'/x' * below}/docker/{A}" for below in (MAX_BELOW - 2, MAX_BELOW - 1)]
+
+    assert [found.id for found in map(identify, tops) if found] == [A, "user@1000.service"]
 
 
 @pytest.mark.parametrize(

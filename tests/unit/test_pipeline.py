@@ -556,6 +556,30 @@ def test_the_hosts_container_gets_its_leaf_back() -> None:
     assert leaves(shown[4])["user@1000.service"].cpu_ns == 15 * S // 2
 
 
+@pytest.mark.parametrize(
+    ("again", "is_his"),
+    [(CLAIM, True), (CLAIM.replace("app.slice", "b.slice"), True), (VICTIM, True),
+     (CLAIM.replace("1000", "1001"), False)],
+)  # fmt: skip
+def test_an_ended_tenants_id_is_his_or_the_hosts(again: str, is_his: bool) -> None:
+    """As long as it is listed another tenant cannot take it up: what he uses is his own."""
+    others = [
+        named(key, USER.replace("1000", uid), 0.0, 0) for key, uid in ((8, "1000"), (9, "1001"))
+    ]
+    old, new = named(1, CLAIM, 0.5, 0, 7), named(2, again, 0.25, 10)
+    last = leaves(check(world(old, new, *others).run(every(3, 18), PARAMS)))
+
+    if is_his:
+        assert (last[ID].identity.cgroup, last[ID].state) == (again, "running")
+        assert last[ID].cpu_ns == 2 * S
+        assert last["user@1000.service"].cpu_ns == 3250 * MS
+        assert last["user@1001.service"].cpu_ns == 0
+    else:
+        assert (last[ID].identity.cgroup, last[ID].state) == (CLAIM, "terminated")
+        assert last[ID].cpu_ns == 3250 * MS
+        assert last["user@1001.service"].cpu_ns == 2 * S
+
+
 def test_a_container_that_starts_again_elsewhere_is_a_new_leaf() -> None:
     """The host may start a container anew below another parent: what the old one had is past."""
     old, new = named(1, f"/docker/{ID}", 0.5, 0, 7), named(2, f"/batch/{ID}", 0.5, 10)

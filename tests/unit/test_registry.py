@@ -159,6 +159,31 @@ def test_bundle_names_container_sandbox_and_the_pods_own_cgroup(
     assert registry.routes["bundle"] == "ok"
 
 
+OTHER_UID = "1f3a5b1c-1111-4222-8333-444455556666"
+
+
+@pytest.mark.parametrize("file", ["bundle", "log link"])
+def test_a_file_that_names_another_pod_than_the_path_is_not_believed(
+    registry: Registry, host: Host, file: str
+) -> None:
+    """Neither its pod nor any other name of it: the container is known by its path, and it shows.
+
+    The container beside it, of which the file says the same pod as the path, has its names.
+    """
+    write = {"bundle": write_bundle, "log link": write_link}[file]
+    for ident in (A, B):
+        write(host, ident, "server")
+    paths = (f"/kubepods/burstable/pod{OTHER_UID}/{A}", f"{POD}/{B}")
+    found = registry.update(tree(*paths), 0)
+
+    assert (found[1].id, found[1].name, found[1].pod_uid) == (A, A[:12], OTHER_UID)
+    assert (found[1].pod, found[1].namespace, found[1].names_from) == (None, None, "path")
+    assert (found[2].name, found[2].pod, found[2].namespace) == ("server", "api-1", "shop")
+    assert [line for line in registry.problems if "another pod" in line]
+    registry.update({}, SECOND)
+    assert not registry.problems
+
+
 def test_log_link_that_comes_late_names_the_container(registry: Registry, host: Host) -> None:
     """A link appears up to 0.6 s after the cgroup; the container is named by then."""
     cgroups = tree(f"{POD}/{A}")
@@ -410,13 +435,22 @@ def test_podman_containers_in_quick_succession_all_get_their_recorded_names(
 
 
 def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
-    """Ten thousand containers that came and went cost no memory afterwards."""
+    """Ten thousand containers that came and went cost no memory afterwards.
+
+    Some of them were seen being made, and of those some never came to the accounting.
+    """
     key = 0
     for generation in range(100):
         cgroups = {}
         for n in range(100):
             key += 1
             cgroups[key] = CgroupRef(f"{POD}/{generation:032x}{n:032x}", key)
+        if generation % 10 == 0:
+            paths = [ref.path for ref in cgroups.values()][:50]
+            never = [f"{POD}/{generation:032x}{n:032x}" for n in range(100, 103)]
+            below = [f"{POD}/half-{n}" for n in range(3)]
+            registry.foresee([*paths, *never, *below], generation * SECOND)
+            assert len(registry._read) >= len(registry._foreseen) > 0
         registry.update(cgroups, generation * SECOND)
     found = registry.update({}, 200 * SECOND)
 
@@ -424,9 +458,21 @@ def test_forgotten_keys_leave_nothing_behind(registry: Registry) -> None:
     for held in (
         *(registry._workloads, registry._of_key, registry._of_pod, registry._nameless),
         *(registry._unknown, registry._listing.pods, registry._paths, registry._own.pending),
-        *(registry._claims._of_id, registry._claims._contested, registry._foreseen),
+        *(registry._claims._of_id, registry._claims._contested, registry._claims._mismatched),
+        *(registry._foreseen, registry._read),
     ):
         assert not held
+
+
+def test_so_many_cgroups_are_foreseen(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes cgroups faster than they are accounted fills no memory; all have their ids."""
+    monkeypatch.setattr("tychod.workloads.registry.MOST_FORESEEN", 3)
+    paths = [f"{POD}/{n:064x}" for n in range(5)]
+    registry.foresee(paths, 0)
+    assert len(registry._read) == len(registry._foreseen) == 3
+    found = registry.update(tree(*paths), SECOND)
+
+    assert [found[key].id for key in range(1, 6)] == [f"{n:064x}" for n in range(5)]
 
 
 TENANTS = (

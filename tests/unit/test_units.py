@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tychod.workloads.units import MOST_UNITS, UnitFacts, Units
+from tychod.workloads.units import MOST_UNITS, UnitFacts, Units, _Child
 
 SECOND = 1_000_000_000
 WAIT_S = 30.0
@@ -102,6 +102,26 @@ def test_child_that_fails_is_no_harm(
 
     assert reason in units.route
     assert list(units._queue) == ["web.service"]
+
+
+def test_no_second_process_starts_while_the_first_has_not_ended(
+    units: Units, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be killed at once, stuck in the kernel, is waited for: one is enough."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    stuck = units._ending = _Child(0)
+    units.want(["web.service"])
+    for second in range(3):
+        units.poll(second * SECOND)
+    assert (units.asked, units._child) == (0, None)
+
+    stuck.end()
+    assert stuck.has_ended(wait_s=WAIT_S)
+    units.poll(3 * SECOND)
+    assert units.asked == 1
 
 
 def test_memory_of_units_stays_bounded(units: Units) -> None:
