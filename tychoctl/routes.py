@@ -18,13 +18,16 @@ COLUMNS: Final = (
 
 
 def render_routes(routes: list[Entry], view: View) -> list[str]:
-    """Return a table of the ways, with reason and remedy below those that have one."""
+    """Return a table of the ways, with reason and remedy below those that have one.
+
+    What nothing has needed so far has nothing to be mended either.
+    """
     lines = render.table(COLUMNS, routes, view.width)
     for route in routes:
         if route.get("reason"):
             way = f"names by {render.name(route.get('route'))}"
             lines += ["", f"{way}: {render.escape(route['reason'])}"]
-        if route.get("remedy"):
+        if route.get("remedy") and route.get("state") != "unused":
             lines.append(f"  remedy: {render.escape(route['remedy'])}")
     return lines
 

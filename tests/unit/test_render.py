@@ -585,6 +585,10 @@ def test_ways_to_names_are_seen_at_a_glance() -> None:
     assert "kubelet: 401 Unauthorized; set [kubelet] token_file" in rendered("status", "wide")
     text = rendered("sources", "table")
     assert "names by kubelet: 401 Unauthorized\n  remedy: set [kubelet] token_file" in text
+    reply = reply_for("sources")
+    reply["identity"] = [{"route": "x", "state": "unused", "reason": "no file", "remedy": "do y"}]
+    assert "names by x: no file\n" in COMMANDS["sources"].text(reply, View())
+    assert "do y" not in COMMANDS["sources"].text(reply, View())
     reply = reply_for("status")
     reply["identity"] = {"kubelet": "stale: 401; a", "bundle": "ok", "systemd": "ok; slow"}
     status = output.render(COMMANDS["status"], reply, "table", View())
