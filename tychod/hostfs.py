@@ -192,6 +192,9 @@ class Host:
                 return None
             _refuse_environment(os.readlink(fd_path(fd)))  # noqa: PTH115 - where links have led
             return self.read_bytes(fd_path(fd), limit)
+        except OSError as exc:
+            exc.filename = path
+            raise
         finally:
             os.close(fd)
 

@@ -1,6 +1,7 @@
 """The kubelet over real TLS: every fault has its reason, costs no name, and passes."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -536,6 +537,22 @@ def test_environment_proxies_and_netrc_are_ignored(
 
     assert node.reason == ""
     assert server.requests == [("/pods", None)]
+
+
+def test_pipe_in_the_tokens_place_is_not_read(
+    server: SimKubelet, make_node: MakeNode, tmp_path: Path
+) -> None:
+    """It is told like any file without a token, and what the pipe holds stays in it."""
+    os.mkfifo(tmp_path / "token")
+    pipe = os.open(tmp_path / "token", os.O_RDWR | os.O_NONBLOCK)
+    os.write(pipe, b"s3cret")
+    node = make_node(server.url, token_file=str(tmp_path / "token"))
+    node.ask()
+
+    assert "token holds no token" in node.reason
+    assert os.read(pipe, 64) == b"s3cret"
+    assert server.requests == []
+    os.close(pipe)
 
 
 def test_no_text_holds_the_token(

@@ -287,6 +287,24 @@ def test_forbidden_checkpoint_names_the_capability(tmp_path: Path) -> None:
     assert checkpoint.route == "ok"
 
 
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path, target: str) -> None:
+    """Neither a device nor a pipe is opened; the reason says what it is not."""
+    path = write(tmp_path, document(entry()))
+    path.unlink()
+    path.symlink_to(target)
+    os.mkfifo(path.with_name("pipe"))
+    pipe = os.open(path.with_name("pipe"), os.O_RDWR | os.O_NONBLOCK)
+    os.write(pipe, json.dumps(document(entry())).encode())
+    checkpoint = DeviceCheckpoint(make_host(tmp_path), "")
+    checkpoint.poll(0)
+
+    assert checkpoint.view == {}
+    assert checkpoint.route.startswith(f"{path} is no regular file; see ")
+    assert os.read(pipe, 65536)
+    os.close(pipe)
+
+
 def test_damaged_directory_has_its_reason(tmp_path: Path) -> None:
     """Any other error than a missing right is said as it is."""
     path = write(tmp_path, document(entry()))

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
@@ -267,6 +268,29 @@ def test_routes_change_with_the_way_and_not_with_the_container(host: Host) -> No
     assert seen[2:] == ["ok"] * 4
 
 
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[int]:
+    """Return a pipe called so in a folder of this test; who opened it would take what it holds."""
+    os.mkfifo(tmp_path / "pipe")
+    fd = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    yield fd
+    os.close(fd)
+
+
+def test_what_is_no_file_is_no_bundle(host: Host, tmp_path: Path, pipe: int) -> None:
+    """A pipe would be waited for, and a device does something when it is opened: neither is."""
+    data = bundle(**CONTAINER)
+    os.write(pipe, data)
+    folder = write_bundle(host, A, b"")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(tmp_path / "pipe")
+    bundles = Bundles(host)
+
+    assert bundles.read(A) is None
+    assert bundles.route.startswith("no bundle below")
+    assert os.read(pipe, 65536) == data
+
+
 def test_half_written_bundle_is_read_whole_later(host: Host) -> None:
     """A bundle that is being written names nothing now and everything afterwards."""
     data = bundle(**CONTAINER)
@@ -282,7 +306,7 @@ def test_half_written_bundle_is_read_whole_later(host: Host) -> None:
 class Forbidding(Host):
     """A host on which we may not look into containerd's folders, whoever runs the test."""
 
-    def read_bytes(self, path: str, limit: int = 1 << 20) -> bytes | None:  # noqa: ARG002
+    def read_regular(self, path: str, limit: int = 1 << 20) -> bytes | None:  # noqa: ARG002
         """Refuse as the kernel refuses an ordinary user."""
         raise PermissionError(13, "Permission denied", path)
 

@@ -186,10 +186,10 @@ class Counting(Host):
 
     reads = 0
 
-    def read_bytes(self, path: str, limit: int = 1 << 20) -> bytes | None:
+    def read_regular(self, path: str, limit: int = 1 << 20) -> bytes | None:
         """Count, and read."""
         self.reads += 1
-        return super().read_bytes(path, limit)
+        return super().read_regular(path, limit)
 
 
 def test_unchanged_lists_are_not_read(host: Host) -> None:
@@ -201,6 +201,21 @@ def test_unchanged_lists_are_not_read(host: Host) -> None:
         files.read(B, "podman", second * SECOND)
 
     assert counting.reads == 1
+
+
+def test_what_is_no_file_is_no_record(host: Host) -> None:
+    """Pipes in the place of both are not opened: what they hold is still there."""
+    records = {"docker": docker("/web"), "podman": storage((A, ["db"]))}
+    paths = {"docker": put_docker(host, b""), "podman": put_storage(host, b"")}
+    for runtime, path in paths.items():
+        path.unlink()
+        os.mkfifo(path)
+        pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        os.write(pipe, records[runtime])
+
+        assert RuntimeFiles(host).read(A, runtime, 0) is None
+        assert os.read(pipe, 65536) == records[runtime]
+        os.close(pipe)
 
 
 def test_a_list_that_is_gone_is_forgotten(host: Host) -> None:

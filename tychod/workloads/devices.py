@@ -193,8 +193,10 @@ class DeviceCheckpoint:
             return None
         if found == self._identity:
             return None
-        data = self._host.read_bytes(found[0], LIMIT_BYTES + 1)
+        data = self._host.read_regular(found[0], LIMIT_BYTES + 1)
         self._identity = found  # only now: a read that was refused is tried again
+        if data is None:
+            self._failed(f"{found[0]} is no regular file", "see who has put another there")
         return data
 
     def _take(self, data: bytes) -> None:

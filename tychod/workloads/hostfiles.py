@@ -205,7 +205,7 @@ class Bundles:
 
     def _read_one(self, root: str, path: str) -> Names | None:
         try:
-            data = self._host.read_bytes(f"{root}/{path}", BUNDLE_LIMIT)
+            data = self._host.read_regular(f"{root}/{path}", BUNDLE_LIMIT)
         except OSError as exc:
             self.route = f"bundles below {root} are not readable ({exc.strerror}); "
             self.route += NEED_CAPABILITY

@@ -181,7 +181,7 @@ class Exchange:
 
     def _is_readable(self, path: str) -> bool:
         try:
-            return bool(self._host.read_bytes(path, 1))
+            return bool(self._host.read_regular(path, 1))  # OpenSSL would wait at a pipe
         except OSError:
             return False
 
@@ -314,7 +314,7 @@ def _identity(host: Host, path: str) -> FileIdentity | None:
 
 def _read_token(host: Host, path: str) -> str:
     try:
-        data = host.read_bytes(path, TOKEN_LIMIT)
+        data = host.read_regular(path, TOKEN_LIMIT)
     except OSError as exc:
         raise _bad_file("token_file", path, exc) from None
     token = (data or b"").strip()

@@ -164,7 +164,8 @@ class _Docker:
         """Return the names of a container; ``told``: it is Docker's, so that absence is a fault."""
         for root in self._roots:
             try:
-                data = self._host.read_bytes(f"{root}/{container_id}/config.v2.json", DOCKER_LIMIT)
+                path = f"{root}/{container_id}/config.v2.json"
+                data = self._host.read_regular(path, DOCKER_LIMIT)
             except OSError as exc:
                 reason = f"{root} is not readable ({exc.strerror})"
                 self.works, self.problem = False, Problem(reason, NEED_CAPABILITY)
@@ -233,7 +234,7 @@ class _Storage:
             self._seen.pop(path, None)
             self._names.pop(path, None)
         elif identity != self._seen.get(path):
-            data = self._host.read_bytes(path, STORAGE_LIMIT + 1) or b""
+            data = self._host.read_regular(path, STORAGE_LIMIT + 1) or b""
             names = parse_storage(data) if len(data) <= STORAGE_LIMIT else None
             self._seen[path] = identity
             if names is None:
