@@ -122,6 +122,19 @@ def test_what_differs_is_refused(value: Any, reason: str) -> None:
         parse(value)
 
 
+@pytest.mark.parametrize("half", ["\ud800", "a\udfff"])
+def test_half_a_character_is_no_name(half: str) -> None:
+    """JSON can write it and nothing else can: no kubelet does."""
+    for value in (
+        document(entry(DeviceIDs={"-1": [f"GPU-{half}"]})),
+        document(entry(ResourceName=half)),
+        document(entry(PodUID=half)),
+        document(entry(ContainerName=half)),
+    ):
+        with pytest.raises(FormatError, match="holds half a character"):
+            parse(value)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b'{"Data":', b"\xff\xfe", b"[" * 200_000, b" " * (LIMIT_BYTES + 1)]
 )

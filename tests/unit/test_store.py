@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import typing
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -198,6 +199,52 @@ def test_without_what_was_learned_the_counters_go_on(
     assert saved == Saved(replace(STATE, restarted=True), BASELINE)
     assert caplog.text.count("it is learned anew, counters go on") == 1
     assert told in caplog.text
+
+
+HALVES = "\ud800b\udfff\udcff"
+
+
+def test_any_text_can_be_saved(store: Store) -> None:
+    """Half a surrogate pair, wherever it comes from, costs its character and not the daemon."""
+    hints = typing.get_type_hints(Identity)
+    texts: dict[str, Any] = {n: HALVES for n, h in hints.items() if h in (str, str | None)}
+    odd = Identity(
+        "container",
+        labels={HALVES: HALVES},
+        devices={HALVES: (HALVES,)},
+        requests={HALVES: 5},
+        **texts,
+    )
+    process = {ProcessId(7, 1, HALVES): ProcessAccount(HALVES, 0, 0, 0, {HALVES: 7}, None)}
+    accounts = {HALVES: Account(odd, 10**18, energy={HALVES: Energy(1, 2)})}
+    state = replace(STATE, accounts=accounts, processes=ProcessState(process, {}, "bpf", 5))
+    store.save(BOOT, state, BASELINE)
+    loaded = store.load(BOOT, NOW_NS)
+
+    assert store.problem is None
+    assert loaded is not None
+    (account,) = loaded.state.accounts.values()
+    assert account.energy == {"?b?\udcff": Energy(1, 2)}
+    assert account.identity.devices == {"?b?\udcff": ("?b?\udcff",)}
+    assert {getattr(account.identity, name) for name in texts} == {"?b?\udcff"}
+    assert loaded.state.folded == STATE.folded  # what was whole stays as it was
+    assert loaded.baseline == BASELINE
+
+
+def test_what_cannot_be_packed_is_a_problem_and_no_crash(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number beyond the format is told once; the file of before stays."""
+    store.save(BOOT, STATE, BASELINE)
+    for _ in range(2):
+        store.save(BOOT, replace(STATE, violations=1 << 70), BASELINE)
+
+    assert store.problem is not None
+    assert "cannot be packed (OverflowError)" in store.problem
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    loaded = store.load(BOOT, NOW_NS)
+    assert loaded is not None
+    assert loaded.state.violations == STATE.violations
 
 
 def test_empty_state_is_no_restart(store: Store) -> None:

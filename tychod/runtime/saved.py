@@ -1,6 +1,7 @@
 """The state file's content: state <-> plain data <-> bytes with a checksum."""
 
 import dataclasses
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ MAGIC: Final = b"tychod\n"
 CHECKSUM: Final = struct.Struct(">I")
 NAMES: Final = "surrogateescape"
 """How names of files that are not UTF-8 are kept; anybody may name a cgroup so."""
+_LONE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates other than those by which ``NAMES`` keeps bytes."""
 OPTIONAL_INT: Final = int | None
 
 R = TypeVar("R")
@@ -57,8 +60,22 @@ class Saved(NamedTuple):
 def pack(boot_id: str, state: State, baseline: CpuBaseline | None) -> bytes:
     """Return the content of a state file."""
     plain = _plain(boot_id, state, baseline)
-    packed: bytes = msgpack.packb(plain, use_bin_type=True, unicode_errors=NAMES)
+    try:
+        packed: bytes = msgpack.packb(plain, use_bin_type=True, unicode_errors=NAMES)
+    except UnicodeEncodeError:
+        packed = msgpack.packb(_encodable(plain), use_bin_type=True, unicode_errors=NAMES)
     return MAGIC + CHECKSUM.pack(zlib.crc32(packed)) + packed
+
+
+def _encodable(value: Any) -> Any:
+    """Return plain data whose texts hold no half of a surrogate pair, which only JSON can write."""
+    if isinstance(value, str):
+        return value if value.isascii() else _LONE.sub("?", value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(entry) for entry in value]
+    return value
 
 
 def unpack(data: bytes) -> dict[str, Any]:

@@ -101,7 +101,11 @@ class Store:
 
     def save(self, boot_id: str, state: State, baseline: CpuBaseline | None) -> None:
         """Write the state; a failure is logged when it begins and shown in the status."""
-        framed = pack(boot_id, state, baseline)
+        try:
+            framed = pack(boot_id, state, baseline)
+        except (ValueError, OverflowError) as exc:  # the text of one may be what others wrote
+            self._fail(f"state cannot be packed ({type(exc).__name__}); report it")
+            return
         sync = time.monotonic() - self._synced >= SYNC_S
         try:
             self._write(framed, sync=sync)

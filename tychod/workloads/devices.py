@@ -16,6 +16,7 @@ from tychod.workloads.hostfiles import NEED_CAPABILITY
 from tychod.workloads.kubelet import Unavailable
 from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest, kubelet_paths
 from tychod.workloads.podresources import PodResources
+from tychod.workloads.texts import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -136,6 +137,8 @@ def _names(value: object) -> Iterator[str]:
 def _name(value: object, what: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= NAME_LIMIT:
         raise FormatError(f"{what} is no name")
+    if bounded(value, NAME_LIMIT) != value:
+        raise FormatError(f"{what} holds half a character")
     return value
 
 
