@@ -216,6 +216,25 @@ def test_a_machine_keeps_its_leaf_though_it_is_called_otherwise_now() -> None:
     assert {"checkout", "uuid-3"} <= set(cpu(last))
 
 
+def test_what_an_agent_told_is_not_taken_back() -> None:
+    """A machine keeps its name and labels while its agent is silent after a restart."""
+    told = replace(FIRST.identity, id="checkout", name="checkout", names_from="agent")
+    told = replace(told, labels={"health": "ok"})
+
+    def named(seen: Sequence[Seen], identity: Identity) -> list[Seen]:
+        return [
+            (replace(o, identities={**o.identities, FIRST.vm_key or 0: identity}), w)
+            for o, w in seen
+        ]
+
+    before = booked(named(observed(world(FIRST), EDGES[:3]), told))
+    silent = replace(FIRST.identity, id="i-0815", name="i-0815", names_from="cmdline")
+    last, _ = booked(named(observed(world(FIRST), EDGES[2:]), silent), before[-1][1])[-1]
+    found = leaf(last, "checkout").identity
+
+    assert (found.name, found.names_from, found.labels) == ("checkout", "agent", {"health": "ok"})
+
+
 def test_a_process_that_moves_takes_its_leaf_with_it() -> None:
     """What it used on the way is its cgroups'; then it is carved out of the other one.
 

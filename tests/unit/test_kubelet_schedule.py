@@ -128,14 +128,19 @@ def test_wall_clock_that_steps_changes_nothing(
 def test_failing_kubelet_is_asked_again_soon_then_ever_more_rarely(
     kubelet: Kubelet, server: SimKubelet
 ) -> None:
-    """1, 2, 4, 8, 16 s apart and then at the interval, wanted or not; a good answer resets it."""
+    """1, 2, 4, 8, 16 s apart and then at the interval, every 2 s while somebody is unknown.
+
+    A good answer resets it.
+    """
     server.fault = "500"
-    asked = run(kubelet, 0, 100, soon=True)
+    asked = run(kubelet, 0, 100)
+    wanted = run(kubelet, 100, 107, soon=True)
     server.fault = ""
-    recovered = run(kubelet, 100, 180)
+    recovered = run(kubelet, 107, 180)
 
     assert asked == [0, 1, 3, 7, 15, 31, 61, 91]
-    assert recovered == [121, 151]
+    assert wanted == [100, 102, 104, 106]
+    assert recovered == [136, 166]
 
 
 def test_answers_go_stale_after_three_intervals_or_one_failure(

@@ -84,23 +84,32 @@ def _identities(
 def _keep_machines(
     by_key: dict[int, Identity], refs: Mapping[int, CgroupRef], accounts: Mapping[str, Account]
 ) -> None:
-    """Let a machine keep its leaf though its id is found in another way: an agent may be silent.
+    """Let a machine keep its leaf, and its names, though they are found in another way now.
 
-    The same path with the same inode is the same machine; a process without a cgroup has both, too.
+    An agent may be silent after a restart.  The same path with the same inode is the same machine;
+    a process without a cgroup has both, too.
     """
-    machines = {i.cgroup for i in by_key.values() if i.kind == "vm" and i.id not in accounts}
-    if not machines:
+    if not any(identity.kind == "vm" for identity in by_key.values()):
         return
     places = {
-        (place_of(who.cgroup), account.inode): who.id
+        (place_of(who.cgroup), account.inode): who
         for account in accounts.values()
         if (who := account.identity).kind == "vm" and account.inode is not None
     }
     inodes = {refs[key].path: refs[key].inode for key in by_key if key in refs}
     for key, who in by_key.items():
-        if who.kind == "vm" and who.cgroup in machines:
-            kept = places.get((place_of(who.cgroup), inodes.get(who.cgroup or "", -1)))
-            by_key[key] = replace(who, id=kept or who.id)
+        if who.kind == "vm" and who.cgroup is not None:
+            known = places.get((place_of(who.cgroup), inodes.get(who.cgroup, -1)))
+            by_key[key] = _kept(known, who) if known else who
+
+
+def _kept(known: Identity, now: Identity) -> Identity:
+    """Return a machine as it is found now, with what an agent told of it before."""
+    if known.names_from != "agent" or now.names_from == "agent":
+        return replace(now, id=known.id)
+    return replace(
+        now, id=known.id, name=known.name, names_from=known.names_from, labels=known.labels
+    )
 
 
 def _holder(identity: Identity, by_path: Mapping[str, Identity]) -> Identity:

@@ -167,7 +167,8 @@ class Kubelet:
         if self._hangs():
             return False  # one hung question is enough
         if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one rests
-            pause_ns = min(self._interval_ns, RETRY_NS << min(self._failures - 1, 12))
+            rest_ns = REST_MOST_NS if soon else self._interval_ns
+            pause_ns = min(rest_ns, RETRY_NS << min(self._failures - 1, 12))
         else:
             pause_ns = self._soon_ns(now_ns) if soon else self._interval_ns
         return now_ns - self.asked_ns >= pause_ns
