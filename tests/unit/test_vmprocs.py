@@ -251,6 +251,33 @@ def test_firecrackers_configuration_is_read_where_root_named_it(
     assert sizes == {20: (2, 64 << 20), **dict.fromkeys(range(21, 28), (None, None))}
 
 
+INSIDE = (
+    f"/system.slice/docker-{'a1' * 32}.scope",
+    f"/docker/{'a1' * 32}/system.slice/firework.service",
+    f"/docker/{'a1' * 32}/firecracker/vm-1",
+    "/kubepods/burstable/pod0f3a5b1c-1111-4222-8333-444455556666",
+    f"/kubepods/besteffort/pod0f3a5b1c-1111-4222-8333-444455556666/{'b2' * 32}",
+    f"/machine.slice/libpod-{'a1' * 32}.scope/container",
+    "/lxc.payload.web/init.scope",
+    f"/docker/{'a1' * 32}" + "/x" * 100,
+)
+OUTSIDE = ("/", "/system.slice/firework.service", "/firecracker/vm-1", "/user.slice/user-0.slice")
+
+
+@pytest.mark.parametrize("cgroup", INSIDE + OUTSIDE)
+def test_a_containers_root_names_no_file_of_the_host(
+    host: Host, put: Put, tmp_path: Path, cgroup: str
+) -> None:
+    """What stands in its command line is a path in its own file system, or meant to look so."""
+    config_file = tmp_path / "vm-config.json"
+    config_file.write_text('{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}}')
+    put(20, *FIRECRACKER, "--config-file", str(config_file), uid=0, cgroup=cgroup)
+
+    (vm,) = VmFinder(host, "v2").look(0)
+    assert vm.cgroup == cgroup
+    assert vm.machine.vcpus == (2 if cgroup in OUTSIDE else None)
+
+
 def test_regular_files_alone_are_read_of_those_that_others_name(tmp_path: Path) -> None:
     """A pipe would be waited for, an environment holds secrets."""
     host = Host(config.Host())

@@ -24,6 +24,7 @@ from tychod.workloads.hypervisors import (
     parse_firecracker_config,
     parse_machine,
 )
+from tychod.workloads.paths import MAX_DEPTH, identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,15 +180,17 @@ class VmFinder:
         if cgroup is None:
             known = self._vms.get(name)
             return known if known and known.start_ticks == stat.start_ticks else None
-        return VmProcess(int(name), stat.start_ticks, cgroup, self._with_config(name, machine))
+        machine = self._with_config(name, machine, cgroup)
+        return VmProcess(int(name), stat.start_ticks, cgroup, machine)
 
-    def _with_config(self, name: str, machine: Machine) -> Machine:
-        """Add what Firecracker's configuration says, if root wrote the command line.
+    def _with_config(self, name: str, machine: Machine, cgroup: str) -> Machine:
+        """Add what Firecracker's configuration says, if the host's root wrote the command line.
 
-        Anybody else could let us open a file in a file system of his own that never answers.
+        Anybody else, a container's root too, could let us open a file in a file system of his own
+        that never answers, or one of ours that he may not see.
         """
         path = machine.config_file or ""
-        if not path.startswith("/") or not self._is_roots(name):
+        if not path.startswith("/") or not self._is_roots(name) or is_contained(cgroup):
             return machine
         try:
             data = self._host.read_regular(path, _CONFIG_LIMIT)
@@ -222,6 +225,13 @@ class VmFinder:
                 extra={"source": "vms"},
             )
         self.route = route
+
+
+def is_contained(cgroup: str) -> bool:
+    """Say whether a cgroup is in a container or pod, at whatever level: files are others there."""
+    parts = cgroup.strip("/").split("/")[:MAX_DEPTH]
+    levels = (identify("/".join(("", *parts[: n + 1]))) for n in range(len(parts)))
+    return any(x is not None and (x.kind == "container" or x.pod_uid is not None) for x in levels)
 
 
 def _hidden_reason(count: int) -> str:
