@@ -65,15 +65,26 @@ class Story:
     late_ns: Mapping[int, int]  # key -> how long after its birth its names are known
 
 
+def inside(number: int, pod: int, slice_path: str) -> Identity:
+    """A container that a service made, or one of a cluster's pod in that service's tree."""
+    outer = service(0, slice_path)
+    below = replace(
+        container(number, pod if number % 2 else None), parent=outer.id, tenant=outer.cgroup
+    )
+    return replace(below, cgroup=f"{outer.cgroup}/{pod}/{number:064x}", namespace="inner")
+
+
 @composite
 def identities(draw: DrawFn, key: int) -> Identity:
     """Who a cgroup is; some containers' ids are used again, and so are units' names."""
     kind, pod = (
-        draw(st.sampled_from(("new", "again", "pod", "unit", "unit"))),
+        draw(st.sampled_from(("new", "again", "pod", "unit", "unit", "inside"))),
         draw(st.integers(0, 2)),
     )
     if kind == "unit":
         return service(pod // 2, draw(st.sampled_from(SLICES)))
+    if kind == "inside":
+        return inside(key // 2 + 100, pod, draw(st.sampled_from(SLICES)))
     return own(pod) if kind == "pod" else member(key if kind == "new" else key // 2, pod)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.sim.world import container, unit
 from tychod.analysis import ledger
 from tychod.analysis.folded import Folded
-from tychod.analysis.ledger import Seen
+from tychod.analysis.ledger import Places, Seen
 from tychod.analysis.state import Account, Params, State
 from tychod.model import Energy, Identity
 from tychod.runtime.saved import pack, parse, unpack
@@ -386,7 +386,7 @@ def test_what_was_inside_goes_to_the_nearest_that_still_counts() -> None:
     ):
         accounts = book(user, outer, inner)
         accounts[outer.id] = replace(accounts[outer.id], **change)
-        ledger.evict(accounts, {}, inner.id)
+        ledger.evict(accounts, {}, inner.id, Places(accounts))
         assert accounts[heir].energy == {"package": Energy(20, 10)}
     accounts = book(user, outer, inner)
     accounts[user.id] = replace(accounts[user.id], ended_ns=1, ended_sequence=1)
@@ -406,7 +406,7 @@ def test_an_ended_units_account_keeps_its_end() -> None:
     accounts = book(user, inner)
     accounts[user.id] = replace(accounts[user.id], first_seen_ns=3)
     end(accounts, inner, now=5)
-    ledger.evict(accounts, {}, inner.id)
+    ledger.evict(accounts, {}, inner.id, Places(accounts))
 
     found = accounts[user.id]
     assert (found.first_seen_ns, found.ended_ns, found.ended_sequence) == (3, 5, 5)
@@ -482,6 +482,6 @@ def test_a_leaf_whose_id_another_has_now_takes_over_nothing() -> None:
     accounts = book(user, outer, inner)
     renamed, hosts = replace(outer, name="now"), replace(outer, cgroup=f"/docker/{outer.id}")
 
-    assert ledger.late_heir(inner, accounts, {outer.id: renamed}) is renamed
-    assert ledger.late_heir(inner, accounts, {}) == outer
-    assert ledger.late_heir(inner, accounts, {outer.id: hosts}).id == "past"
+    assert ledger.late_heir(inner, Places(accounts), {outer.id: renamed}) is renamed
+    assert ledger.late_heir(inner, Places(accounts), {}) == outer
+    assert ledger.late_heir(inner, Places(accounts), {outer.id: hosts}).id == "past"

@@ -5,7 +5,7 @@ those that come later, the older before the younger.  Ended leaves are guarded t
 listed: only the host, or the tenant who had it, can take one up again.
 """
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import Final, NamedTuple
 
 from tychod.analysis import ledger
@@ -48,7 +48,15 @@ def settle_claims(
         for key, ref in refs.items()
         if key in by_key and (by_key[key].cgroup or "") not in lost
     }
-    heirs = {p: _heir(claim, named, who, accounts) for p, (claim, who) in lost.items()}
+    present = {identity.id: identity for identity in named.values()}
+    places = ledger.Places(accounts)
+
+    def gone(who: Identity) -> Identity:
+        return ledger.late_heir(who, places, present)
+
+    heirs = {
+        p: _heir(claim, named, who, accounts.get(who.id), gone) for p, (claim, who) in lost.items()
+    }
     for key, identity in by_key.items():
         if _is_claim(identity) and identity.cgroup in heirs:
             by_key[key] = heirs[identity.cgroup]
@@ -145,13 +153,15 @@ def _reach(tenant: str | None) -> int:
 
 
 def _heir(
-    claim: _Claim, named: Mapping[str, Identity], who: Identity, accounts: Mapping[str, Account]
+    claim: _Claim,
+    named: Mapping[str, Identity],
+    who: Identity,
+    account: Account | None,
+    gone: Callable[[Identity], Identity],
 ) -> Identity:
-    """Return who gets the time of a claim that was lost."""
-    account = accounts.get(who.id)
+    """Return who gets the time of a claim that was lost; ``gone`` says so of an ended leaf."""
     if account and account.identity.cgroup == claim.path and not claim.is_live:
-        present = {identity.id: identity for identity in named.values()}
-        return ledger.late_heir(account.identity, accounts, present)  # it was it, and has ended
+        return gone(account.identity)  # it was the container, and has ended
     above = claim.path.rpartition("/")[0]
     while above:
         found = named.get(above)

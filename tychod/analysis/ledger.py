@@ -37,6 +37,25 @@ time, and each is to see it."""
 Accounts = dict[str, Account]
 
 
+class Places:
+    """The leaves, found by their cgroups too; those are listed when somebody asks first."""
+
+    def __init__(self, accounts: Mapping[str, Account]) -> None:
+        """``accounts`` may change; a leaf that comes later is found by its id alone."""
+        self.accounts = accounts
+        self._by_path: dict[str, str] | None = None
+
+    def around(self, place: str, least: int) -> Iterator[Account]:
+        """Yield the leaves that a cgroup is in, nearest first, whose paths are so long at least."""
+        if self._by_path is None:
+            found = ((a.identity.cgroup, i) for i, a in self.accounts.items())
+            self._by_path = {path: i for path, i in found if path}
+        while len(place := place.rpartition("/")[0]) >= max(least, 1):
+            account = self.accounts.get(self._by_path.get(place, ""))
+            if account is not None and account.identity.cgroup == place:
+                yield account
+
+
 def with_fixed(accounts: Mapping[str, Account], now_wall_ns: int) -> Accounts:
     """Return the accounts with the four fixed leaves present."""
     found = dict(accounts)
@@ -59,11 +78,12 @@ def admit(accounts: Accounts, folded: Folded, present: Iterable[Seen], now_wall_
     A container whose cgroup was made anew is another container: what the old one had is evicted
     at once.
     """
+    places = Places(accounts)
     for seen in present:
         leaf_id = seen.identity.id
         known = accounts.get(leaf_id)
         if known is not None and _is_other(known, seen):
-            evict(accounts, folded, leaf_id)
+            evict(accounts, folded, leaf_id, places)
             known = None
         accounts[leaf_id] = _refreshed(known, seen, folded) if known else _opened(seen, now_wall_ns)
 
@@ -178,9 +198,10 @@ def evict_old(
     accounts: Accounts, folded: Folded, end_ns: int, sequence: int, params: Params
 ) -> None:
     """Evict the ended leaves that are too old, too small or too many."""
+    places = Places(accounts)
     for leaf_id in _surplus(accounts, end_ns, sequence, params):
-        evict(accounts, folded, leaf_id)
-    _fold_finished_pods(accounts, folded)
+        evict(accounts, folded, leaf_id, places)
+    _fold_finished_pods(accounts, folded, places)
     folding.trim(folded, (account.identity for account in accounts.values()))
 
 
@@ -210,60 +231,50 @@ def _is_over(account: Account, end_ns: int, sequence: int, params: Params) -> bo
     return is_old and sequence - (account.ended_sequence or 0) >= SNAPSHOTS_SHOWN
 
 
-def evict(accounts: Accounts, folded: Folded, leaf_id: str) -> None:
+def evict(accounts: Accounts, folded: Folded, leaf_id: str, places: Places) -> None:
     """Move one leaf's counters to its pod's past, to the leaf that it was in, or to ``past``.
 
     ``evict_old`` folds the pasts of pods that are no longer listed, in the same window.
     """
     account = accounts.pop(leaf_id)
-    merge_into(accounts, folded, former(account.identity, accounts, account), account)
+    merge_into(accounts, folded, former(account.identity, places, account), account)
 
 
-def former(
-    identity: Identity, accounts: Mapping[str, Account], account: Account | None = None
-) -> Identity:
+def former(identity: Identity, places: Places, account: Account | None = None) -> Identity:
     """Return the leaf that gets what an ended leaf had.
 
     What a tenant used stays with him: else he would only have to make his cgroups anew.
     """
-    outer = _outer(identity, accounts, account or accounts.get(identity.id))
+    outer = _outer(identity, places, account or places.accounts.get(identity.id))
     if identity.pod_uid is not None:
         return past_of(identity, outer)
     return outer or FIXED[2]
 
 
-def late_heir(
-    identity: Identity, accounts: Mapping[str, Account], present: Mapping[str, Identity]
-) -> Identity:
+def late_heir(identity: Identity, places: Places, present: Mapping[str, Identity]) -> Identity:
     """Return who gets what an ended leaf's cgroup used last; ``present`` are this window's leaves.
 
     An id that was his may have become another's meanwhile.
     """
-    heir = former(identity, accounts)
+    heir = former(identity, places)
     now = present.get(heir.id, heir)
     return now if heir.kind in ("unit", "past") or now.cgroup == heir.cgroup else FIXED[2]
 
 
-def _outer(
-    identity: Identity, accounts: Mapping[str, Account], account: Account | None
-) -> Identity | None:
+def _outer(identity: Identity, places: Places, account: Account | None) -> Identity | None:
     """Return the nearest leaf that a tenant's leaf, or his pod's past, was in; his own at most."""
     tenant = identity.tenant
     if tenant is None:
         return None
-    place = identity.cgroup or f"{tenant}/{identity.id}"
-    named = accounts.get(identity.parent or "")
+    place = identity.cgroup or f"{tenant}/past"
+    named = places.accounts.get(identity.parent or "")
     if named is not None and _takes(named, identity, account):
         is_his = identity.cgroup is None and named.identity.tenant == tenant
         if is_his or place.startswith(f"{named.identity.cgroup}/"):
             return named.identity
-    around = [  # a parent that is gone, or whose id another has
-        other.identity
-        for other in accounts.values()
-        if place.startswith(f"{other.identity.cgroup}/") and _takes(other, identity, account)
-    ]
-    nearest = max(around, key=lambda who: len(who.cgroup or ""), default=None)
-    return nearest if nearest and len(nearest.cgroup or "") >= len(tenant) else None
+    # Its parent is gone, or another has its id.
+    around = places.around(place, len(tenant))
+    return next((one.identity for one in around if _takes(one, identity, account)), None)
 
 
 def _takes(outer: Account, identity: Identity, account: Account | None) -> bool:
@@ -338,14 +349,14 @@ def pods_of(identities: Iterable[Identity]) -> frozenset[str]:
     )
 
 
-def _fold_finished_pods(accounts: Accounts, folded: Folded) -> None:
+def _fold_finished_pods(accounts: Accounts, folded: Folded, places: Places) -> None:
     """A pod with no leaf left leaves nothing but its share of ``past``, or of what it was in."""
     pasts = list(_pod_pasts(accounts))
     listed = listed_pods(accounts) if pasts else frozenset()
     for leaf_id in pasts:
         if pod_key(accounts[leaf_id].identity) not in listed:
             account = accounts.pop(leaf_id)
-            target = _outer(account.identity, accounts, account) or FIXED[2]
+            target = _outer(account.identity, places, account) or FIXED[2]
             merge_into(accounts, folded, target, account)
 
 

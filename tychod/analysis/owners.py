@@ -37,9 +37,10 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
     settle_claims(by_key, refs, cpu.live, accounts)
     inodes = _leaf_inodes(keys, by_key, refs, cpu.live)
     present = {identity.id: identity for identity in by_key.values()}
+    places = ledger.Places(accounts)
     for key, identity in by_key.items():
         if _is_former(key, identity, refs, inodes):
-            by_key[key] = ledger.late_heir(identity, accounts, present)
+            by_key[key] = ledger.late_heir(identity, places, present)
     used_by_key = cpu.used_ns.sum(axis=0).tolist()
     leaves = {by_key[key].id: by_key[key] for key in keys}
     order = sorted(leaves)
