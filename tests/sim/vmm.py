@@ -121,11 +121,12 @@ class FakeProcess:
         (folder / "cmdline").write_bytes(arguments)
         (folder / "cgroup").write_text(f"4:cpu,cpuacct:/v1{self.cgroup}\n0::{self.cgroup}\n")
         (folder / "status").write_text("Name:\tx\nUid:" + f"\t{self.uid}" * 4 + "\n")
+        threads = {self.pid: (0, "main"), **self.threads}
         (folder / "stat").write_text(
             f"{self.pid} (a) b) {self.state} 1 1 1 0 -1 0 1 2 3 4 "
-            f"{self.cpu_ticks} 0 0 0 20 0 1 0 {self.start_ticks} 8 9\n"
+            f"{self.cpu_ticks} 0 0 0 20 0 {len(threads)} 0 {self.start_ticks} 8 9\n"
         )
-        for tid, (cpu_ns, comm) in {self.pid: (0, "main"), **self.threads}.items():
+        for tid, (cpu_ns, comm) in threads.items():
             task = folder / "task" / str(tid)
             task.mkdir(parents=True)
             (task / "comm").write_text(comm + "\n")

@@ -10,6 +10,7 @@ import pytest
 from tests.sim.vmm import FakeProcess
 from tychod import config
 from tychod.hostfs import Host
+from tychod.workloads import vmprocs
 from tychod.workloads.hypervisors import COMMAND_LIMIT, Machine
 from tychod.workloads.vmprocs import ThreadTimes, VmFinder, VmProcess, parse_schedstat_ns
 
@@ -363,6 +364,46 @@ def test_a_procfs_that_cannot_be_listed_keeps_what_is_known(
     assert "No such file" in finder.route
 
 
+def test_a_flood_of_hypervisors_is_looked_at_up_to_a_limit(
+    host: Host, put: Put, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those known stay, one more costs no more than any process, and a place that is free is taken.
+
+    The route says it, without a number that would be another line with each look.
+    """
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(vmprocs, "MOST_VMS", 5)
+    crowd(put)
+    counting = CountingHost(host)
+    finder = VmFinder(counting, "v2")  # type: ignore[arg-type]
+    real = [put(pid, *FIRECRACKER) for pid in range(20, 24)]
+    finder.look(0)
+    flood = [put(pid, *FIRECRACKER) for pid in range(300, 340)]
+    for second in range(2, 8, 2):
+        found = finder.look(second * SECOND)
+    counting.read.clear()
+    again = finder.look(8 * SECOND)
+
+    assert len(found) == 5
+    assert again == found
+    assert {p.pid for p in real} <= set(pids(found))
+    assert finder.route.startswith("more than 5 hypervisors, the others are not told apart; see ")
+    beyond = {str(p.pid) for p in flood} - {str(pid) for pid in pids(found)}
+    read = [path for path in counting.read if path.partition("/")[0] in beyond]
+    assert all(path.endswith("/cmdline") for path in read)
+    assert len(read) <= 3  # one 30th of those there are
+
+    for process in (real[0], *flood[20:]):
+        process.remove()
+    last = [finder.look(second * SECOND) for second in range(10, 90, 2)][-1]
+    assert len(last) == 5
+    for process in flood[:20]:
+        process.remove()
+    assert pids(finder.look(100 * SECOND)) == [21, 22, 23]
+    assert finder.route == "ok"
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+
+
 # --- CPU time
 
 
@@ -403,6 +444,42 @@ def test_a_thread_that_is_named_late_counts_as_what_it_is(host: Host, put: Put) 
     process.threads = {21: (30, "renamed by its guest")}
     process.write()
     assert times.read(vm_of(process)) == (30, 30)
+
+
+def test_a_flood_of_threads_is_read_as_a_whole(
+    host: Host, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limits of one and of all, the sum alone is told; it never falls, nor is lost."""
+    monkeypatch.setattr(vmprocs, "MOST_THREADS", 4)
+    monkeypatch.setattr(vmprocs, "MOST_READ", 6)
+    few = {20: (7 * TICK, "firecracker"), 21: (9 * TICK, "fc_vcpu 0")}
+    process = put(20, *FIRECRACKER, threads=few, cpu_ticks=16)
+    other = put(30, *FIRECRACKER, threads={31: (5, "fc_vcpu 0"), 32: (5, "x"), 33: (5, "x")})
+    times, finder = ThreadTimes(host), VmFinder(host, "v2")
+    finder.look(0)
+    assert times.read(vm_of(process)) == (16 * TICK, 9 * TICK)
+    assert times.read(vm_of(other)) == (15, 5)
+    finder.look(2 * SECOND)
+    assert finder.route == "ok"
+
+    process.threads = {**few, **dict.fromkeys(range(40, 80), (TICK, "x"))}
+    process.cpu_ticks = 56
+    process.write()
+    times.keep_only([vm_of(process), vm_of(other)])
+    assert times.read(vm_of(process)) == (56 * TICK, None)
+    finder.look(4 * SECOND)
+    assert "more than 4 threads in one hypervisor or 6 in all, whose vCPUs" in finder.route
+    assert times.read(vm_of(other)) == (15, 5)  # what was not read left room for it
+    third = put(50, *FIRECRACKER, threads=dict.fromkeys((51, 52), (TICK, "x")), cpu_ticks=2)
+    assert times.read(vm_of(third)) == (2 * TICK, None)
+
+    process.threads, process.cpu_ticks = few, 57
+    process.write()
+    times.keep_only([vm_of(process)])
+    total = times.read(vm_of(process))
+    assert total is not None
+    assert total[0] >= 56 * TICK
+    assert total[1] == 9 * TICK
 
 
 def test_ended_threads_stay_counted(host: Host, put: Put) -> None:

@@ -89,6 +89,13 @@ def identify(path: str) -> Identity | None:
     )
 
 
+def is_contained(cgroup: str) -> bool:
+    """Say whether a cgroup is in a container or pod, at whatever level: files are others there."""
+    parts = cgroup.strip("/").split("/")[:MAX_DEPTH]
+    levels = (identify("/".join(("", *parts[: n + 1]))) for n in range(len(parts)))
+    return any(x is not None and (x.kind == "container" or x.pod_uid is not None) for x in levels)
+
+
 def _named_levels(path: str) -> Iterator[_Match]:
     """Yield what each level of a path is named, outermost first."""
     place, below = _Place(), 0

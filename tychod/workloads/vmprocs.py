@@ -24,10 +24,10 @@ from tychod.workloads.hypervisors import (
     parse_firecracker_config,
     parse_machine,
 )
-from tychod.workloads.paths import MAX_DEPTH, identify
+from tychod.workloads.paths import is_contained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tychod.hostfs import Host
 
@@ -37,6 +37,12 @@ SECOND_NS: Final = 1_000_000_000
 LISTING_NS: Final = 2 * SECOND_NS
 SOON_NS: Final = SECOND_NS // 5
 FORGET_NS: Final = 60 * SECOND_NS
+MOST_VMS: Final = 500
+"""Hypervisors that are looked at; anybody may start processes that are called like one."""
+MOST_THREADS: Final = 512
+"""Threads of one hypervisor that are read; a machine has some ten and one for each of its CPUs."""
+MOST_READ: Final = 10_000
+"""Threads of all of them that are read in one window."""
 _STAT_LIMIT: Final = 4096
 _CONFIG_LIMIT: Final = 256 << 10
 _ROOT_UIDS: Final = [b"0", b"0", b"0", b"0"]
@@ -77,6 +83,8 @@ class VmFinder:
         self._settled: set[str] = set()
         self._recheck: list[str] = []
         self._hidden: set[str] = set()
+        self._beyond: set[str] = set()  # more of them than are looked at
+        self._threads: dict[str, int] = {}
         self._listed_ns: int | None = None
         self._found: tuple[VmProcess, ...] = ()
         self.route = "not looked yet"
@@ -115,11 +123,26 @@ class VmFinder:
             self._look_at(name, now_ns)
         found = tuple(sorted(self._vms.values()))
         self._found = self._found if found == self._found else found
-        self._say(_hidden_reason(len(self._hidden)))
+        reasons = (_hidden_reason(len(self._hidden)), *self._flood_reasons())
+        self._say("; ".join(reason for reason in reasons if reason) or "ok")
+
+    def _flood_reasons(self) -> Iterator[str]:
+        """Yield why some hypervisors are not told as they could be; no number, which would change.
+
+        Their energy stays with what they run in, or is theirs without a guest's part.
+        """
+        see = "see who starts them (ps -eo user,pid,nlwp,args)"
+        if self._beyond:
+            yield f"more than {MOST_VMS} hypervisors, the others are not told apart; {see}"
+        counts = self._threads.values()
+        if max(counts, default=0) > MOST_THREADS or sum(counts) > MOST_READ:
+            most = f"{MOST_THREADS} threads in one hypervisor or {MOST_READ} in all"
+            yield f"more than {most}, whose vCPUs are not told apart; {see}"
 
     def _drop_gone(self, names: set[str]) -> None:
         self._settled &= names
         self._hidden &= names
+        self._beyond &= names
         for name in self._young.keys() - names:
             del self._young[name]
         for name in self._vms.keys() - names:
@@ -127,13 +150,16 @@ class VmFinder:
 
     def _verify(self) -> None:
         """Drop what has ended or is another process under the same pid, follow those that move."""
+        self._threads.clear()
         for name, vm in tuple(self._vms.items()):
-            stat = self._stat(name)
+            data = self._file(name, "stat", _STAT_LIMIT) or b""
+            stat = parse_stat(data)
             if stat is None or stat.is_dead or stat.start_ticks != vm.start_ticks:
                 del self._vms[name]
                 self._settled.discard(name)
                 self._young.pop(name, None)
                 continue
+            self._threads[name] = thread_count(data)
             cgroup = self._cgroup(name)
             if cgroup is not None and cgroup != vm.cgroup:
                 self._vms[name] = vm._replace(cgroup=cgroup)
@@ -171,7 +197,11 @@ class VmFinder:
         data = self._file(name, "cmdline", COMMAND_LIMIT)
         (self._hidden.add if data is None else self._hidden.discard)(name)
         program = (data or b"").partition(b"\0")[0].decode(errors="replace")
+        self._beyond.discard(name)
         if not data or hypervisor_of(program) is None:
+            return None
+        if name not in self._vms and len(self._vms) >= MOST_VMS:
+            self._beyond.add(name)
             return None
         machine, stat = parse_machine(parse_cmdline(data)), self._stat(name)
         if machine is None or stat is None or stat.is_dead:
@@ -227,16 +257,9 @@ class VmFinder:
         self.route = route
 
 
-def is_contained(cgroup: str) -> bool:
-    """Say whether a cgroup is in a container or pod, at whatever level: files are others there."""
-    parts = cgroup.strip("/").split("/")[:MAX_DEPTH]
-    levels = (identify("/".join(("", *parts[: n + 1]))) for n in range(len(parts)))
-    return any(x is not None and (x.kind == "container" or x.pod_uid is not None) for x in levels)
-
-
 def _hidden_reason(count: int) -> str:
     if not count:
-        return "ok"
+        return ""
     return (
         "the command lines of some processes are hidden (hidepid); let tychod's user be of the"
         " group that /proc is mounted with (gid=)"
@@ -269,14 +292,18 @@ class _Known:
         self.ended_ns += thread.cpu_ns
         self.ended_vcpu_ns += thread.cpu_ns if thread.is_vcpu else 0
 
+    def whole(self, stat_ns: int) -> VmTimes:
+        """Return the sum alone, of the process as a whole."""
+        self.last_ns = max(stat_ns, self.last_ns)
+        return VmTimes(self.last_ns, None)
+
     def total(self, stat_ns: int, tick_ns: int) -> VmTimes:
         """Return the sums; ``stat_ns``, read before the threads, also knows those never seen."""
         threads = self.threads.values()
         seen_ns = self.ended_ns + sum(t.cpu_ns for t in threads)
         if seen_ns == 0:
             # No schedstat; a kernel that does not count it writes zeros (sched_info_on()).
-            self.last_ns = max(stat_ns, self.last_ns)
-            return VmTimes(self.last_ns, None)
+            return self.whole(stat_ns)
         self.missed_ns = max(self.missed_ns, stat_ns - tick_ns - seen_ns)
         self.last_ns = max(seen_ns + self.missed_ns, self.last_ns)
         vcpu_ns = self.ended_vcpu_ns + sum(t.cpu_ns for t in threads if t.is_vcpu)
@@ -291,24 +318,33 @@ class ThreadTimes:
         self._host = host
         self._tick_ns = SECOND_NS // os.sysconf("SC_CLK_TCK")
         self._known: dict[tuple[int, int], _Known] = {}
+        self._read_now = 0  # threads read in this window
 
     def read(self, vm: VmProcess) -> VmTimes | None:
         """Return what a hypervisor has used since it began; None if it is no longer there.
 
-        It never falls.  One that has died but was not waited for still has its last value.
+        It never falls.  One that has died but was not waited for still has its last value.  Of one
+        with too many threads the whole alone is read.
         """
         key = (vm.pid, vm.start_ticks)
-        stat = parse_stat(self._file(f"{vm.pid}/stat") or b"")
-        tasks = self._tasks(vm.pid)
+        data = self._file(f"{vm.pid}/stat") or b""
+        stat, count = parse_stat(data), thread_count(data)
+        is_crowded = count > MOST_THREADS or self._read_now + count > MOST_READ
+        self._read_now += 0 if is_crowded else count
+        tasks = () if is_crowded else self._tasks(vm.pid)
         if stat is None or stat.start_ticks != vm.start_ticks or tasks is None:
             self._known.pop(key, None)
             return None
         known = self._known.setdefault(key, _Known())
+        stat_ns = stat.cpu_ticks * self._tick_ns
+        if is_crowded:
+            return known.whole(stat_ns)
         self._read_threads(vm, known, tasks)
-        return known.total(stat.cpu_ticks * self._tick_ns, self._tick_ns)
+        return known.total(stat_ns, self._tick_ns)
 
     def keep_only(self, vms: Iterable[VmProcess]) -> None:
-        """Forget every hypervisor but these."""
+        """Forget every hypervisor but these: a window has been read."""
+        self._read_now = 0
         kept = {(vm.pid, vm.start_ticks) for vm in vms}
         for key in self._known.keys() - kept:
             del self._known[key]
@@ -347,6 +383,12 @@ class ThreadTimes:
             return self._host.read_bytes(f"{self._host.procfs}/{path}", _STAT_LIMIT)
         except OSError:
             return None
+
+
+def thread_count(stat: bytes) -> int:
+    """Return how many threads a /proc/PID/stat says that there are; 0 where it is cut short."""
+    fields = stat.rpartition(b") ")[2].split()
+    return int(fields[17]) if len(fields) > 17 else 0
 
 
 def parse_schedstat_ns(data: bytes | None) -> int | None:
