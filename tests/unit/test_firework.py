@@ -176,6 +176,17 @@ def test_the_body_of_a_redirect_is_not_read() -> None:
     assert peer.sent < 32 << 20  # what the kernel took before the connection was closed
 
 
+def test_the_line_before_a_chunk_has_a_limit() -> None:
+    """It may not be what the body may not: as long as the peer likes."""
+    opening = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with RawPeer(opening, b"1" * (1 << 20), most=64) as peer:
+        client = Firework(peer.url)
+        ask(client, 0)
+
+    assert client.route.startswith("the answer broke off")
+    assert peer.sent < 32 << 20  # what the kernel took before the connection was closed
+
+
 def test_a_fault_of_ours_costs_the_answer_only(caplog: pytest.LogCaptureFixture) -> None:
     """What nobody foresaw is told once, without the text that the peer may have chosen."""
     length = b"9" * 5000  # Python makes no number of so many digits

@@ -316,8 +316,10 @@ def _read_status(session: requests.Session, url: str) -> bytes:
 
 
 def _body(response: requests.Response, deadline_s: float) -> bytes:
+    from tychod.workloads.http_line import read_body
+
     body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
+    for chunk in read_body(response, _CHUNK):
         body += chunk
         if len(body) > BODY_LIMIT:
             _refuse(f"the answer is longer than {BODY_LIMIT >> 20} MiB")

@@ -4,12 +4,14 @@ Imports `requests`, so it is itself imported only once there is somebody to ask.
 """
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from http.client import HTTPException
 from typing import Any
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 
@@ -51,6 +53,23 @@ class Line:
     def _connect(self, connection: Any, connect: Callable[[], None]) -> None:
         connect()
         self._socket = connection.sock
+
+
+def read_body(response: requests.Response, size: int) -> Iterator[bytes]:
+    """Yield the body in parts of ``size`` bytes; RequestException where it breaks off.
+
+    `iter_content` takes chunks apart by itself, and a line that tells of one may be of any length;
+    the standard library, which is asked here, reads 64 KiB of it.
+    """
+    try:
+        while part := response.raw.read(size):
+            yield part
+    except urllib3.exceptions.ReadTimeoutError as exc:
+        raise requests.ConnectionError(exc) from exc
+    except urllib3.exceptions.SSLError as exc:
+        raise requests.exceptions.SSLError(exc) from exc
+    except (urllib3.exceptions.HTTPError, HTTPException) as exc:
+        raise requests.exceptions.ChunkedEncodingError(exc) from exc
 
 
 def new_session() -> requests.Session:

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from tychod.config import Kubelet
 from tychod.hostfs import FileIdentity, Host
-from tychod.workloads.http_line import Line, ask, new_session
+from tychod.workloads.http_line import Line, ask, new_session, read_body
 from tychod.workloads.pods import Pod, PodsError, parse_pods
 
 CA_FILES: Final = (
@@ -133,7 +133,7 @@ class Exchange:
 
     def _body(self, response: requests.Response, deadline_s: float) -> bytearray:
         body = bytearray()
-        for chunk in response.iter_content(_CHUNK):
+        for chunk in read_body(response, _CHUNK):
             body += chunk
             if len(body) > BODY_LIMIT:
                 limit = f"{BODY_LIMIT >> 20} MiB"
@@ -337,7 +337,7 @@ def _tls_refusal(reason: str) -> KubeletError:
 
 
 def _excerpt(response: requests.Response) -> str:
-    return next(response.iter_content(512), b"").decode(errors="replace")
+    return next(read_body(response, 512), b"").decode(errors="replace")
 
 
 def _first(causes: tuple[BaseException, ...], kind: type[E]) -> E | None:
