@@ -318,10 +318,13 @@ def test_cgroups_that_live_for_one_process(cgroups: RealCgroups, load: Path, kin
         names = [maps.views.info["name"][slot].decode() for slot in slots]
         gone = [int(maps.views.info["gone"][slot]) for slot in slots]
 
-        assert all(one.sum_ns >= 1_000_000 - SWITCH_NS * one.switches for one in used)
+        switches = sum(one.switches for one in used)
+        # A process ends when its own clock says so; a switch that nobody told us is another's time.
+        short_ns = sum(max(0, 1_000_000 - one.sum_ns) for one in used)
+        assert all(one.sum_ns > 0 for one in used)
+        assert short_ns <= allowed_ns(switches, since, maps)
         assert names == [place.name for place in places]
         assert all(gone)
-        switches = sum(one.switches for one in used)
         apart_ns = abs(sum(one.sum_ns for one in used) - witness_ns)
         assert apart_ns <= allowed_ns(switches, since, maps)
         assert maps.used(inode(cgroups.top)).sum_ns == 0
