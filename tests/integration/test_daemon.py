@@ -14,7 +14,7 @@ from tests.sim.cgrouptree import RealCgroups, real_base
 from tests.sim.node import Node
 from tests.sim.powercap import LAYOUTS, Driver, Machine, Power
 
-RUN_S = 10.0
+RUN_S = 8.0
 IDLE_W = 30.0
 BUSY_W = 25.0
 WINDOW_S = 1.0
@@ -127,7 +127,7 @@ def test_killed_daemon_loses_nothing(bench: Bench, tmp_path: Path) -> None:
         node.wait_windows(3)
         before, old = both(node)
         node.kill()
-        time.sleep(3.0)
+        time.sleep(1.5)
         node.start()
         answer, leaves = both(node)
         gap = node.ask("node")["window"]
