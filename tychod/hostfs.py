@@ -174,8 +174,7 @@ class Host:
 
     def pid_names(self) -> set[str]:
         """Return the pids that procfs lists at this moment, as it writes them and unsorted."""
-        with_digit = (name for name in os.listdir(self.procfs) if name.isdigit())  # noqa: PTH208
-        return set(with_digit)
+        return {name for name in os.listdir(self.procfs) if name.isdigit()}  # noqa: PTH208
 
     def read_regular(self, path: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
         """Return a file that somebody else has named, None if it is gone or no regular file.

@@ -24,14 +24,14 @@ from tychod.workloads.vmprocs import VmFinder
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.2
+LOOK_NS: Final = 250_000_000
 """How soon a question that is due is asked; a new cgroup is looked up at once."""
-REST_S: Final = 1.0
+REST_NS: Final = 1_000_000_000
 """The same where nothing is to be found out."""
-SETTLE_S: Final = 0.02
+SETTLE_S: Final = 0.1
 """Cgroups are made in groups: those of a few containers are looked up together."""
 FILE_ROUTES: Final = ("bundle", "runtime-file", "log-link")
-SOON_S: Final = 0.05
+SOON_NS: Final = 50_000_000
 """When the kubelet may be asked about one that was just made (see the registry's questions)."""
 
 
@@ -71,10 +71,11 @@ class Hierarchy(NamedTuple):
     finder: VmFinder | None = None
     nurseries: Nurseries | None = None
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether only time can bring something new."""
-        return self.registry.is_settled and not self.nurseries
+    def rest_ns(self, now_ns: int) -> int:
+        """Return how long nothing need be looked at, births aside."""
+        due_ns = now_ns if self.nurseries else self.registry.due_ns(now_ns)
+        left_ns = REST_NS if due_ns is None else due_ns - now_ns
+        return min(max(left_ns, LOOK_NS), REST_NS)
 
 
 class Metadata:
@@ -170,8 +171,8 @@ class Metadata:
 
     def _wait(self, looked_ns: int) -> None:
         """Wait for the next look; meanwhile read the files of containers as they are made."""
-        is_settled = self._hierarchy is not None and self._hierarchy.is_settled
-        due_ns = looked_ns + round((REST_S if is_settled else LOOK_S) * 1e9)
+        rest_ns = self._hierarchy.rest_ns(looked_ns) if self._hierarchy else LOOK_NS
+        due_ns = looked_ns + rest_ns
         while (left_ns := due_ns - self._clock.now_ns()) > 0:
             births = self._hierarchy.births if self._hierarchy else None
             readable = self._readable(left_ns / 1e9, births.fileno() if births else None)
@@ -182,7 +183,7 @@ class Metadata:
             self._stop.wait(SETTLE_S)
             now_ns = self._clock.now_ns()
             self._foresee(births.look(now_ns), now_ns)
-            due_ns = min(due_ns, now_ns + round(SOON_S * 1e9))
+            due_ns = min(due_ns, max(now_ns + SOON_NS, looked_ns + LOOK_NS))
 
     def _readable(self, seconds: float, births_fd: int | None) -> set[int]:
         poll = select.poll()

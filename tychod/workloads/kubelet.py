@@ -27,10 +27,12 @@ SECOND_NS: Final = 1_000_000_000
 SOON_NS: Final = SECOND_NS // 4
 """Least pause between two questions, whatever is unknown."""
 MOST_A_SECOND: Final = 3
-RESTING: Final = 100
-"""Times the last answer's CPU time that a question out of turn waits: 1 % of a core."""
-REST_MOST_NS: Final = 2 * SECOND_NS
+RESTING: Final = 150
+"""Times the last answer's CPU time that a question out of turn waits: 0.7 % of a core."""
+REST_MOST_NS: Final = 3 * SECOND_NS
 """Longest such wait: a new container shall have its name in its first full window."""
+WANTED_NS: Final = 2 * SECOND_NS
+"""Longest pause after failures while somebody is unknown."""
 RETRY_NS: Final = SECOND_NS
 """Pause after the first failure; it doubles with each further one, up to the interval."""
 CLOSING_S: Final = 0.1
@@ -167,7 +169,7 @@ class Kubelet:
         if self._hangs():
             return False  # one hung question is enough
         if self._failures:  # a kubelet that restarts is back in 2-3 s; a dead one rests
-            rest_ns = REST_MOST_NS if soon else self._interval_ns
+            rest_ns = WANTED_NS if soon else self._interval_ns
             pause_ns = min(rest_ns, RETRY_NS << min(self._failures - 1, 12))
         else:
             pause_ns = self._soon_ns(now_ns) if soon else self._interval_ns

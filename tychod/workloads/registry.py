@@ -114,10 +114,18 @@ class Registry:
         """Whether a cgroup waits for its hypervisor to be found."""
         return bool(self._own.pending)
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is to be found out soon: time alone brings nothing new."""
-        return not (self._own.pending or self._foreseen or self._nameless or self._unknown)
+    def due_ns(self, now_ns: int) -> int | None:
+        """Return when something is to be read or asked next; None: time alone brings nothing."""
+        if self._own.pending or self.wants_agent:
+            return now_ns
+        reads = (known.attempt_ns for known in self._nameless)
+        asks = (
+            known.first_ns + pause_ns
+            for known in self._unknown
+            for pause_ns in QUESTIONS_NS
+            if known.first_ns + pause_ns > now_ns
+        )
+        return min((*reads, *asks), default=None)
 
     def foresee(self, paths: Iterable[str], now_ns: int) -> None:
         """Read the names of cgroups that were just made: the files may be gone with them."""

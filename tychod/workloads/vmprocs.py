@@ -6,8 +6,8 @@ No file is kept open and nothing waits, so one thread may look for machines and 
 from __future__ import annotations
 
 import logging
-import math
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 SECOND_NS: Final = 1_000_000_000
 LISTING_NS: Final = 2 * SECOND_NS
+RESTING: Final = 700  # times the CPU time of a listing until the next: 0.14 % of a core
 SOON_NS: Final = SECOND_NS // 5
 FORGET_NS: Final = 60 * SECOND_NS
 MOST_VMS: Final = 500
 """Hypervisors that are looked at; anybody may start processes that are called like one."""
 MOST_THREADS: Final = 512
 """Threads of one hypervisor that are read; a machine has some ten and one for each of its CPUs."""
-MOST_READ: Final = 10_000
-"""Threads of all of them that are read in one window."""
+MOST_READ: Final = 10_000  # threads of all of them, in one window
 _STAT_LIMIT: Final = 4096
 _CONFIG_LIMIT: Final = 256 << 10
 _ROOT_UIDS: Final = [b"0", b"0", b"0", b"0"]
@@ -86,6 +86,7 @@ class VmFinder:
         self._beyond: set[str] = set()  # more of them than are looked at
         self._threads: dict[str, int] = {}
         self._listed_ns: int | None = None
+        self._rest = LISTING_NS
         self._found: tuple[VmProcess, ...] = ()
         self.route = "not looked yet"
 
@@ -94,8 +95,10 @@ class VmFinder:
 
         ``soon``: somebody waits for a new one, so do not wait for the next regular listing.
         """
-        if self._listed_ns is None or now_ns - self._listed_ns >= (SOON_NS if soon else LISTING_NS):
+        if self._listed_ns is None or now_ns - self._listed_ns >= (SOON_NS if soon else self._rest):
+            began_ns = time.thread_time_ns()
             self._list(now_ns)
+            self._rest = max(LISTING_NS, RESTING * (time.thread_time_ns() - began_ns))
         return self._found
 
     def look_at(self, pids: Iterable[int], now_ns: int) -> tuple[VmProcess, ...]:
@@ -168,7 +171,7 @@ class VmFinder:
         """Let so many be read again that it is each one's turn once in 60 s."""
         if not self._recheck:
             self._recheck = list(self._settled)
-        count = math.ceil(len(self._settled) * min(elapsed_ns / FORGET_NS, 1.0))
+        count = -int(-len(self._settled) * min(elapsed_ns / FORGET_NS, 1.0) // 1)
         turn, self._recheck = self._recheck[:count], self._recheck[count:]
         for name in self._settled.intersection(turn):
             self._settled.discard(name)
