@@ -28,7 +28,7 @@ LOOK_NS: Final = 250_000_000
 """How soon a question that is due is asked; a new cgroup is looked up at once."""
 REST_NS: Final = 1_000_000_000
 """The same where nothing is to be found out."""
-SETTLE_S: Final = 0.1
+SETTLE_S: Final = 0.02
 """Cgroups are made in groups: those of a few containers are looked up together."""
 FILE_ROUTES: Final = ("bundle", "runtime-file", "log-link")
 SOON_NS: Final = 50_000_000
