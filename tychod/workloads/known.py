@@ -47,7 +47,6 @@ class Known:
     names: Names | None = None
     listed: tuple[Container, Pod] | None = None  # by the kubelet, under this container's id
     sandbox_by_exclusion: bool = False
-    devices: Devices = field(default_factory=dict)
     unit: UnitFacts | None = None
 
     @property
@@ -135,7 +134,6 @@ def merge(known: Known, facts: PodFacts) -> Identity:
         owner=pod.owner if pod else None,
         qos=base.qos or (pod.qos if pod else None),
         requests=_requests(known, pod) or base.requests,
-        devices=known.devices,
     )
 
 
