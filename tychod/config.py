@@ -4,12 +4,8 @@ The loader, ``etc/tychod.toml``, the table in the manual and ``tychoctl config``
 these declarations.  Intervals are seconds.  ``Restart()`` marks what a reload cannot change.
 """
 
-import ipaddress
-import types
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal
 
 from tychod.schema import Doc, Range, Restart
 
@@ -17,25 +13,6 @@ Enabled = bool | Literal["auto"]
 ENABLED_DOC: Final = (
     'true: its absence is a problem; "auto": used where it exists; false: never read.'
 )
-
-
-PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
-    {
-        "host.procfs": False,
-        "host.sysfs": False,
-        "host.cgroupfs": False,
-        "host.run": False,
-        "host.log": False,
-        "host.var": False,
-        "kubelet.root_dir": True,
-        "kubelet.ca_file": True,
-        "kubelet.client_cert_file": True,
-        "kubelet.client_key_file": True,
-        "kubelet.token_file": True,
-        "control.socket": True,
-    }
-)
-"""Settings that are paths, and whether each may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +114,94 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Hwmon:
+    """Power and energy sensors of the kernel's hwmon class: ACPI power meters, boards, CPUs."""
+
+    enabled: Annotated[Enabled, Restart(), Doc(ENABLED_DOC)] = "auto"
+    interval: Annotated[
+        float, Range(0.05, 2.0), Restart(), Doc("Seconds between two readings.")
+    ] = 0.5
+    sensors: Annotated[
+        tuple[str, ...],
+        Restart(),
+        Doc('Sensors to read, by chip ("power_meter") or name; empty: all.'),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ipmi:
+    """The machine's power by IPMI DCMI: from the BMC, through the kernel, without a password."""
+
+    enabled: Annotated[Enabled, Restart(), Doc(ENABLED_DOC)] = "auto"
+    interval: Annotated[
+        float, Range(0.2, 60.0), Restart(), Doc("Seconds between two readings.")
+    ] = 1.0
+    device: Annotated[str, Restart(), Doc("Device of the IPMI driver.")] = "/dev/ipmi0"
+
+
+@dataclass(frozen=True, slots=True)
+class Redfish:
+    """The machine's power from its BMC, over HTTPS (DMTF Redfish)."""
+
+    enabled: Annotated[
+        Enabled, Restart(), Doc('true: its absence is a problem; "auto": used with credentials.')
+    ] = "auto"
+    interval: Annotated[
+        float,
+        Range(0.2, 60.0),
+        Restart(),
+        Doc("Seconds between two readings, until it is known how often the BMC publishes."),
+    ] = 1.0
+    credentials: Annotated[
+        str,
+        Restart(),
+        Doc("TOML or CSV file with address, user and password; empty: systemd's credential."),
+    ] = ""
+    node: Annotated[
+        str,
+        Restart(),
+        Doc("Name of this node in that file; empty: [kubelet] node_name, host name."),
+    ] = ""
+    ca_file: Annotated[
+        str, Restart(), Doc("CA that signed the BMC's certificate, or that certificate itself.")
+    ] = ""
+    fingerprint: Annotated[
+        str, Restart(), Doc("SHA-256 of the BMC's certificate, in place of a CA.")
+    ] = ""
+    insecure: Annotated[
+        bool, Restart(), Doc("Do not verify the certificate: whoever answers gets the password.")
+    ] = False
+    timeout: Annotated[
+        float, Range(0.5, 120.0), Restart(), Doc("Seconds to wait for an answer.")
+    ] = 10.0
+    chassis: Annotated[
+        tuple[str, ...], Restart(), Doc("Ids of the chassis to add up; empty: the outermost ones.")
+    ] = ()
+    max_power: Annotated[
+        float, Range(10.0, 1e6), Restart(), Doc("Watts that no chassis can draw: more is rejected.")
+    ] = 20000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nvml:
+    """NVIDIA GPUs, by the driver's library (NVML)."""
+
+    enabled: Annotated[Enabled, Restart(), Doc(ENABLED_DOC)] = "auto"
+    interval: Annotated[
+        float,
+        Range(0.01, 2.0),
+        Restart(),
+        Doc("Seconds between two updates of a GPU, until it is known how often it publishes."),
+    ] = 0.1
+    process_interval: Annotated[
+        float, Range(0.1, 10.0), Restart(), Doc("Seconds between two looks at who uses the GPUs.")
+    ] = 1.0
+    library: Annotated[
+        str, Restart(), Doc("Path of libnvidia-ml.so.1; empty: where the system finds it.")
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Kubelet:
     """Pod metadata from this node's kubelet (`/pods`); the API server is never asked."""
 
@@ -215,6 +280,13 @@ class Attribution:
             '"equal": all workloads that run, alike.'
         ),
     ] = "system"
+    gpu_idle: Annotated[
+        Literal["system", "allocated"],
+        Doc(
+            'Who gets the idle energy of a GPU; "system": nobody; "allocated": whoever it is '
+            "assigned to."
+        ),
+    ] = "system"
     irq: Annotated[
         Literal["kernel", "interrupted"],
         Restart(),
@@ -267,109 +339,12 @@ class Config:
     accounting: Accounting = field(default_factory=Accounting)
     rapl: Rapl = field(default_factory=Rapl)
     model: Model = field(default_factory=Model)
+    hwmon: Hwmon = field(default_factory=Hwmon)
+    ipmi: Ipmi = field(default_factory=Ipmi)
+    redfish: Redfish = field(default_factory=Redfish)
+    nvml: Nvml = field(default_factory=Nvml)
     kubelet: Kubelet = field(default_factory=Kubelet)
     workloads: Workloads = field(default_factory=Workloads)
     attribution: Attribution = field(default_factory=Attribution)
     control: Control = field(default_factory=Control)
     log: Log = field(default_factory=Log)
-
-
-class Conflict(NamedTuple):
-    """Settings that are fine alone but not together; ``path`` names the one to change first."""
-
-    path: str
-    message: str
-    others: tuple[str, ...] = ()
-
-
-def problems_between(config: Config) -> list[Conflict]:
-    """Return what the type and range of a single setting cannot say."""
-    return [
-        *_window_problems(config),
-        *_kubelet_problems(config.kubelet),
-        *_workloads_problems(config.workloads),
-        *_path_problems(config),
-    ]
-
-
-def _window_problems(config: Config) -> Iterator[Conflict]:
-    length, rest = config.window.length, ("window.length",)
-    if config.window.history < 2 * length:
-        yield Conflict(
-            "window.history", f"must be at least twice window.length, which is {length:g}", rest
-        )
-    if length < 2 * config.accounting.cgroup_interval:
-        yield Conflict(
-            "accounting.cgroup_interval",
-            f"must be at most half of window.length, which is {length:g}",
-            rest,
-        )
-
-
-def _kubelet_problems(kubelet: Kubelet) -> Iterator[Conflict]:
-    message = endpoint_problem(kubelet.endpoint)
-    if message:
-        yield Conflict("kubelet.endpoint", message)
-    elif not kubelet.verify_tls and not is_loopback(urlsplit(kubelet.endpoint).hostname or ""):
-        yield Conflict(
-            "kubelet.verify_tls",
-            "may be false only when kubelet.endpoint is a loopback address",
-            ("kubelet.endpoint",),
-        )
-    if bool(kubelet.client_cert_file) != bool(kubelet.client_key_file):
-        yield Conflict(
-            "kubelet.client_key_file",
-            "kubelet.client_cert_file and kubelet.client_key_file must be set together",
-            ("kubelet.client_cert_file",),
-        )
-
-
-def _workloads_problems(workloads: Workloads) -> Iterator[Conflict]:
-    address = workloads.firework_status
-    if not address:
-        return
-    message = endpoint_problem(address, "http", "http://127.0.0.1:8080")
-    if message and address.startswith("https:"):
-        message = "must begin with http: the agent is on this host and HTTPS is not spoken to it"
-    elif not message and urlsplit(address).path not in ("", "/"):
-        message = "must be scheme, host and port only: /status is asked for by itself"
-    elif not message and not is_loopback(urlsplit(address).hostname or ""):
-        message = "must be a loopback address: the agent speaks plain HTTP"
-    if message:
-        yield Conflict("workloads.firework_status", message)
-
-
-def endpoint_problem(
-    endpoint: str, scheme: str = "https", example: str = "https://127.0.0.1:10250"
-) -> str:
-    """Return what is wrong with an address, or "".
-
-    The address is not repeated: it may hold a password, and messages reach the log.
-    """
-    try:
-        url = urlsplit(endpoint)
-        host, port = url.hostname, url.port
-    except ValueError:
-        host, port = None, None
-    if not host or url.scheme != scheme or port == 0:
-        return f"is not an address such as {example}"
-    if url.username is not None or url.query or url.fragment:
-        return "must be scheme, host and port only; credentials have settings of their own"
-    return ""
-
-
-def _path_problems(config: Config) -> Iterator[Conflict]:
-    """Relative paths: under systemd they would count from ``/``, by hand from anywhere."""
-    for path, may_be_empty in PATHS.items():
-        section, _, key = path.partition(".")
-        value: str = getattr(getattr(config, section), key)
-        if not value.startswith("/") and not (may_be_empty and not value):
-            yield Conflict(path, "must be an absolute path (begin with '/')")
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host name or address is this machine's loopback."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 LeafKind = Literal["container", "vm", "unit", "kernel", "system", "past", "unattributed"]
 Quality = Literal["measured", "modelled", "stale", "unavailable"]
 IdlePolicy = Literal["system", "reserved", "proportional", "equal"]
+GpuIdlePolicy = Literal["system", "allocated"]
 SourceState = Literal["ok", "stalled", "unavailable", "off"]
 
 KERNEL_ID: Final = "kernel"
@@ -181,6 +182,83 @@ class Domain:
     flags: tuple[str, ...] = ()  # of tychod.flags.DOMAIN_FLAGS, of the last window
 
 
+class Coefficient(NamedTuple):
+    """How many watts of the whole machine come with a watt of one part, and how sure that is."""
+
+    value: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformFit:
+    """How the machine's power is put together from its parts and the late readings of a meter."""
+
+    method: Literal["hold", "fused"]  # the last reading held, or parts x coefficients + base
+    reason: str | None  # why not fused, or what is wrong; None: nothing
+    centroid_s: float | None  # delay + lag + half of the averaging: what the data can tell
+    centroid_sd_s: float | None
+    delay_s: float | None  # the most likely way to split the centroid up
+    lag_s: float | None
+    boxcar_s: float | None
+    base_w: float | None
+    base_sd_w: float | None
+    coefficients: Mapping[str, Coefficient]  # by domain
+    period_s: float | None  # between two readings of the meter
+    readings: int  # that went into it
+    rejected: int  # impossible or stuck ones that did not
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What the platform used beyond its measured parts; all signed, cumulative microjoules.
+
+    ``energy_uj = platform_uj - parts_uj = idle_uj + dynamic_uj``, over the time that both cover.
+    """
+
+    energy_uj: int
+    idle_uj: int
+    dynamic_uj: int
+    platform_uj: int
+    parts_uj: int
+    power_w: float | None  # mean of the last window
+    idle_w: float | None  # the quiet level, as learned; it moves both ways
+    usable: bool  # the last window's figures may be believed
+    reason: str | None  # why not
+    through_ns: int | None  # monotonic: the ledger is closed up to here
+
+
+GpuMethod = Literal["counter", "sampled-counter", "averages", "instants", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of the node; energy cumulative, the rest of the last window or update."""
+
+    uuid: str
+    number: int  # as the driver counts them in this boot
+    name: str
+    pci: str
+    quality: Quality
+    reason: str | None
+    energy: Energy
+    power_w: float | None
+    sd_w: float | None  # standard deviation of ``power_w``
+    idle_w: float | None  # at the present performance state, as learned
+    method: GpuMethod  # what its energy is made of
+    period_s: float | None  # between two updates, as learned
+    pstate: int | None
+    sm_percent: int | None
+    memory_percent: int | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    sm_mhz: int | None
+    memory_mhz: int | None
+    celsius: int | None
+    workloads: Mapping[str, float]  # leaf id -> mean dynamic power of the last window, W
+    allocated: tuple[str, ...]  # leaf ids that it, or a part of it, is assigned to
+    instances: tuple[str, ...] = ()  # MIG profiles in use
+
+
 class Usage(NamedTuple):
     """What evicted leaves had that belonged to one namespace or slice, cumulative."""
 
@@ -204,6 +282,21 @@ class Snapshot:
     idle_policy: IdlePolicy = "system"
     views: tuple[Leaf, ...] = ()  # VMs whose energy another leaf holds; in no sum
     folded: Mapping[str, Usage] = field(default_factory=dict)  # of evicted leaves, by view key
+    gpus: tuple[Gpu, ...] = ()
+    fit: PlatformFit | None = None  # None: nothing measures the platform
+    residual: Residual | None = None
+
+
+class SourceDevice(NamedTuple):
+    """When one device of a source publishes, as learned or calibrated."""
+
+    name: str
+    fingerprint: str  # device, driver and firmware
+    period_s: float | None
+    period_sd_s: float | None
+    delay_s: float | None
+    delay_sd_s: float | None
+    origin: str  # "calibrated 2026-01-02", "learned" or "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +316,8 @@ class SourceStatus:
     last_sample_ns: int | None  # monotonic
     late: int = 0
     absent: bool = False  # this host has no such thing: no fault, so not among the problems
+    devices: tuple[SourceDevice, ...] = ()
+    notes: tuple[str, ...] = ()  # what an operator should know, as that TLS is not verified
 
 
 class AccountingFigures(NamedTuple):

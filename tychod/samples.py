@@ -26,7 +26,7 @@ class EnergyZone(NamedTuple):
     """One energy counter of a source, as found by its probe."""
 
     key: str  # unique and stable within a boot: the source's name and the counter's path
-    domain: str  # package, core, uncore, dram, psys
+    domain: str  # package, core, uncore, dram, psys, gpu, platform, other
     name: str  # as the hardware names it: package-0, package-0-die-1, dram
     socket: int | None
     max_range_uj: int  # the counter wraps after this value; 0: it never wraps
@@ -34,11 +34,31 @@ class EnergyZone(NamedTuple):
     idle_w: float | None = None  # known idle power (modelled sources only)
 
 
-class EnergySample(NamedTuple):
-    """One reading of all counters of a source."""
+class PowerSensor(NamedTuple):
+    """One power reading of a source, as found by its probe: watts that nobody has added up.
 
-    t_ns: int  # monotonic, midpoint of the reading
+    It is another type than a counter because what happens between two readings is not known.
+    """
+
+    key: str  # unique and stable within a boot: the source's name and the reading's path
+    domain: str  # as of a zone
+    name: str  # as the hardware names it
+    socket: int | None
+    max_power_w: float  # no real load exceeds this: a reading above it is rejected and counted
+    average_s: float = 0.0  # a value is the mean over so long before it; 0: momentary, or not told
+
+
+class EnergySample(NamedTuple):
+    """One reading of all counters and power sensors of a source.
+
+    A source that tells when its values are new gives one sample for each value, dated by when it
+    was published, and none while nothing is new.
+    """
+
+    t_ns: int  # monotonic, midpoint of the reading, or when the values were published
     energy_uj: tuple[int | None, ...]  # native counters in the order of the zones; None: not read
+    power_uw: tuple[int | None, ...] = ()  # in the order of the sensors; None: not read
+    half_ns: int = 0  # they were published within so long of ``t_ns``; 0: the source does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +69,93 @@ class EnergySeries:
     quality: str  # "measured" | "modelled"
     zones: tuple[EnergyZone, ...]
     samples: tuple[EnergySample, ...]
-    zone_reasons: Mapping[str, str]  # zone key -> why it cannot be read now
+    zone_reasons: Mapping[str, str]  # zone or sensor key -> why it cannot be read now
     delay_ns: int = 0  # a value is this much older than its reading
+    sensors: tuple[PowerSensor, ...] = ()
+    period_ns: int = 0  # how often it publishes or is read; 0: not known
+
+
+class MigInstance(NamedTuple):
+    """A part of a GPU that runs on its own (Multi-Instance GPU)."""
+
+    uuid: str
+    gpu_instance: int
+    slices: int  # compute slices that it has
+    memory_bytes: int | None
+    profile: str  # as 1g.10gb; empty: not told
+
+
+class GpuDevice(NamedTuple):
+    """One GPU, as its driver describes it."""
+
+    uuid: str  # "GPU-..."; stable over boots
+    number: int  # as the driver counts them in this boot
+    name: str
+    pci: str
+    max_power_w: float  # no real load exceeds this
+    average_s: float  # what its averaged field is the mean over; 0: it has no such field
+    sensor_s: float  # how much of the time before an update its momentary field saw; 0: not known
+    period_s: float  # how often it publishes, as learned; 0: not known yet
+    delay_s: float  # by which a value is older than its publication
+    slices: int = 0  # compute slices of the whole device; 0: it is not divided
+    instances: tuple[MigInstance, ...] = ()
+
+
+class GpuSample(NamedTuple):
+    """One published update of one GPU; None: the field does not exist or could not be read."""
+
+    t_ns: int  # monotonic, of the reading; strictly increasing over all devices
+    device: str  # uuid
+    published_ns: int  # estimate of when the driver published it, inside the bracket of readings
+    sd_ns: int  # its standard deviation
+    energy_uj: int | None  # native counter, millijoules made microjoules
+    instant_uw: int | None  # mean over ``sensor_s`` before the update
+    average_uw: int | None  # mean over ``average_s`` before the update
+    pstate: int | None = None  # performance state, 0 the fastest
+    sm_percent: int | None = None  # share of time with work on the GPU, of the driver's own period
+    memory_percent: int | None = None  # share of time with memory traffic
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    celsius: int | None = None
+    missed: int = 0  # updates between this sample and the one before that nobody saw
+
+
+class GpuProcess(NamedTuple):
+    """One process on one GPU."""
+
+    pid: int
+    cgroups: tuple[str | None, str | None]  # its path in the v2 hierarchy and in v1's cpuacct
+    key: int | None = None  # of its cgroup, as in CpuSample; None: not known
+    sm_percent: float | None = None  # None: the driver does not tell
+    memory_percent: float | None = None
+    encoder_percent: float | None = None
+    decoder_percent: float | None = None
+    memory_bytes: int | None = None
+    gpu_instance: int | None = None  # of a divided GPU
+
+
+class GpuUse(NamedTuple):
+    """Who was on one GPU: the processes at a moment, their use since the moment before."""
+
+    t_ns: int  # monotonic
+    device: str  # uuid
+    since_ns: int  # the percentages are means from then on
+    processes: tuple[GpuProcess, ...]
+    activity: tuple[tuple[int, float], ...] = ()  # (GPU instance, busy share 0..1) where told
+    reason: str | None = None  # why processes or their use are not told; None: they are
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSeries:
+    """The GPUs in one window, with a margin before and after it."""
+
+    source: str
+    devices: tuple[GpuDevice, ...]
+    samples: tuple[GpuSample, ...]  # of all devices, in the order of reading
+    uses: tuple[GpuUse, ...]  # of all devices, in the order of reading
+    reasons: Mapping[str, str]  # uuid -> why it cannot be read now
 
 
 class CgroupRef(NamedTuple):

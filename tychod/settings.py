@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args, get_origin
 
-from tychod.config import Config, problems_between
+from tychod.config import Config
+from tychod.conflicts import problems_between
 from tychod.schema import (
     UNIONS,
     FieldSpec,

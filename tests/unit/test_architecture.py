@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: Final = (
     {"schema", "frames", "version", "flags"},
     {"config", "model", "protocol", "views"},
-    {"hostfs", "kernel", "samples", "buffer", "clock", "settings", "config_text", "codec"},
+    {
+        *("hostfs", "kernel", "samples", "buffer", "clock", "conflicts", "settings", "config_text"),
+        "codec",
+    },
     {"collectors", "workloads", "analysis"},
     {"runtime", "exposition", "replay", "doctor", "load"},
     {"__main__"},
@@ -34,6 +37,7 @@ BESIDE: Final = {
     "config_text": {"settings"},
     "kernel": {"samples", "hostfs", "clock"},
     "replay": {"runtime"},
+    "settings": {"conflicts"},
     "views": {"model"},
 }
 CLIENT_MAY_IMPORT: Final = {
@@ -53,7 +57,7 @@ LAZY: Final = {"bcc", "prometheus_client", "pynvml", "pyroute2", "pystemd", "ric
 HEAVY: Final = ("numpy", "requests", "rich", "prometheus_client", "pystemd")
 # Code that takes what it knows of the machine through hostfs; the settings name its roots.
 OPENS_NOTHING: Final = {"collectors", "kernel", "workloads"}
-NAMES_ROOTS: Final = {"hostfs", "config"}
+NAMES_ROOTS: Final = {"hostfs", "config", "conflicts"}
 # hostfs refuses this name at run time; the line that says so is the only one that may hold it.
 ENVIRON_GUARD: Final = '_FORBIDDEN_NAME: Final = "environ"'
 MODULE_CAP: Final = 400

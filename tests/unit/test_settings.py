@@ -12,7 +12,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tychod.config import Config, problems_between
+from tychod.config import Config
+from tychod.conflicts import problems_between
 from tychod.schema import fields_of, load, to_plain, walk
 from tychod.settings import (
     DEFAULT_DIR,

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tychod.analysis.learned import Learned
-from tychod.model import Energy, Identity, IdlePolicy, Usage
+from tychod.model import Energy, GpuIdlePolicy, Identity, IdlePolicy, Usage
 from tychod.samples import (
     CounterSample,
     CpuSample,
     CpuSeries,
     EnergySeries,
+    GpuSeries,
     ProcessSeries,
     VmSeries,
 )
@@ -38,6 +39,7 @@ class Observations:
     wall_offset_ns: int
     processes: ProcessesSeen | None = None
     vms: VmSeries | None = None  # None: not read in this window
+    gpus: GpuSeries | None = None  # None: there are none, or they are not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Params:
     process_ended_age_ns: int = 60_000_000_000
     processes_max: int = 2_000
     idle_policy: IdlePolicy = "system"
+    gpu_idle: GpuIdlePolicy = "system"
     memory_bytes: int = 0  # of the node; 0: not known, so idle DRAM energy is not reserved
 
 

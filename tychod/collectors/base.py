@@ -13,7 +13,14 @@ from tychod.hostfs import Host, render_error
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
     from tychod.model import AccountingFigures
-    from tychod.samples import CgroupRef, CounterSample, CpuSample, EnergySample, EnergyZone
+    from tychod.samples import (
+        CgroupRef,
+        CounterSample,
+        CpuSample,
+        EnergySample,
+        EnergyZone,
+        PowerSensor,
+    )
 
 
 class Pace(NamedTuple):
@@ -48,8 +55,12 @@ class EnergyCollector(Protocol):
         """The counters, in the order of each sample's values."""
 
     @property
+    def sensors(self) -> tuple[PowerSensor, ...]:
+        """The power sensors, in the order of each sample's values."""
+
+    @property
     def zone_reasons(self) -> Mapping[str, str]:
-        """Zone key -> why it cannot be read now; an immutable mapping, replaced on change."""
+        """Zone or sensor key -> why it cannot be read now; immutable, replaced on change."""
 
     @property
     def failure(self) -> str:

@@ -42,6 +42,7 @@ class ModelledCpu:
     name: Final = "model"
     quality: Final[Literal["measured", "modelled"]] = "modelled"
     delay_s: Final = 0.0
+    sensors: Final = ()
     outdated: Final = False
     problems: Final = ()
 

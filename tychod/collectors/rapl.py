@@ -119,6 +119,7 @@ class Rapl:
     name: Final = "rapl"
     quality: Final[Literal["measured", "modelled"]] = "measured"
     delay_s: Final = 0.0
+    sensors: Final = ()
 
     def __init__(
         self, host: Host, listing: Listing, found: Sequence[FoundZone], clock: Clock

@@ -1,0 +1,132 @@
+"""What settings may not be together, or of what form, beyond the type and range of each."""
+
+import ipaddress
+import types
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from tychod.config import Config, Kubelet, Workloads
+
+PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
+    {
+        "host.procfs": False,
+        "host.sysfs": False,
+        "host.cgroupfs": False,
+        "host.run": False,
+        "host.log": False,
+        "host.var": False,
+        "kubelet.root_dir": True,
+        "kubelet.ca_file": True,
+        "kubelet.client_cert_file": True,
+        "kubelet.client_key_file": True,
+        "kubelet.token_file": True,
+        "redfish.credentials": True,
+        "redfish.ca_file": True,
+        "ipmi.device": False,
+        "nvml.library": True,
+        "control.socket": True,
+    }
+)
+"""Settings that are paths, and whether each may be empty."""
+
+
+class Conflict(NamedTuple):
+    """Settings that are fine alone but not together; ``path`` names the one to change first."""
+
+    path: str
+    message: str
+    others: tuple[str, ...] = ()
+
+
+def problems_between(config: Config) -> list[Conflict]:
+    """Return what the type and range of a single setting cannot say."""
+    return [
+        *_window_problems(config),
+        *_kubelet_problems(config.kubelet),
+        *_workloads_problems(config.workloads),
+        *_path_problems(config),
+    ]
+
+
+def _window_problems(config: Config) -> Iterator[Conflict]:
+    length, rest = config.window.length, ("window.length",)
+    if config.window.history < 2 * length:
+        yield Conflict(
+            "window.history", f"must be at least twice window.length, which is {length:g}", rest
+        )
+    if length < 2 * config.accounting.cgroup_interval:
+        yield Conflict(
+            "accounting.cgroup_interval",
+            f"must be at most half of window.length, which is {length:g}",
+            rest,
+        )
+
+
+def _kubelet_problems(kubelet: Kubelet) -> Iterator[Conflict]:
+    message = endpoint_problem(kubelet.endpoint)
+    if message:
+        yield Conflict("kubelet.endpoint", message)
+    elif not kubelet.verify_tls and not is_loopback(urlsplit(kubelet.endpoint).hostname or ""):
+        yield Conflict(
+            "kubelet.verify_tls",
+            "may be false only when kubelet.endpoint is a loopback address",
+            ("kubelet.endpoint",),
+        )
+    if bool(kubelet.client_cert_file) != bool(kubelet.client_key_file):
+        yield Conflict(
+            "kubelet.client_key_file",
+            "kubelet.client_cert_file and kubelet.client_key_file must be set together",
+            ("kubelet.client_cert_file",),
+        )
+
+
+def _workloads_problems(workloads: Workloads) -> Iterator[Conflict]:
+    address = workloads.firework_status
+    if not address:
+        return
+    message = endpoint_problem(address, "http", "http://127.0.0.1:8080")
+    if message and address.startswith("https:"):
+        message = "must begin with http: the agent is on this host and HTTPS is not spoken to it"
+    elif not message and urlsplit(address).path not in ("", "/"):
+        message = "must be scheme, host and port only: /status is asked for by itself"
+    elif not message and not is_loopback(urlsplit(address).hostname or ""):
+        message = "must be a loopback address: the agent speaks plain HTTP"
+    if message:
+        yield Conflict("workloads.firework_status", message)
+
+
+def endpoint_problem(
+    endpoint: str, scheme: str = "https", example: str = "https://127.0.0.1:10250"
+) -> str:
+    """Return what is wrong with an address, or "".
+
+    The address is not repeated: it may hold a password, and messages reach the log.
+    """
+    try:
+        url = urlsplit(endpoint)
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port = None, None
+    if not host or url.scheme != scheme or port == 0:
+        return f"is not an address such as {example}"
+    if url.username is not None or url.query or url.fragment:
+        return "must be scheme, host and port only; credentials have settings of their own"
+    return ""
+
+
+def _path_problems(config: Config) -> Iterator[Conflict]:
+    """Relative paths: under systemd they would count from ``/``, by hand from anywhere."""
+    for path, may_be_empty in PATHS.items():
+        section, _, key = path.partition(".")
+        value: str = getattr(getattr(config, section), key)
+        if not value.startswith("/") and not (may_be_empty and not value):
+            yield Conflict(path, "must be an absolute path (begin with '/')")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address is this machine's loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
