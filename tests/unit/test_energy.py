@@ -8,6 +8,7 @@ import pytest
 from tests.sim.world import zone
 from tychod.analysis.bins import Meter, joined
 from tychod.analysis.energy import (
+    Chosen,
     ZoneWindow,
     attributed_domains,
     chosen_series,
@@ -151,12 +152,25 @@ def test_model_yields_to_a_meter() -> None:
     model = series((0, 0), of=PACKAGE._replace(key="model:x"), quality="modelled")
     meter = series((0, 0))
     dram = series((0, 0), of=zone("dram"))
+
+    def told(found: list[EnergySeries]) -> list[EnergySeries]:
+        return [chosen for chosen, _ in chosen_series(found)]
+
     psys = series((0, 0), of=zone("psys"))
 
-    assert chosen_series([meter, model]) == (meter,)
-    assert chosen_series([model, psys]) == (psys,)
-    assert chosen_series([dram, model]) == (dram, model)
-    assert chosen_series([model]) == (model,)
+    assert told([meter, model]) == [meter]
+    assert told([model, psys]) == [psys]
+    assert told([dram, model]) == [dram, model]
+    assert told([model]) == [model]
+
+
+def test_a_domain_has_one_source() -> None:
+    """The first that has it; what is no domain of ours may come from several."""
+    rapl, board = series((0, 0)), series((0, 0), of=PACKAGE._replace(key="hwmon:x"))
+    fan, disk = (series((0, 0), of=PACKAGE._replace(key=k, domain="other")) for k in "ab")
+
+    assert chosen_series([rapl, board]) == (Chosen(rapl, frozenset({"package"})),)
+    assert [chosen for chosen, _ in chosen_series([fan, disk])] == [fan, disk]
 
 
 def test_domain_is_the_sum_of_its_zones() -> None:

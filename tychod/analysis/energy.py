@@ -1,18 +1,23 @@
 """Energy of each zone and domain in one window, exact in total and resolved by bin."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from tychod.analysis.bins import Meter
 from tychod.analysis.counters import Track, energy_at, native_at, track
+from tychod.analysis.powers import as_zone, power_track
 from tychod.analysis.state import Params, State, ZonePoint
 from tychod.model import Window
-from tychod.samples import EnergySeries, EnergyZone, Int64s
+from tychod.samples import EnergySeries, EnergyZone, Int64s, PowerSensor
 
 ATTRIBUTED = ("package", "core", "uncore", "dram")
-"""Domains that are split among workloads; psys too where there is no package (design.md 6)."""
+"""Domains that are split among workloads by CPU time; psys too where there is no package."""
+PLATFORM: Final = "platform"
+GPU: Final = "gpu"
+OTHER: Final = "other"
+"""What sensors measure that is no domain of ours: it is shown, and is in no total."""
 
 
 class ZoneWindow(NamedTuple):
@@ -48,15 +53,34 @@ class DomainWindow(NamedTuple):
     idle_w: float | None  # known, for modelled sources
 
 
-def chosen_series(series: Iterable[EnergySeries]) -> tuple[EnergySeries, ...]:
-    """Drop modelled zones of a domain that something measures: the two must never be added."""
-    found = tuple(series)
-    measured = {z.domain for s in found if s.quality == "measured" for z in s.zones}
-    return tuple(
-        s
-        for s in found
-        if s.quality == "measured" or not any(_covers(measured, z.domain) for z in s.zones)
-    )
+class Chosen(NamedTuple):
+    """A source and those of its domains that count."""
+
+    series: EnergySeries
+    domains: frozenset[str]
+
+
+def chosen_series(series: Iterable[EnergySeries]) -> tuple[Chosen, ...]:
+    """Give each domain to the first source that has it: two meters of one thing are never added.
+
+    What is modelled counts only where nothing measures; sensors of domain ``other`` all count.
+    """
+    measured = {z.domain for s in series if s.quality == "measured" for z in _parts(s)}
+    taken: set[str] = set()
+    found = []
+    for one in series:
+        own = {z.domain for z in _parts(one)}
+        if one.quality != "measured" and any(_covers(measured, name) for name in own):
+            continue
+        mine = own - taken
+        if mine:
+            found.append(Chosen(one, frozenset(mine)))
+        taken |= mine - {OTHER}
+    return tuple(found)
+
+
+def _parts(series: EnergySeries) -> tuple[EnergyZone | PowerSensor, ...]:
+    return (*series.zones, *series.sensors)
 
 
 def _covers(measured: set[str], domain: str) -> bool:
@@ -64,26 +88,67 @@ def _covers(measured: set[str], domain: str) -> bool:
 
 
 def zone_windows(
-    series: EnergySeries, window: Window, state: State, params: Params
+    series: EnergySeries,
+    window: Window,
+    state: State,
+    params: Params,
+    domains: Set[str] | None = None,
 ) -> list[ZoneWindow]:
-    """Return each zone of a source that has been read at least once."""
+    """Return each zone and power sensor of a source that has been read at least once.
+
+    ``domains``: those that count; None: all.
+    """
     found = []
-    for index, zone in enumerate(series.zones):
-        readings = _readings(series, index)
+    for zone, sensor, readings in _columns(series, domains):
         point = _point(zone, state)
         if point.native_uj is None and not readings:
             continue
-        begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
-        found.append(_zone_window(zone, series, readings, window, begun, params))
+        if sensor is None:
+            begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
+            moved = track(zone, begun.t_ns, begun.native_uj or 0, readings)
+        else:
+            begun = point if point.native_uj is not None else _begun(readings, window, point)
+            booked_uj = begun.native_uj or 0
+            moved = power_track(sensor, begun.t_ns, booked_uj, readings, series.period_ns)
+            readings = [(t_ns, news) for news, (t_ns, _) in enumerate(readings)]
+        found.append(_zone_window(zone, series, (moved, readings), window, begun, params))
     return found
 
 
-def unread_zones(series: EnergySeries, state: State) -> list[UnreadZone]:
-    """Return each zone of a source that has never been read."""
+def _begun(readings: Sequence[tuple[int, int]], window: Window, before: ZonePoint) -> ZonePoint:
+    """A sensor's counter is our own: it goes on from what was booked."""
+    t_ns = max(window.start_ns, readings[0][0])
+    return before._replace(t_ns=t_ns, native_uj=before.booked_uj)
+
+
+def _columns(
+    series: EnergySeries, domains: Set[str] | None
+) -> Iterator[tuple[EnergyZone, PowerSensor | None, list[tuple[int, int]]]]:
+    """Yield each zone or sensor that counts, with its readings on the corrected axis."""
+    for index, zone in enumerate(series.zones):
+        if domains is None or zone.domain in domains:
+            yield zone, None, _readings(series, index)
+    for index, sensor in enumerate(series.sensors):
+        if domains is None or sensor.domain in domains:
+            yield as_zone(sensor), sensor, _powers(series, index)
+
+
+def unread_zones(
+    series: EnergySeries, state: State, domains: Set[str] | None = None
+) -> list[UnreadZone]:
+    """Return each zone and sensor of a source that has never been read."""
     return [
         UnreadZone(zone, series.source, series.zone_reasons.get(zone.key) or "not read yet")
-        for index, zone in enumerate(series.zones)
-        if _point(zone, state).native_uj is None and not _readings(series, index)
+        for zone, _, readings in _columns(series, domains)
+        if _point(zone, state).native_uj is None and not readings
+    ]
+
+
+def _powers(series: EnergySeries, index: int) -> list[tuple[int, int]]:
+    return [
+        (s.t_ns - series.delay_ns, value)
+        for s in series.samples
+        if index < len(s.power_uw) and (value := s.power_uw[index]) is not None
     ]
 
 
@@ -102,12 +167,12 @@ def _point(zone: EnergyZone, state: State) -> ZonePoint:
 def _zone_window(
     zone: EnergyZone,
     series: EnergySeries,
-    readings: Sequence[tuple[int, int]],
+    seen: tuple[Track, Sequence[tuple[int, int]]],
     window: Window,
     point: ZonePoint,
     params: Params,
 ) -> ZoneWindow:
-    found = track(zone, point.t_ns, point.native_uj or 0, readings)
+    found, readings = seen
     until_ns, native_uj = native_at(found, window.end_ns, zone.max_range_uj)
     rise_uj = energy_at(found, window.end_ns)
     is_late = point.t_ns < window.start_ns - params.late_tolerance_ns

@@ -9,6 +9,7 @@ from tychod.analysis.carve import Carved, carve
 from tychod.analysis.cpu import CpuWindow, cpu_window
 from tychod.analysis.domain import attribute
 from tychod.analysis.energy import (
+    PLATFORM,
     DomainWindow,
     UnreadZone,
     ZoneWindow,
@@ -85,10 +86,12 @@ def _metered(
     observations: Observations, window: Window, state: State, params: Params
 ) -> tuple[list[ZoneWindow], list[UnreadZone], set[str]]:
     """Return what the meters show, which cannot be read, and the domains that have any."""
-    chosen = chosen_series(observations.energy)
-    zones = [z for s in chosen for z in zone_windows(s, window, state, params)]
-    unread = [zone for series in chosen for zone in unread_zones(series, state)]
-    return zones, unread, {zone.domain for series in chosen for zone in series.zones}
+    chosen = [
+        (series, domains - {PLATFORM}) for series, domains in chosen_series(observations.energy)
+    ]
+    zones = [z for s, own in chosen for z in zone_windows(s, window, state, params, own)]
+    unread = [zone for s, own in chosen for zone in unread_zones(s, state, own)]
+    return zones, unread, {name for _, own in chosen for name in own}
 
 
 def _activity_of(
