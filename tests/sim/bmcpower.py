@@ -115,8 +115,10 @@ class PlatformWorld:
         return s.late_s + self._delay_s(t_s) + s.lag_s + s.boxcar_s / 2
 
     def _at(self, cumulative: NDArray[np.float64], t_ns: NDArray[np.int64]) -> NDArray[np.float64]:
-        at = (np.asarray(t_ns) - self.start_ns) / GRID_NS
-        found: NDArray[np.float64] = np.interp(at, np.arange(len(cumulative)), cumulative)
+        at = np.clip((t_ns - self.start_ns) / GRID_NS, 0.0, self._bins)
+        left = np.minimum(at.astype(np.int64), self._bins - 1)
+        part = at - left
+        found: NDArray[np.float64] = cumulative[left] * (1.0 - part) + cumulative[left + 1] * part
         return found
 
     def _parts_w(self, rng: np.random.Generator) -> NDArray[np.float64]:
