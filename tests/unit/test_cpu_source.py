@@ -14,7 +14,7 @@ from tychod.clock import SystemClock
 from tychod.collectors.base import Pace, Ready
 from tychod.kernel.cgroups import CpuBaseline
 from tychod.model import AccountingFigures, Window
-from tychod.runtime.sampler import Plan
+from tychod.runtime.plans import Plan
 from tychod.runtime.sources import CpuSampler
 from tychod.samples import KERNEL_KEY, CgroupRef, CounterSample, CpuSample
 

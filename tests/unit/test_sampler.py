@@ -18,7 +18,8 @@ from tychod.config import Accounting, Config
 from tychod.hostfs import Host
 from tychod.model import SourceState, Window
 from tychod.runtime import sampler as module
-from tychod.runtime.sampler import Access, Closed, Plan, Sampler
+from tychod.runtime.plans import Access, Closed, Plan
+from tychod.runtime.sampler import Sampler
 from tychod.runtime.sources import EnergySampler, cpu_sampler, read_energy
 from tychod.samples import EnergySample, EnergyZone
 
@@ -49,6 +50,7 @@ class Meter:
     quality = "measured"
     delay_s = 0.0
     zones = (ZONE,)
+    sensors = ()
     zone_reasons: Mapping[str, str] = MappingProxyType({})
     problems = ()
     failure = "rapl:0: energy_uj holds no number"

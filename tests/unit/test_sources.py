@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures.hosts.trees import host_config, write_files
 from tests.sim.powercap import LAYOUTS, build_tree
+from tests.sim.world import zone
 from tests.unit.test_sampler import PATIENCE_S, wait_for
 from tychod.buffer import Buffer
 from tychod.clock import Clock, SystemClock
@@ -17,7 +18,7 @@ from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import Window
-from tychod.runtime import sampler, sources
+from tychod.runtime import plans, sampler, sources
 from tychod.runtime.sources import EnergySampler, energy_samplers
 from tychod.samples import EnergySample
 
@@ -102,7 +103,8 @@ class Delayed(SimpleNamespace):
     """A collector of one counter whose values are older than their readings."""
 
     name, quality, failure = "slow", "measured", ""
-    zones, zone_reasons, problems, outdated = (), MappingProxyType[str, str]({}), (), False
+    zones, sensors, problems, outdated = (zone("package-0"),), (), (), False
+    zone_reasons = MappingProxyType[str, str]({})
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -116,7 +118,7 @@ def test_readings_are_locked_to_bins_behind_their_delay(
     delay_s: float, interval_s: float, phase_ms: int
 ) -> None:
     """Deadlines less the delay are edges of bins of 50 ms; a longer delay needs more history."""
-    plan = sampler.Plan("slow", True, "measured", interval_s, 10.0, 0)
+    plan = plans.Plan("slow", True, "measured", interval_s, 10.0, 0)
 
     pace = sources.energy_pace(plan, Delayed(delay_s=delay_s))
 
@@ -128,12 +130,12 @@ def test_readings_are_locked_to_bins_behind_their_delay(
 def test_a_window_has_the_samples_whose_values_lie_in_it(delay_ms: int) -> None:
     """What was read a delay later belongs to the window, with one sample on either side."""
     delay_ns = delay_ms * MS
-    plan = sampler.Plan("slow", True, "measured", 0.05, 10.0, 0)
+    plan = plans.Plan("slow", True, "measured", 0.05, 10.0, 0)
     readings: Buffer[EnergySample] = Buffer(1000)
     for value_ns in range(0, 9000 * MS, 50 * MS):
         readings.append(EnergySample(value_ns + delay_ns, (value_ns,)))
     collector = Delayed(delay_s=delay_ms / 1000)
-    opened = sampler.Opened(collector, readings, 0, plan.pace)
+    opened = plans.Opened(collector, readings, 0, plan.pace)
     source = EnergySampler(SimpleNamespace(plan=plan, opened=lambda: opened))  # type: ignore[arg-type]
 
     series = source.series(Window(3000 * MS, 6000 * MS))
@@ -150,9 +152,9 @@ def test_a_window_has_the_samples_whose_values_lie_in_it(delay_ms: int) -> None:
 )
 def test_long_delays_hold_no_window(delay_s: float, *, is_held: bool) -> None:
     """Delay and interval together decide whether a window waits; 2.5 s is the most it does."""
-    plan = sampler.Plan("slow", True, "measured", 0.05, 10.0, 0)
-    opened = sampler.Opened(Delayed(delay_s=delay_s), Buffer[EnergySample](1), 0, plan.pace)
-    health = sampler.Health("ok")
+    plan = plans.Plan("slow", True, "measured", 0.05, 10.0, 0)
+    opened = plans.Opened(Delayed(delay_s=delay_s), Buffer[EnergySample](1), 0, plan.pace)
+    health = plans.Health("ok")
     stub = SimpleNamespace(plan=plan, opened=lambda: opened, health=lambda: health)
     lag_s = EnergySampler(stub).lag_s()  # type: ignore[arg-type]
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from tychod.clock import Clock
 from tychod.config import Config, Enabled
@@ -12,13 +21,16 @@ from tychod.hostfs import Host, render_error
 
 if TYPE_CHECKING:
     from tychod.kernel.cgroups import CpuBaseline
-    from tychod.model import AccountingFigures
+    from tychod.model import AccountingFigures, SourceDevice
     from tychod.samples import (
         CgroupRef,
         CounterSample,
         CpuSample,
         EnergySample,
         EnergyZone,
+        GpuDevice,
+        GpuSample,
+        GpuUse,
         PowerSensor,
     )
 
@@ -76,6 +88,65 @@ class EnergyCollector(Protocol):
 
     def read(self) -> EnergySample | None:
         """Read all counters once; None when none of them could be read."""
+
+    def close(self) -> None:
+        """Give back what the probe opened."""
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A source that publishes in its own time: it is read when its next value is expected.
+
+    A reading that finds nothing new gives no sample, and no failure either.
+    """
+
+    def due_ns(self, now_ns: int) -> int:
+        """Return the monotonic time at which to read next."""
+
+    def published(self) -> tuple[SourceDevice, ...]:
+        """Return when each of its devices publishes, as learned or calibrated."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an operator should know, as that a certificate is not verified."""
+
+
+class GpuCollector(SelfTimed, Protocol):
+    """Graphics processors: what they used, and who was on them."""
+
+    @property
+    def name(self) -> str:
+        """The source's name, as in the settings."""
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds by which a value is older than its publication, of the slowest device."""
+
+    @property
+    def devices(self) -> tuple[GpuDevice, ...]:
+        """The devices there are; replaced on change."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """uuid -> why it cannot be read now; immutable, replaced on change."""
+
+    @property
+    def failure(self) -> str:
+        """Why the last reading gave no sample; empty if it did, or if nothing is new."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is degraded at present, one line each."""
+
+    @property
+    def outdated(self) -> bool:
+        """True after a reading that noticed that the driver went: probe anew."""
+
+    def read(self) -> tuple[GpuSample, ...]:
+        """Read what is due and return what was published since, oldest first."""
+
+    def uses(self) -> tuple[GpuUse, ...]:
+        """Return the looks at who is on the devices since the last call, oldest first."""
 
     def close(self) -> None:
         """Give back what the probe opened."""
@@ -165,7 +236,7 @@ class CpuCollector(Protocol):
         """Give back what the probe opened."""
 
 
-C_co = TypeVar("C_co", bound=EnergyCollector | CpuCollector, covariant=True)
+C_co = TypeVar("C_co", bound=EnergyCollector | CpuCollector | GpuCollector, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +274,8 @@ class CollectorSpec(Generic[C_co]):
     enabled: Callable[[Config], Enabled]
     interval_s: Callable[[Config], float]
     probe: Callable[[Host, Config, Clock], Ready[C_co] | Unavailable]  # may raise OSError
+    measures_cpu: bool = True  # it may: a model of the CPU waits for its answer
+    remote: bool = False  # it asks over a network: nothing else ever waits for it
 
     def find(self, host: Host, config: Config, clock: Clock) -> Ready[C_co] | Unavailable:
         """Probe; a file that the host refuses makes the source unavailable, and nothing worse."""

@@ -31,9 +31,9 @@ from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, kubelet_status
+from tychod.runtime.plans import Plan
 from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.recorder import Recorders, describe
-from tychod.runtime.sampler import Plan
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status

@@ -6,18 +6,16 @@ A source that hangs hangs here, shows as ``stalled`` and holds up nobody else.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic
 
-from tychod.buffer import Buffer, Latest, Timed
+from tychod.buffer import Buffer, Latest
 from tychod.clock import Clock, next_deadline_ns
-from tychod.collectors.base import CpuCollector, EnergyCollector, Pace, Ready, Unavailable
+from tychod.collectors.base import Pace, Ready, SelfTimed, Unavailable
 from tychod.hostfs import render_error
-from tychod.model import Quality, SourceState, SourceStatus
+from tychod.model import Quality, SourceStatus
+from tychod.runtime.plans import Access, Closed, Health, Opened, Plan, R, S, unavailable
 
 log = logging.getLogger(__name__)
-
-S = TypeVar("S", bound=Timed)
 
 REPROBE_S: Final = 30.0
 """How often a source that is not there is looked for again: a driver may come later."""
@@ -27,76 +25,10 @@ RELEASE_S: Final = 2.0
 GIVE_UP_AFTER_S: Final = 30.0
 """A source that gave nothing for this long is closed and probed anew."""
 STALLED_AFTER_S: Final = 2.0
+LEAST_WAIT_NS: Final = 500_000
+"""Between two readings of a source that times them itself: no fault of it makes us spin."""
 RETELL_S: Final = 30.0
 """A source that fails and recovers all the time is told of this often, not at every reading."""
-
-
-R = TypeVar("R", bound=EnergyCollector | CpuCollector)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one source is to be read."""
-
-    name: str
-    enabled: bool | str
-    quality: Quality
-    interval_s: float
-    history_s: float
-    epoch_ns: int  # all deadlines of all sources are whole intervals after this
-
-    @property
-    def pace(self) -> Pace:
-        """How it is read as long as its collector does not say otherwise."""
-        return Pace(self.interval_s, self.history_s)
-
-
-class Health(NamedTuple):
-    """How a source is; replaced as a whole, so that any thread may read it."""
-
-    state: SourceState
-    reason: str | None = None
-    remedy: str | None = None
-    samples: int = 0
-    errors: int = 0
-    late: int = 0
-    last_ns: int | None = None
-    tried: bool = False  # read once, or known to be unavailable or off
-    absent: bool = False  # as the probe said
-
-
-def unavailable(outcome: Unavailable) -> Health:
-    """Return how a source is that its probe did not find."""
-    return Health("unavailable", outcome.reason, outcome.remedy, tried=True, absent=outcome.absent)
-
-
-class Closed(NamedTuple):
-    """Why a source is off, and whether that is settled or depends on another's first answer."""
-
-    reason: str
-    settled: bool = True
-
-
-class Opened(NamedTuple, Generic[R, S]):
-    """A collector that was found, and its samples."""
-
-    collector: R
-    buffer: Buffer[S]
-    run: int  # another number: its samples have nothing to do with those before
-    pace: Pace
-
-
-@dataclass(frozen=True, slots=True)
-class Access(Generic[R, S]):
-    """What a sampler does with its source."""
-
-    probe: Callable[[], Ready[R] | Unavailable]
-    read: Callable[[R], Sequence[S]]  # oldest first; none when the reading failed
-    gate: Callable[[], Closed | None] = lambda: None  # the reason to stay off, or None
-    outdated: Callable[[R], bool] = lambda _: False  # after a reading: it has to be probed anew
-    pace: Callable[[R], Pace | None] = lambda _: None  # where the plan's does not fit
-    last: Callable[[R], Sequence[S]] | None = None  # read so at the end, then wait to be let go
-    goes_on: bool = False  # samples of one that is opened anew go on from those before
 
 
 class Sampler(Generic[R, S]):
@@ -186,7 +118,7 @@ class Sampler(Generic[R, S]):
         if health.state != "ok" or health.last_ns is None:
             return health
         quiet_s = (self._clock.now_ns() - health.last_ns) / 1e9
-        if quiet_s <= max(STALLED_AFTER_S, 3 * self._pace().interval_s):
+        if quiet_s <= max(STALLED_AFTER_S, 3 * self._period_s()):
             return health
         reason = health.reason or f"no answer for {quiet_s:.0f} s; it is asked again all the time"
         return health._replace(
@@ -199,6 +131,7 @@ class Sampler(Generic[R, S]):
         """Return the row for ``tychoctl sources``."""
         health, opened = self.health(), self.opened()
         quality: Quality = self.plan.quality if health.state == "ok" else "unavailable"
+        timed = opened.collector if opened and isinstance(opened.collector, SelfTimed) else None
         return SourceStatus(
             name=self.plan.name,
             enabled=self.plan.enabled,
@@ -213,6 +146,8 @@ class Sampler(Generic[R, S]):
             last_sample_ns=health.last_ns,
             late=health.late,
             absent=health.absent,
+            devices=timed.published() if timed else (),
+            notes=timed.notes if timed else (),
         )
 
     def _run(self) -> None:
@@ -268,6 +203,12 @@ class Sampler(Generic[R, S]):
         opened = self.opened()
         return opened.pace if opened else self.plan.pace
 
+    def _period_s(self) -> float:
+        """Return the seconds between two samples: the pace's, or how often the source publishes."""
+        opened = self.opened()
+        published_s = self._access.period_s(opened.collector) if opened else 0.0
+        return max(self._pace().interval_s, published_s)
+
     def _publish(self, opened: Opened[R, S]) -> None:
         self._newest = opened
         self._opened.publish(opened)
@@ -310,6 +251,10 @@ class Sampler(Generic[R, S]):
                 opened = self._renewed(opened)
                 deadline_ns = self._first_deadline_ns(opened.pace)
             now_ns, interval_ns = self._clock.now_ns(), round(opened.pace.interval_s * 1e9)
+            due_ns = self._access.due(opened.collector, now_ns)
+            if due_ns is not None:
+                self._stop.wait(max(due_ns - now_ns, LEAST_WAIT_NS) / 1e9)
+                continue
             following_ns = next_deadline_ns(deadline_ns, interval_ns, now_ns)
             if deadline_ns != self._first_deadline_ns(opened.pace):
                 self._count_late((following_ns - deadline_ns) // interval_ns - 1)
@@ -338,13 +283,23 @@ class Sampler(Generic[R, S]):
             self._failed(health, render_error(exc))
             return False
         if not samples:
-            self._failed(health, opened.collector.failure or "nothing could be read")
-            return False
+            return self._without_sample(opened, health)
         for sample in samples:
             opened.buffer.append(sample)
         count, last_ns = health.samples + len(samples), samples[-1].t_ns
         self._change(Health("ok", None, None, count, health.errors, health.late, last_ns, True))
         return True
+
+    def _without_sample(self, opened: Opened[R, S], health: Health) -> bool:
+        """Say whether a reading without a sample is as it should be: nothing new was published."""
+        reason = opened.collector.failure
+        is_timed = self._access.due(opened.collector, self._clock.now_ns()) is not None
+        if not reason and is_timed:
+            if not health.tried or health.state != "ok":
+                self._change(health._replace(state="ok", reason=None, remedy=None, tried=True))
+            return True
+        self._failed(health, reason or "nothing could be read")
+        return False
 
     def _failed(self, health: Health, reason: str) -> None:
         now_ns = self._clock.now_ns()

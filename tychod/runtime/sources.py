@@ -8,19 +8,37 @@ from typing import Final
 
 from tychod.clock import Clock
 from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
-from tychod.collectors.base import CpuCollector, EnergyCollector, Pace, Ready, Unavailable
+from tychod.collectors.base import (
+    CpuCollector,
+    EnergyCollector,
+    GpuCollector,
+    Pace,
+    Ready,
+    SelfTimed,
+    Unavailable,
+)
 from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.kernel.bridge import Splice
 from tychod.kernel.cgroups import CpuBaseline, baseline_of
 from tychod.model import SourceStatus, Window
-from tychod.runtime.sampler import Access, Closed, Plan, Sampler
-from tychod.samples import CgroupRef, CpuSample, CpuSeries, EnergySample, EnergySeries
+from tychod.runtime.plans import Access, Closed, Plan
+from tychod.runtime.sampler import Sampler
+from tychod.samples import (
+    CgroupRef,
+    CpuSample,
+    CpuSeries,
+    EnergySample,
+    EnergySeries,
+    EnergyZone,
+    PowerSensor,
+)
 
 Crashed = Callable[[str], None]
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
 """A meter of one of these measures the CPU; then no model is needed."""
+PLATFORM: Final = "platform"
 
 
 class EnergySampler:
@@ -30,9 +48,14 @@ class EnergySampler:
         self.sampler: Final = sampler
 
     def lag_s(self) -> float | None:
-        """Delay plus interval in seconds; None while the source is not there or stalled."""
+        """Delay plus interval in seconds; None while no window should wait for the source.
+
+        It is not there or stalled, or all it has is the platform's power, which comes late anyway.
+        """
         opened = self.sampler.opened()
         if opened is None or self.sampler.health().state != "ok":
+            return None
+        if all(part.domain == PLATFORM for part in _parts(opened.collector)):
             return None
         return opened.collector.delay_s + self.sampler.plan.interval_s
 
@@ -59,6 +82,8 @@ class EnergySampler:
             samples=opened.buffer.cut(window.start_ns + late_ns, window.end_ns + late_ns),
             zone_reasons=collector.zone_reasons,
             delay_ns=late_ns,
+            sensors=collector.sensors,
+            period_ns=round(published_s(collector) * 1e9) or round(opened.pace.interval_s * 1e9),
         )
 
     def problems(self) -> tuple[str, ...]:
@@ -71,7 +96,11 @@ class EnergySampler:
         opened = self.sampler.opened()
         if opened is None or opened.collector.quality != "measured":
             return False
-        return any(zone.domain in CPU_DOMAINS for zone in opened.collector.zones)
+        return any(part.domain in CPU_DOMAINS for part in _parts(opened.collector))
+
+
+def _parts(collector: EnergyCollector) -> tuple[EnergyZone | PowerSensor, ...]:
+    return (*collector.zones, *collector.sensors)
 
 
 class CpuSampler:
@@ -184,6 +213,7 @@ def energy_samplers(
 ) -> tuple[EnergySampler, ...]:
     """Return a sampler for each enabled energy source; a model yields to what is measured."""
     made: list[EnergySampler] = []
+    meters: list[EnergySampler] = []  # those that may measure the CPU
     for spec in ENERGY_COLLECTORS:
         enabled = spec.enabled(config)
         if enabled is False:
@@ -195,18 +225,37 @@ def energy_samplers(
             spec.interval_s(config),
             config.window.history,
             epoch_ns,
+            spec.remote,
         )
         probe = partial(spec.find, host, config, clock)
-        better = tuple(made) if spec.quality == "modelled" else ()
-        gate = _yield_to(better)
+        better = tuple(meters) if spec.quality == "modelled" else ()
         access = Access(
-            probe, read_energy, gate, attrgetter("outdated"), partial(energy_pace, plan)
+            probe,
+            read_energy,
+            _yield_to(better),
+            attrgetter("outdated"),
+            partial(energy_pace, plan),
+            due=due_ns,
+            period_s=published_s,
         )
         sampler = Sampler(plan, access, clock, crashed)
         for source in better:
             source.sampler.follow(sampler.wake)
         made.append(EnergySampler(sampler))
+        meters += made[-1:] if spec.measures_cpu else []
     return tuple(made)
+
+
+def due_ns(collector: EnergyCollector | GpuCollector, now_ns: int) -> int | None:
+    """Return when a source wants to be read next; None: at its plan's interval."""
+    return collector.due_ns(now_ns) if isinstance(collector, SelfTimed) else None
+
+
+def published_s(collector: EnergyCollector | GpuCollector) -> float:
+    """Return the longest period in seconds at which a device of it publishes; 0: not known."""
+    if not isinstance(collector, SelfTimed):
+        return 0.0
+    return max((device.period_s or 0.0 for device in collector.published()), default=0.0)
 
 
 def read_energy(collector: EnergyCollector) -> tuple[EnergySample, ...]:
