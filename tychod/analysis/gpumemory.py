@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+from tychod.analysis import gpuidle
+from tychod.analysis.gpuidle import IdleMemory
+
 VERSION: Final = 1
 Plain = dict[str, Any]
 
@@ -50,6 +53,7 @@ class GpuMemory:
     agreement: Agreement = field(default_factory=Agreement)
     likeness: Likeness = field(default_factory=Likeness)
     variogram: Variogram = field(default_factory=Variogram)
+    idle: IdleMemory = field(default_factory=IdleMemory)
 
 
 def to_plain(memory: GpuMemory) -> Plain:
@@ -61,6 +65,7 @@ def to_plain(memory: GpuMemory) -> Plain:
         "agreement": list(memory.agreement),
         "likeness": list(memory.likeness),
         "variogram": list(memory.variogram),
+        "idle": gpuidle.to_plain(memory.idle),
     }
 
 
@@ -75,6 +80,7 @@ def from_plain(plain: Mapping[str, Any]) -> GpuMemory:
             Agreement(*_sums(plain["agreement"], len(Agreement._fields))),
             Likeness(*_sums(plain["likeness"], len(Likeness._fields))),
             Variogram(*_sums(plain["variogram"], len(Variogram._fields))),
+            gpuidle.from_plain(plain["idle"]),
         )
     except (LookupError, TypeError, OverflowError) as exc:
         raise ValueError(f"not the memory of a GPU: {exc!r}") from None
