@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from tychod.workloads.http_line import Line
+    from tychod.http_line import Line
     from tychod.workloads.vmprocs import VmProcess
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Firework:
         return now_ns - self.asked_ns >= pause_ns
 
     def _ask(self, now_ns: int) -> None:
-        from tychod.workloads.http_line import Line, new_session  # not first in the thread
+        from tychod.http_line import Line, new_session  # not first in the thread
 
         self.asked_ns = now_ns
         outcome: SimpleQueue[tuple[Service, ...] | Exception] = SimpleQueue()
@@ -303,7 +303,7 @@ def _read_status(session: requests.Session, url: str) -> bytes:
     """Return the body of the agent's answer; FireworkError if there is no whole one in time."""
     import requests
 
-    from tychod.workloads.http_line import ask
+    from tychod.http_line import ask
 
     deadline_s = time.monotonic() + TIMEOUT_S
     try:
@@ -316,7 +316,7 @@ def _read_status(session: requests.Session, url: str) -> bytes:
 
 
 def _body(response: requests.Response, deadline_s: float) -> bytes:
-    from tychod.workloads.http_line import read_body
+    from tychod.http_line import read_body
 
     body = bytearray()
     for chunk in read_body(response, _CHUNK):

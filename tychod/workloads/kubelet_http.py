@@ -7,8 +7,8 @@ representation holds a credential: texts of the libraries are classified, never 
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -17,7 +17,20 @@ from requests.adapters import HTTPAdapter
 
 from tychod.config import Kubelet
 from tychod.hostfs import FileIdentity, Host
-from tychod.workloads.http_line import Line, ask, new_session, read_body
+from tychod.http_line import (
+    BROKEN,
+    HOSTNAME_MISMATCH,
+    OUT_OF_DATE,
+    TIMEOUTS,
+    Line,
+    ask,
+    causes_of,
+    errno_text,
+    first_of,
+    new_session,
+    read_body,
+    system_ca,
+)
 from tychod.workloads.pods import Pod, PodsError, parse_pods
 
 CA_FILES: Final = (
@@ -32,22 +45,9 @@ PORT: Final = 10250
 BODY_LIMIT: Final = 8 << 20  # 3.4 kB a pod were measured: room for two thousand
 TOKEN_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
-_OUT_OF_DATE: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
-_HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
-_TIMEOUTS: Final = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
-# How a peer that hangs up shows, in TLS 1.3 also one that refused the client certificate.
-_BROKEN: Final = (
-    ssl.SSLEOFError,
-    ssl.SSLZeroReturnError,
-    ConnectionResetError,
-    ConnectionAbortedError,
-    BrokenPipeError,
-)
 _TOKEN: Final = re.compile(rb"[\x21-\x7e]+")
 _USER: Final = re.compile(r"\(user=(?P<user>[\w:.@-]{1,200})[,)]")
 _UNREADABLE: Final = "let tychod's user read it, or run tychod with CAP_DAC_READ_SEARCH"
-
-E = TypeVar("E", bound=BaseException)
 
 
 class KubeletError(Exception):
@@ -166,7 +166,7 @@ class Exchange:
             return session
         context = _tls_context(self._settings, ca_file)
         session.mount("https://", _NodeAdapter(context, self._node_name))
-        session.verify = self._settings.verify_tls and (ca_file or _system_ca())
+        session.verify = self._settings.verify_tls and (ca_file or system_ca())
         if not self._settings.verify_tls:
             # The configuration says it, doctor shows it: not once more with every request.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -197,43 +197,43 @@ class Exchange:
 
     def _refusal(self, exc: requests.RequestException) -> KubeletError:
         """Say in a few words why a request failed, by what lies below the library's exception."""
-        causes = tuple(_causes(exc))
-        if unverified := _first(causes, ssl.SSLCertVerificationError):
+        causes = tuple(causes_of(exc))
+        if unverified := first_of(causes, ssl.SSLCertVerificationError):
             return self._unverified(unverified)
-        if any(isinstance(cause, _BROKEN) for cause in causes):
+        if any(isinstance(cause, BROKEN) for cause in causes):
             return KubeletError(
                 "the connection broke off",
                 "it is asked again; if this stays, see whether it refuses the client certificate",
             )
-        if tls_error := _first(causes, ssl.SSLError):
+        if tls_error := first_of(causes, ssl.SSLError):
             return _tls_refusal(tls_error.reason or "unknown error")
         return self._unreached(causes)
 
     def _unreached(self, causes: tuple[BaseException, ...]) -> KubeletError:
-        if _first(causes, ConnectionRefusedError):
+        if first_of(causes, ConnectionRefusedError):
             return KubeletError(
                 f"connection refused by {self._peer}",
                 "see whether the kubelet runs, and [kubelet] endpoint",
             )
         # urllib3 1.26 counts a connection that could not be made among its time-outs.
-        if not _first(causes, urllib3.exceptions.NewConnectionError) and any(
-            isinstance(cause, _TIMEOUTS) for cause in causes
+        if not first_of(causes, urllib3.exceptions.NewConnectionError) and any(
+            isinstance(cause, TIMEOUTS) for cause in causes
         ):
             return self._timed_out()
-        if _first(causes, urllib3.exceptions.ProtocolError):
+        if first_of(causes, urllib3.exceptions.ProtocolError):
             remedy = "it is asked again; if this stays, see the kubelet's log"
             return KubeletError("the answer broke off", remedy)
         return KubeletError(
-            f"no connection to {self._peer} ({_errno_text(causes)})", "see [kubelet] endpoint"
+            f"no connection to {self._peer} ({errno_text(causes)})", "see [kubelet] endpoint"
         )
 
     def _unverified(self, cause: ssl.SSLCertVerificationError) -> KubeletError:
-        if cause.verify_code in _HOSTNAME_MISMATCH:
+        if cause.verify_code in HOSTNAME_MISMATCH:
             return KubeletError(
                 f"the kubelet's certificate is not for the name {self._node_name!r}",
                 "set [kubelet] node_name to the name in the certificate",
             )
-        if cause.verify_code in _OUT_OF_DATE:
+        if cause.verify_code in OUT_OF_DATE:
             return KubeletError(
                 f"the kubelet's certificate is out of date ({cause.verify_message})",
                 "check this machine's clock; if it is right, renew the certificate",
@@ -323,11 +323,6 @@ def _read_token(host: Host, path: str) -> str:
     return token.decode("ascii")
 
 
-def _system_ca() -> str | bool:
-    paths = ssl.get_default_verify_paths()
-    return paths.cafile or paths.capath or True
-
-
 def _tls_refusal(reason: str) -> KubeletError:
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return KubeletError(
@@ -338,26 +333,3 @@ def _tls_refusal(reason: str) -> KubeletError:
 
 def _excerpt(response: requests.Response) -> str:
     return next(read_body(response, 512), b"").decode(errors="replace")
-
-
-def _first(causes: tuple[BaseException, ...], kind: type[E]) -> E | None:
-    return next((cause for cause in causes if isinstance(cause, kind)), None)
-
-
-def _errno_text(causes: tuple[BaseException, ...]) -> str:
-    texts = [c.strerror for c in causes if isinstance(c, OSError) and isinstance(c.strerror, str)]
-    return texts[-1] if texts else type(causes[-1]).__name__
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those it wraps, outermost first; libraries nest them three ways."""
-    seen: set[int] = set()
-    waiting: list[object] = [exc]
-    while waiting and len(seen) < 32:
-        found = waiting.pop(0)
-        if not isinstance(found, BaseException) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        inner = (getattr(found, "reason", None), found.__cause__, found.__context__)
-        waiting += [*found.args, *inner]

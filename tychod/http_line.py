@@ -1,18 +1,33 @@
-"""One HTTP question to a peer on this host, whose cost is bounded whoever answers.
+"""One HTTP question to a peer, whose cost is bounded whoever answers, and why it failed.
 
 Imports `requests`, so it is itself imported only once there is somebody to ask.
 """
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+
+TIMEOUTS: Final = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
+BROKEN: Final = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+)
+"""How a peer that hangs up shows, in TLS 1.3 also one that refused the client certificate."""
+OUT_OF_DATE: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
+HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Line:
@@ -73,7 +88,7 @@ def read_body(response: requests.Response, size: int) -> Iterator[bytes]:
 
 
 def new_session() -> requests.Session:
-    """Return a session for a conversation on this host: no proxy, no .netrc."""
+    """Return a session that answers to our settings alone: no proxy, no .netrc."""
     session = requests.Session()
     session.trust_env = False
     session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
@@ -81,14 +96,52 @@ def new_session() -> requests.Session:
 
 
 def ask(
-    session: requests.Session, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+    session: requests.Session,
+    url: str,
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    document: Mapping[str, str] | None = None,
 ) -> requests.Response:
-    """Return the answer to one GET with its body unread; a redirect is an answer like any other.
+    """Return the answer to one question with its body unread; a redirect is an answer, too.
 
     `Session.get` would work out where a redirect leads though it is told not to follow it: it
     reads that body whole, without a limit, and raises what is none of its own exceptions.
+    ``document`` goes along as JSON.
     """
-    request = session.prepare_request(requests.Request("GET", url, headers=dict(headers or {})))
+    plain = requests.Request(method, url, headers=dict(headers or {}), json=document)
+    request = session.prepare_request(plain)
     verify = True if session.verify is None else session.verify
     timeouts_s = (timeout_s, timeout_s)
     return session.get_adapter(url).send(request, stream=True, timeout=timeouts_s, verify=verify)
+
+
+def system_ca() -> str | bool:
+    """Return where OpenSSL finds the system's CAs."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True
+
+
+def causes_of(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those it wraps, outermost first; libraries nest them three ways."""
+    seen: set[int] = set()
+    waiting: list[object] = [exc]
+    while waiting and len(seen) < 32:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = (getattr(found, "reason", None), found.__cause__, found.__context__)
+        waiting += [*found.args, *inner]
+
+
+def first_of(causes: tuple[BaseException, ...], kind: type[E]) -> E | None:
+    """Return the outermost cause of a kind."""
+    return next((cause for cause in causes if isinstance(cause, kind)), None)
+
+
+def errno_text(causes: tuple[BaseException, ...]) -> str:
+    """Return what the system says of a connection that could not be made."""
+    texts = [c.strerror for c in causes if isinstance(c, OSError) and isinstance(c.strerror, str)]
+    return texts[-1] if texts else type(causes[-1]).__name__
