@@ -280,6 +280,7 @@ class Snapshot:
     conservation_violations: int = 0
     processes: Processes | None = None  # None: not accounted
     idle_policy: IdlePolicy = "system"
+    gpu_idle_policy: GpuIdlePolicy = "system"
     views: tuple[Leaf, ...] = ()  # VMs whose energy another leaf holds; in no sum
     folded: Mapping[str, Usage] = field(default_factory=dict)  # of evicted leaves, by view key
     gpus: tuple[Gpu, ...] = ()

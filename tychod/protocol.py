@@ -66,6 +66,7 @@ OPS: Final[Mapping[str, Op]] = {
     "units": Op(
         Nothing, "The workloads of kind unit, and slices: sums over all in each.", needs_window=True
     ),
+    "gpus": Op(Nothing, "GPUs: energy, power, use, and the workloads on each.", needs_window=True),
     "processes": Op(Nothing, "Processes, each with the workload it is of.", needs_window=True),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
     "record": Op(

@@ -55,6 +55,7 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         conservation_violations=state.violations,
         processes=_processes(state, seen),
         idle_policy=params.idle_policy,
+        gpu_idle_policy=params.gpu_idle,
         views=_views(state, seen),
         folded=state.folded,
     )

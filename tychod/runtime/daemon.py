@@ -354,6 +354,7 @@ def params_of(config: Config, cpus: int, memory: int) -> Params:
         terminated_max=config.workloads.terminated_max,
         terminated_min_uj=round(config.workloads.terminated_min_energy * 1e6),
         idle_policy=config.attribution.idle,
+        gpu_idle=config.attribution.gpu_idle,
         memory_bytes=memory,
     )
 

@@ -28,6 +28,7 @@ from tychod.runtime.entries import (
     render_time,
     total_of,
 )
+from tychod.runtime.hardware import fit_entry, gpus_body, residual_entry, source_device_entry
 from tychod.runtime.problems import problems_of, state_of
 from tychod.runtime.rollup import namespace_entries, pod_entries, slice_entries
 
@@ -76,12 +77,20 @@ def node_body(snapshot: Snapshot) -> Plain:
     """Return the node's energy and power by domain."""
     offset_ns = snapshot.wall_offset_ns
     domains = {name: _domain(domain, offset_ns) for name, domain in snapshot.domains.items()}
-    return {"domains": domains, "residual": None, "attribution": _attribution(snapshot)}
+    return {
+        "domains": domains,
+        "residual": residual_entry(snapshot.residual, lambda t_ns: _wall(t_ns, offset_ns)),
+        "platform": fit_entry(snapshot.fit),
+        "attribution": _attribution(snapshot),
+    }
 
 
 def _attribution(snapshot: Snapshot | None) -> Plain:
     """Return the rule that the energies of an answer follow; null before the first window."""
-    return {"idle": snapshot.idle_policy if snapshot else None}
+    return {
+        "idle": snapshot.idle_policy if snapshot else None,
+        "gpu_idle": snapshot.gpu_idle_policy if snapshot else None,
+    }
 
 
 def _domain(domain: Domain, offset_ns: int) -> Plain:
@@ -265,6 +274,8 @@ def _source(source: SourceStatus, offset_ns: int) -> Plain:
         "errors": source.errors,
         "last_sample": _wall(source.last_sample_ns, offset_ns),
         "late": source.late,
+        "notes": list(source.notes),
+        "devices": [source_device_entry(device) for device in source.devices],
     }
 
 
@@ -325,5 +336,6 @@ SNAPSHOT_BODIES: Final[Mapping[str, Callable[[Snapshot], Plain]]] = {
     "vms": vms_body,
     "units": units_body,
     "processes": processes_body,
+    "gpus": gpus_body,
 }
 """The operations that are answered from a snapshot alone: encoded once for all who ask."""

@@ -291,6 +291,7 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "containers": Session.tell,
     "vms": Session.tell,
     "units": Session.tell,
+    "gpus": Session.tell,
     "processes": Session.tell,
     "watch": Session.watch,
     "record": Session.record,
