@@ -112,7 +112,8 @@ def test_node_status_and_pods_have_their_keys() -> None:
     """The other answers, too, are what the contract says."""
     assert all(domain.keys() == DOMAIN for domain in answer("node")["domains"].values())
     assert answer("node")["residual"] is None
-    assert answer("node")["attribution"] == answer("status")["attribution"] == {"idle": "system"}
+    rule = {"idle": "system", "gpu_idle": "system"}
+    assert answer("node")["attribution"] == answer("status")["attribution"] == rule
     assert answer("status").keys() >= STATUS
     assert all(pod.keys() >= POD for pod in answer("pods")["pods"])
 

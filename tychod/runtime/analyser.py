@@ -15,7 +15,7 @@ from tychod.model import Identity, Snapshot, Window
 from tychod.runtime.recorder import Recorders
 from tychod.runtime.recording import Analysed
 from tychod.runtime.store import Store
-from tychod.samples import CgroupRef, CpuSeries, EnergySeries, VmSeries
+from tychod.samples import CgroupRef, CpuSeries, EnergySeries, GpuSeries, VmSeries
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,28 @@ WAIT_STEP_S: Final = 0.02
 SHORTEST_LAST_NS: Final = 50_000_000
 
 
-class EnergySource(Protocol):
-    """What analysis sees of an energy sampler."""
+class TimedSource(Protocol):
+    """A source that a window may have to wait for."""
 
     def lag_s(self) -> float | None:
-        """Delay plus interval in seconds; None while the source is not there or stalled."""
+        """Delay plus interval in seconds; None while no window should wait for it."""
 
     def newest_ns(self) -> int | None:
-        """Monotonic time of the newest sample."""
+        """Monotonic time up to which it is known."""
+
+
+class EnergySource(TimedSource, Protocol):
+    """What analysis sees of an energy sampler."""
 
     def series(self, window: Window) -> EnergySeries | None:
         """Return the samples of a window; None when the source was never there."""
+
+
+class GpuSource(TimedSource, Protocol):
+    """What analysis sees of the graphics processors."""
+
+    def series(self, window: Window, cgroups: Mapping[int, CgroupRef]) -> GpuSeries | None:
+        """Return what a window needs of them; None while there are none."""
 
 
 class CpuSource(Protocol):
@@ -101,6 +112,12 @@ class Inputs(NamedTuple):
     identify: Callable[[Mapping[int, CgroupRef]], Named]
     processes: ProcessSource | None = None  # None: not accounted
     machines: MachineSource | None = None  # None: not looked for
+    gpus: GpuSource | None = None  # None: switched off
+
+    @property
+    def timed(self) -> tuple[TimedSource, ...]:
+        """What a window may have to wait for."""
+        return (*self.energy, self.gpus) if self.gpus else self.energy
 
     @property
     def at_end(self) -> tuple[ProcessSource | MachineSource, ...]:
@@ -194,7 +211,7 @@ class Analyser:
 
     def _lag_s(self) -> float:
         lags = [
-            lag for s in self._inputs.energy if (lag := s.lag_s()) is not None and lag <= MAX_LAG_S
+            lag for s in self._inputs.timed if (lag := s.lag_s()) is not None and lag <= MAX_LAG_S
         ]
         return min(max([MIN_LAG_S, *lags]), MAX_LAG_S)
 
@@ -218,9 +235,7 @@ class Analyser:
     def _samples_reach(self, end_ns: int) -> bool:
         """Say whether every source that should hold the window has a sample at or after its end."""
         newest = [self._inputs.cpu.newest_ns()]
-        newest += [
-            s.newest_ns() for s in self._inputs.energy if (s.lag_s() or FOREVER) <= MAX_LAG_S
-        ]
+        newest += [s.newest_ns() for s in self._inputs.timed if (s.lag_s() or FOREVER) <= MAX_LAG_S]
         newest += [source.newest_ns() for source in self._inputs.at_end]
         return all(t_ns is None or t_ns >= end_ns for t_ns in newest)
 
@@ -257,6 +272,7 @@ class Analyser:
             wall_offset_ns=self._clock.wall_offset_ns(),
             processes=inputs.processes.seen() if inputs.processes else None,
             vms=inputs.machines.seen() if inputs.machines else None,
+            gpus=inputs.gpus.series(window, cpu.cgroups if cpu else {}) if inputs.gpus else None,
         )
 
     def _close_last(self) -> None:
