@@ -22,7 +22,7 @@ LAYERS: Final = (
     {"config", "model", "protocol", "views"},
     {
         *("hostfs", "kernel", "samples", "buffer", "clock", "conflicts", "settings", "config_text"),
-        *("codec", "http_line"),
+        *("codec", "documents", "http_line"),
     },
     {"collectors", "workloads", "analysis"},
     {"runtime", "exposition", "replay", "doctor", "load"},

@@ -6,8 +6,8 @@ import tracemalloc
 import pytest
 
 from tests.sim.kubelet import pod, pod_list
+from tychod.documents import parse_json
 from tychod.workloads.devices import FormatError, parse_checkpoint
-from tychod.workloads.documents import parse_json
 from tychod.workloads.pods import PodsError, parse_pods
 
 MOST = 4 << 20

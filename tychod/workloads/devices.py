@@ -10,8 +10,8 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
+from tychod.documents import parse_json
 from tychod.hostfs import UNKNOWN_BOOT, boot_id, render_error
-from tychod.workloads.documents import parse_json
 from tychod.workloads.hostfiles import NEED_CAPABILITY
 from tychod.workloads.kubelet import Unavailable
 from tychod.workloads.kubeletfiles import UNUSED, absent, find_newest, kubelet_paths

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
-from tychod.workloads.documents import parse_json
+from tychod.documents import parse_json
 from tychod.workloads.hypervisors import believed_id, bounded_name
 from tychod.workloads.kubelet import Unavailable, fault_of
 

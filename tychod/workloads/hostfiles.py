@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from tychod.documents import parse_json
 from tychod.hostfs import Host
-from tychod.workloads.documents import parse_json
 from tychod.workloads.texts import LABEL_MOST, bounded
 
 BUNDLE_LIMIT: Final = 4 << 20

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Final, Literal, NamedTuple
 
-from tychod.workloads.documents import parse_json
+from tychod.documents import parse_json
 from tychod.workloads.paths import QOS_CLASSES
 from tychod.workloads.texts import LABEL_MOST, NAME_MOST, bounded
 

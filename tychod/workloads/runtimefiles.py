@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tychod.documents import parse_json
 from tychod.hostfs import FileIdentity, Host
-from tychod.workloads.documents import parse_json
 from tychod.workloads.hostfiles import (
     NEED_CAPABILITY,
     PAUSE,
