@@ -30,6 +30,7 @@ trap 'rm -rf "$work"' EXIT
 tree=$work/tychod-$version
 
 export_tree "$tree" "$epoch"
+vendor_modules "$tree" "$epoch"
 cp -a "$tree/packaging/deb" "$tree/debian"
 cat >"$tree/debian/changelog" <<END
 tychod ($version) unstable; urgency=medium

@@ -26,6 +26,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/tychod-rpm.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 export_tree "$work/tree" "$epoch"
+vendor_modules "$work/tree" "$epoch"
 
 log=$work/build.log
 SOURCE_DATE_EPOCH=$epoch LC_ALL=C.UTF-8 rpmbuild -bb \

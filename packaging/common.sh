@@ -53,3 +53,21 @@ export_tree() {
         tar -xf - --no-same-owner -C "$1"
     SOURCE_DATE_EPOCH=$2 python3 -B -m tychod.version --write "$1/tychod"
 }
+
+# vendor_modules TREE EPOCH: puts the modules of packaging/vendor.txt into TREE/vendor. pip compares each
+# wheel with its hash, also one that an earlier build has left under .state/vendor.
+vendor_modules() {
+    local tree=$1 epoch=$2 python=.venv/bin/python kept=.state/vendor
+    mkdir -p "$kept" "$tree/vendor"
+    if ! "$python" -c 'import pip' 2>/dev/null; then
+        python=$tree/../pip/bin/python
+        python3 -m venv "$tree/../pip" || fail "pip is needed; run: sudo apt-get install python3-venv"
+    fi
+    "$python" -m pip --disable-pip-version-check --quiet download --no-deps --no-cache-dir --require-hashes \
+        --only-binary :all: --find-links "$kept" --dest "$kept" --requirement packaging/vendor.txt ||
+        fail "the modules of packaging/vendor.txt could not be fetched: it needs the network (or PIP_FIND_LINKS)"
+    "$python" -m zipfile -e "$kept"/nvidia_ml_py-*.whl "$tree/vendor"
+    rm -rf "$tree/vendor/example.py" "$tree"/vendor/*.dist-info
+    chmod -R u=rwX,go=rX "$tree/vendor"
+    find "$tree/vendor" -exec touch -d "@$epoch" {} +
+}

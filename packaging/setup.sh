@@ -18,7 +18,7 @@ BUILD_VENV=(python3 python3-venv python3-dev gcc libc6-dev pkg-config libsystemd
 CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says so and goes on
 BUILD_BPF=(clang llvm libbpf-dev)  # without: no kernel accounting in the checkout, `make bpf` says so
 RUN_BPF=(libbpf1 python3-bpfcc "linux-headers-$(dpkg --print-architecture 2>/dev/null || true)")
-BUILD_PACKAGES=(make git python3 build-essential debhelper dh-python lintian rpm "${BUILD_BPF[@]}")
+BUILD_PACKAGES=(make git python3 python3-venv build-essential debhelper dh-python lintian rpm "${BUILD_BPF[@]}")
 LIBRARIES=(python3-numpy libopenblas0-pthread python3-msgpack python3-pyroute2 python3-requests python3-sdnotify python3-pystemd
     python3-tomli-w python3-urllib3 libbpf1)
 EMULATE=(make python3 python3-numpy libbpf1 qemu-system-x86 "${BUILD_BPF[@]}")
