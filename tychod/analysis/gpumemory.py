@@ -34,6 +34,7 @@ class Likeness(NamedTuple):
     counter_j: float = 0.0
     square_j2: float = 0.0  # of counter minus reading times length, stamp errors taken off
     change_j2: float = 0.0  # of the reading's change times length
+    change_j4: float = 0.0  # of its fourth power: tells how few changes the sum is made of
 
 
 class Variogram(NamedTuple):

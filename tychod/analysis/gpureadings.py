@@ -1,0 +1,105 @@
+"""What the samples of one GPU say, on the axis of its load, without what cannot be."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Final, NamedTuple
+
+from tychod.samples import GpuDevice, GpuSample
+
+PERIOD_S: Final = 0.1
+"""Of a device whose period is not known: the most common one (measurement.md 5.4.8)."""
+MOST_W: Final = 10_000.0
+"""No device draws more; for those whose utmost power is not known."""
+ALL_ONES_UJ: Final = frozenset({(2**32 - 1) * 1_000, (2**64 - 1) * 1_000})
+"""What drivers say in place of millijoules that they do not have."""
+COUNTER_MAX_UJ: Final = 2**62
+GAP_PERIODS: Final = 4
+"""One period is normal and three more are bridged; what is longer is a gap."""
+
+
+class Reading(NamedTuple):
+    """One update; times are of the load, not of its publication."""
+
+    t_ns: int
+    sd_ns: int
+    energy_uj: int | None
+    instant_w: float | None
+    average_w: float | None
+
+
+class Readings(NamedTuple):
+    """The updates of one device, in increasing time."""
+
+    found: tuple[Reading, ...]
+    period_ns: int
+    sensor_ns: int  # how much of the time before an update its momentary value saw
+    is_whole: bool  # the sensor is known to see all of the time
+    average_ns: int  # 0: there is no averaged field
+    max_w: float
+    rejected: int  # values that cannot be
+    newest: GpuSample | None
+
+
+def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
+    """Return what a device's samples say; values that cannot be are left out and counted."""
+    max_w = device.max_power_w if device.max_power_w > 0 else MOST_W
+    delay_ns = round(device.delay_s * 1e9)
+    found: list[Reading] = []
+    rejected, newest = 0, None
+    for sample in samples:
+        if sample.device != device.uuid:
+            continue
+        newest = sample
+        t_ns = sample.published_ns - delay_ns
+        if found and t_ns <= found[-1].t_ns:
+            continue
+        reading = _reading(sample, t_ns, max_w)
+        found.append(reading)
+        told = sample.energy_uj, sample.instant_uw, sample.average_uw
+        rejected += sum(v is None and t is not None for v, t in zip(reading[2:], told, strict=True))
+    period_ns = _period_ns(device, found)
+    sensor_ns = round(device.sensor_s * 1e9) or period_ns // 4
+    return Readings(
+        tuple(found),
+        period_ns,
+        min(sensor_ns, period_ns),
+        device.sensor_s >= 0.9 * period_ns / 1e9,
+        round(device.average_s * 1e9),
+        max_w,
+        rejected,
+        newest,
+    )
+
+
+def _reading(sample: GpuSample, t_ns: int, max_w: float) -> Reading:
+    instant_w, average_w = (_watts(v, max_w) for v in (sample.instant_uw, sample.average_uw))
+    return Reading(t_ns, sample.sd_ns, _energy_uj(sample), instant_w, average_w)
+
+
+def _watts(value_uw: int | None, max_w: float) -> float | None:
+    return value_uw / 1e6 if value_uw is not None and 0 <= value_uw <= max_w * 1e6 else None
+
+
+def _energy_uj(sample: GpuSample) -> int | None:
+    value = sample.energy_uj
+    if value is None or not 0 <= value < COUNTER_MAX_UJ or value in ALL_ONES_UJ:
+        return None
+    return value
+
+
+def _period_ns(device: GpuDevice, found: Sequence[Reading]) -> int:
+    if device.period_s > 0:
+        return round(device.period_s * 1e9)
+    gaps = [after.t_ns - before.t_ns for before, after in pairwise(found)]
+    return round(median(gaps)) if len(gaps) > 2 else round(PERIOD_S * 1e9)
+
+
+def segments(found: Sequence[Reading], longest_ns: int) -> list[list[Reading]]:
+    """Return the readings, cut where two are further apart than that."""
+    cut: list[list[Reading]] = []
+    for reading in found:
+        if not cut or reading.t_ns - cut[-1][-1].t_ns > longest_ns:
+            cut.append([])
+        cut[-1].append(reading)
+    return cut
