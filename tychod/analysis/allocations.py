@@ -45,7 +45,7 @@ class Claim(NamedTuple):
 
     leaf_id: str
     instance: str | None  # uuid; None: all of the device
-    count: int  # replicas of a shared one
+    replicas: int  # of a shared one
 
 
 def part_of(resource: str, device_id: str, devices: Sequence[GpuDevice]) -> Part | None:

@@ -10,6 +10,7 @@ is seen to do its work with less proves a level too high.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from math import isfinite
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -52,7 +53,7 @@ class Level(NamedTuple):
 
     power_w: float = 0.0
     spread_w: float = 0.0  # standard deviation of a quiet mean
-    count: int = 0  # means that it is made of; 0: nothing is known
+    means: int = 0  # that it is made of; 0: nothing is known
 
 
 class Piece(NamedTuple):
@@ -90,16 +91,25 @@ def _level(seen_w: Sequence[float]) -> Level:
 def idle_j(pieces: Sequence[Piece], memory: IdleMemory) -> list[float]:
     """Return the idle energy in each piece: at most the idle power of its state, and at most all.
 
-    While nobody uses the device, what its noise adds to the idle power is idle, too; cutting it
-    off would give somebody half of the noise.
+    While nobody uses the device, what its noise adds to the idle power is idle, too; cut off
+    reading by reading, half of the noise would be somebody's use.
     """
-    found = []
+    found: list[float] = []
     levels = {state: level(memory, state) for state in {piece.pstate for piece in pieces}}
-    for piece in pieces:
-        known = levels[piece.pstate]
-        most_w = known.power_w + (SURE * known.spread_w if piece.is_quiet else 0.0)
-        found.append(max(min(most_w * (piece.end_ns - piece.start_ns) / 1e9, piece.energy_j), 0.0))
+    for _, run in groupby(enumerate(pieces), _one_for_quiet):
+        parts = [piece for _, piece in run]
+        known, energy_j = levels[parts[0].pstate], sum(part.energy_j for part in parts)
+        most_w = known.power_w + (SURE * known.spread_w if parts[0].is_quiet else 0.0)
+        most_j = most_w * sum(part.end_ns - part.start_ns for part in parts) / 1e9
+        share = min(most_j / energy_j, 1.0) if energy_j > 0.0 else 0.0
+        found += [share * max(part.energy_j, 0.0) for part in parts]
     return found
+
+
+def _one_for_quiet(numbered: tuple[int, Piece]) -> tuple[int, int]:
+    """Return the same for the neighbours of one quiet state, another for each other piece."""
+    number, piece = numbered
+    return piece.pstate, -1 if piece.is_quiet else number
 
 
 def learned(memory: IdleMemory, pieces: Sequence[Piece]) -> IdleMemory:

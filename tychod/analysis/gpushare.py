@@ -137,9 +137,16 @@ def _shared(
     changing: Set[str],
     identities: Mapping[int, Identity],
     reason: str | None,
+    *,
+    is_instance: bool = False,
 ) -> Split:
-    """Return the shares within one device that is not divided, or within one instance."""
+    """Return the shares within one device that is not divided, or within one instance.
+
+    Who is in an instance has it to himself, so there it suffices to be seen.
+    """
     weights, is_by_use = _weights(processes)
+    if is_instance and not any(weights):
+        weights = [1.0] * len(processes)
     total = fsum(weights)
     if not total:
         return _unseen(claims, changing, reason or NOBODY)
@@ -167,10 +174,10 @@ def _unseen(claims: Sequence[Claim], changing: Set[str], reason: str) -> Split:
     leaves = {claim.leaf_id for claim in claims}
     if not claims or (len(leaves) > 1 and leaves & changing):
         return Split({UNATTRIBUTED_ID: 1.0}, False, CHANGED if claims else reason)
-    total = sum(claim.count for claim in claims)
+    total = sum(claim.replicas for claim in claims)
     parts: dict[str, float] = {}
     for claim in claims:
-        parts[claim.leaf_id] = parts.get(claim.leaf_id, 0.0) + claim.count / total
+        parts[claim.leaf_id] = parts.get(claim.leaf_id, 0.0) + claim.replicas / total
     return Split(parts, False)
 
 
@@ -197,16 +204,13 @@ def _divided(
     if not any(weights):
         return _unseen((), held.changing, look.reason or NOBODY)
     total = fsum(weights)
-    return _mixed(
-        [
-            (
-                weight / total,
-                _shared(found, claims_on(p, held.claims), held.changing, identities, look.reason),
-            )
-            for (p, found), weight in zip(groups, weights, strict=True)
-            if weight
-        ]
-    )
+    found = []
+    for (part, inside), weight in zip(groups, weights, strict=True):
+        if weight:
+            claims = claims_on(part, held.claims)
+            who = _shared(inside, claims, held.changing, identities, look.reason, is_instance=True)
+            found.append((weight / total, who))
+    return _mixed(found)
 
 
 def _activity(part: Instance, found: Sequence[GpuProcess], told: Mapping[int, float]) -> float:

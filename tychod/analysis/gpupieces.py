@@ -1,0 +1,110 @@
+"""A GPU's window in pieces: what it used, in which state, and which look tells by whom.
+
+The percentages of a look are means since the look before, so a piece belongs to the look that ends
+it.  Where none does, the last look holds for a while.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from tychod.analysis.energy import ZoneWindow
+from tychod.analysis.gpuidle import UNTOLD, Piece
+from tychod.analysis.gpushare import HOLD_NS, is_told, is_used
+from tychod.analysis.learned import Float64s
+from tychod.samples import GpuSample, GpuUse, Int64s
+
+
+class Seen(NamedTuple):
+    """What was seen of one device in and around a window, each in the order of time."""
+
+    samples: Sequence[GpuSample]
+    looks: Sequence[GpuUse]
+    is_assigned: bool  # to somebody whose processes may not be visible
+
+
+class Looked(NamedTuple):
+    """A piece with the look that covers it."""
+
+    piece: Piece
+    look: int | None  # its number; None: nobody looked
+    is_late: bool  # it is from before the window
+
+
+def pieces_of(zone: ZoneWindow, seen: Seen) -> list[Looked]:
+    """Return the parts of a zone's energy, oldest first; what came late is before the window."""
+    times, energy_j = _knots(zone)
+    if len(times) < 2:
+        return []
+    stops = [look.t_ns for look in seen.looks]
+    inner = [t for look in seen.looks for t in (look.since_ns, look.t_ns)]
+    edges = np.unique(np.concatenate([times, np.array(inner, np.int64)]))
+    edges = edges[(edges >= times[0]) & (edges <= times[-1])]
+    at_edges = np.interp(edges - times[0], times - times[0], energy_j)
+    told = [sample.published_ns for sample in seen.samples]
+    begins_ns = int(zone.meter.times_ns[0])
+    found = []
+    spans = zip(pairwise(edges.tolist()), np.diff(at_edges).tolist(), strict=True)
+    for (start_ns, end_ns), used_j in spans:
+        is_late = end_ns <= begins_ns
+        look = _look(seen.looks, stops, start_ns, end_ns, may_hold=not is_late)
+        states = _states(seen.samples, told, start_ns, end_ns)
+        pstate = states[0].pstate if states else None
+        is_quiet = _is_quiet(states, None if look is None else seen.looks[look], seen.is_assigned)
+        piece = Piece(start_ns, end_ns, used_j, UNTOLD if pstate is None else pstate, is_quiet)
+        found.append(Looked(piece, look, is_late))
+    return found
+
+
+def _knots(zone: ZoneWindow) -> tuple[Int64s, Float64s]:
+    """Return the meter with what came late before it; that was used at nobody knows what power."""
+    meter = zone.meter
+    begun_ns = zone.point.t_ns - zone.covered_ns
+    if not zone.late_uj or not len(meter.times_ns) or begun_ns >= int(meter.times_ns[0]):
+        return meter.times_ns, meter.energy_j
+    late_j = zone.late_uj / 1e6
+    return (
+        np.concatenate([np.array([begun_ns], np.int64), meter.times_ns]),
+        np.concatenate([[0.0], meter.energy_j + late_j]),
+    )
+
+
+def _look(
+    looks: Sequence[GpuUse], stops: Sequence[int], start_ns: int, end_ns: int, *, may_hold: bool
+) -> int | None:
+    """Return the look that covers a piece, else the last before it, else the next after it."""
+    at = bisect_left(stops, end_ns)
+    if at < len(looks) and looks[at].since_ns <= start_ns:
+        return at
+    if not may_hold:
+        return None
+    if at and start_ns - stops[at - 1] <= HOLD_NS:
+        return at - 1
+    return at if at < len(looks) and looks[at].since_ns - end_ns <= HOLD_NS else None
+
+
+def _states(
+    samples: Sequence[GpuSample], told: Sequence[int], start_ns: int, end_ns: int
+) -> Sequence[GpuSample]:
+    """Return the updates around a piece: the last before its middle, and the first after it."""
+    at = bisect_right(told, (start_ns + end_ns) // 2)
+    found = samples[max(at - 1, 0) : at + 1]
+    return [s for s in found if start_ns - HOLD_NS <= s.published_ns <= end_ns + HOLD_NS]
+
+
+def _is_quiet(states: Sequence[GpuSample], look: GpuUse | None, is_assigned: bool) -> bool:
+    """Say whether nobody used a device: by its own word, else because nobody could have."""
+    if look is not None and (
+        any(is_used(p) for p in look.processes) or any(part > 0.0 for _, part in look.activity)
+    ):
+        return False
+    if not states or any(s.sm_percent or s.memory_percent for s in states):
+        return False
+    if all(s.sm_percent is not None for s in states):
+        return True
+    if look is None or look.reason is not None:
+        return False
+    return all(is_told(p) for p in look.processes) and (bool(look.processes) or not is_assigned)
