@@ -8,7 +8,7 @@ of the readings.  The likeliest candidate is applied, and only a much likelier o
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,71 +18,63 @@ from tychod.analysis.bank_features import (
     DELAYS_S,
     HISTORY_S,
     History,
-    Kernel,
     Seen,
     centroids,
     seen,
 )
+from tychod.analysis.bank_saved import from_plain, to_plain
+from tychod.analysis.bank_state import (
+    BASE_SD_W,
+    CALIBRATION,
+    COEFFICIENT_SD,
+    EVIDENCE_FLOOR,
+    KERNELS,
+    Bank,
+    fresh,
+    log_prior,
+    narrowed,
+    with_parts,
+)
 from tychod.analysis.learned import Float64s
 
-__all__ = ("BIN_S", "CALIBRATION", "HISTORY_S", "KERNELS", "Bank", "Fit", "History")
+__all__ = [
+    "BIN_S",
+    "CALIBRATION",
+    "HISTORY_S",
+    "KERNELS",
+    "Bank",
+    "Fit",
+    "History",
+    "fit",
+    "fresh",
+    "from_plain",
+    "fused_w",
+    "take",
+    "to_plain",
+    "with_parts",
+]
 
-KERNELS: Final[tuple[Kernel, ...]] = ((0.0, 1.0), (0.5, 1.0), (1.0, 1.0))
-"""A mean over a second, with a lag up to one: what most BMCs show."""
-CALIBRATION: Final[tuple[Kernel, ...]] = (
-    *KERNELS,
-    *((2.0, 1.0), (0.0, 0.1), (0.0, 2.0), (0.0, 5.0), (0.0, 10.0), (0.0, 30.0), (0.0, 60.0)),
-)
-"""Also what others show: a mean over ten seconds taken for one of a second ruins everything."""
-START_DELAY_S: Final = 1.0
-COEFFICIENT, COEFFICIENT_SD = 1.05, 0.07
-"""Of a power supply and the converters after it."""
-BASE_SD_W: Final = 100.0
 COEFFICIENT_WALK: Final = 1e-4**2 / 2.0
 BASE_WALK: Final = 2.0**2 / 2.0
 """Variance that a second adds (W^2): the base may move by 2 W from one reading to the next."""
-NOISE_START, NOISE_LEAST, NOISE_GAIN = 4.0, 0.3, 0.02
+NOISE_LEAST, NOISE_GAIN = 0.3, 0.02
 FORGET_S: Final = 600.0
 """Evidence for a delay is forgotten: without load steps nothing new says that it is still so."""
-EVIDENCE_FLOOR: Final = -25.0
 RESET_AFTER: Final = 20
 HYSTERESIS: Final = 3.0
-LAG_SPREAD_S, UNUSUAL = 0.7, 1.0
 ROBUST_ALL, ROBUST_OWN, STUDENT = 3.0, 4.0, 4.0
 JUMP_AFTER, JUMP_GAIN = 3, 0.7
 STUCK_SIGMA, STUCK_REACH, STUCK_AFTER = 4.0, 10.0, 3
-READY_AFTER, READY_SD_S = 5, 0.5
-KERNELS_KEPT, KERNELS_AFTER, KERNELS_BEHIND = 3, 30, 10.0
+READY_AFTER, READY_SD_S, READY_BOXCAR_S = 5, 0.5, 10.0
+OTHER_CLOCK_NS: Final = 60_000_000_000
+"""A reading so much before the last is by the clock of another boot."""
+MOST_W: Final = 1e6
+BEND_LEAST: Final = 1.0
+"""Nats: where the neighbours are about as likely, nothing is said of the place between them."""
 HALF_GAIN: Final = 0.05
+SHORT_S: Final = 2.0
+"""Averages up to here must all be covered by the history before a reading counts."""
 TINY: Final = 1e-12
-
-
-def _none() -> Float64s:
-    return np.zeros(0)
-
-
-@dataclass(frozen=True)
-class Bank:
-    """All candidates, kernel by kernel and delay by delay; never changed in place."""
-
-    parts: tuple[str, ...]
-    kernels: tuple[Kernel, ...]
-    theta: Float64s  # (parts + 1, candidates) coefficients and the base in watts
-    cov: Float64s  # (parts + 1, parts + 1, candidates)
-    evidence: Float64s  # (candidates,) log-likelihood less that of the best
-    applied: int  # the candidate in use
-    noise_w2: float = NOISE_START  # variance of a reading
-    half_s: float = 0.0  # of the stamps, lately
-    is_placed: bool = False  # the base is known for these parts
-    is_ready: bool = False  # it has been sure enough once
-    last_ns: int = 0  # of the last reading that counted
-    last_w: float = math.nan
-    shown_w: Float64s = field(default_factory=_none)  # (parts, candidates) when it appeared
-    repeats: int = 0  # readings in a row that cannot be new
-    misses: int = 0  # readings in a row that no candidate expected
-    readings: int = 0
-    rejected: int = 0
-    judged: int = 0  # readings since all candidates are covered by the history
 
 
 class Fit(NamedTuple):
@@ -114,28 +106,10 @@ class _Judged(NamedTuple):
     z: Float64s  # rest squared, in units of its variance
 
 
-def fresh(parts: tuple[str, ...], base_w: float, kernels: tuple[Kernel, ...] = CALIBRATION) -> Bank:
-    """Return a bank that knows nothing; ``kernels``: all that the meter may show."""
-    count, size = len(kernels) * len(DELAYS_S), len(parts) + 1
-    theta = np.full((size, count), COEFFICIENT)
-    theta[-1] = max(base_w, 0.0)
-    first = kernels.index(KERNELS[0]) if KERNELS[0] in kernels else 0
-    applied = first * len(DELAYS_S) + int(np.argmin(np.abs(DELAYS_S - START_DELAY_S)))
-    return Bank(parts, kernels, theta, _prior_cov(size, count), np.zeros(count), applied)
-
-
-def _prior_cov(size: int, count: int) -> Float64s:
-    cov = np.zeros((size, size, count))
-    cov[range(size), range(size)] = COEFFICIENT_SD**2
-    cov[-1, -1] = BASE_SD_W**2
-    return cov
-
-
 def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) -> Bank:
     """Take in one reading, which was published within ``half_ns`` of ``t_ns``."""
-    found = seen(history, t_ns, bank.kernels) if t_ns > bank.last_ns else None
-    usable = found is not None and _covers(bank, found)
-    if found is None or not usable or not (math.isfinite(power_w) and power_w >= 0.0):
+    found = None if _is_late(bank, t_ns) else seen(history, t_ns, bank.kernels)
+    if found is None or not _is_usable(bank, found) or not 0.0 <= power_w <= MOST_W:
         return replace(bank, rejected=bank.rejected + 1)
     if _is_repeated(bank, found, power_w):
         return replace(bank, rejected=bank.rejected + 1, repeats=bank.repeats + 1)
@@ -148,15 +122,21 @@ def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) 
     bank = _aged(bank, t_ns)
     bank = replace(bank, half_s=bank.half_s + step * (half_s - bank.half_s))
     bank = _settled(_corrected(bank, found, half_s, power_w), found)
-    judged = bank.judged + 1 if found.covered.all() else 0
+    whole = np.all(found.covered.reshape(len(bank.kernels), -1), axis=1)
+    judged = tuple((np.array(bank.judged) + whole).tolist())
     bank = replace(bank, last_ns=t_ns, readings=bank.readings + 1, judged=judged)
-    return _narrowed(replace(bank, is_ready=bank.is_ready or _is_sure(bank)))
+    return narrowed(replace(bank, is_ready=bank.is_ready or _is_sure(bank)))
 
 
-def _covers(bank: Bank, found: Seen) -> bool:
+def _is_late(bank: Bank, t_ns: int) -> bool:
+    return bank.last_ns - OTHER_CLOCK_NS < t_ns <= bank.last_ns
+
+
+def _is_usable(bank: Bank, found: Seen) -> bool:
     """Whether what is judged now is judged alike: only the long averages may have to wait."""
-    short = np.repeat([boxcar <= 2.0 for _, boxcar in bank.kernels], len(DELAYS_S))
-    return bool(found.covered[short].all() and found.covered[bank.applied])
+    short = np.repeat([boxcar <= SHORT_S for _, boxcar in bank.kernels], len(DELAYS_S))
+    is_covered = bool(found.covered[short].all() and found.covered[bank.applied])
+    return is_covered and bool(np.isfinite(found.parts_w).all())
 
 
 def _is_repeated(bank: Bank, found: Seen, power_w: float) -> bool:
@@ -187,6 +167,7 @@ def _aged(bank: Bank, t_ns: int) -> Bank:
     if not bank.last_ns:
         return bank
     dt = (t_ns - bank.last_ns) / 1e9
+    dt = dt if dt > 0.0 else FORGET_S  # the time of another boot: it has been a while
     cov = bank.cov.copy()
     for i in range(len(cov)):
         walk, most = COEFFICIENT_WALK, 2.0 * COEFFICIENT_SD**2
@@ -219,7 +200,7 @@ def _corrected(bank: Bank, found: Seen, half_s: float, power_w: float) -> Bank:
     total = judged.xpx + judged.noise / own**2
     theta = bank.theta + judged.px * (rest / total)
     cov = bank.cov - judged.px[:, None] * judged.px[None] / total
-    first = int(np.argmax(evidence + _log_prior(bank.kernels)))
+    first = int(np.argmax(evidence + log_prior(bank.kernels)))
     noise = _noise(bank.noise_w2, judged, first)
     theta = np.where(found.covered, theta, bank.theta)
     cov = np.where(found.covered, cov, bank.cov)
@@ -251,7 +232,7 @@ def _noise(noise_w2: float, judged: _Judged, at: int) -> float:
 def _settled(bank: Bank, found: Seen) -> Bank:
     """Keep all possible, choose the candidate to apply, and let the hopeless begin anew from it."""
     bank = _possible(bank)
-    score = np.where(found.covered, bank.evidence + _log_prior(bank.kernels), -np.inf)
+    score = np.where(found.covered, bank.evidence + log_prior(bank.kernels), -np.inf)
     applied = int(np.argmax(score))
     if score[applied] < score[bank.applied] + HYSTERESIS:
         applied = bank.applied
@@ -274,40 +255,13 @@ def _possible(bank: Bank) -> Bank:
     return bank if theta is bank.theta else replace(bank, theta=np.maximum(theta, 0.0))
 
 
-def _log_prior(kernels: tuple[Kernel, ...]) -> Float64s:
-    each = [-0.5 * (lag / LAG_SPREAD_S) ** 2 - UNUSUAL * (boxcar != 1.0) for lag, boxcar in kernels]
-    return np.repeat(each, len(DELAYS_S))
-
-
-def _narrowed(bank: Bank) -> Bank:
-    """Drop the kernels that the data have ruled out, which cost time and can no longer win."""
-    if len(bank.kernels) <= KERNELS_KEPT or bank.judged < KERNELS_AFTER:
-        return bank
-    score = (bank.evidence + _log_prior(bank.kernels)).reshape(len(bank.kernels), -1).max(axis=1)
-    used = bank.applied // len(DELAYS_S)
-    near = [_unlike(kernel, bank.kernels[used]) for kernel in bank.kernels]
-    order = np.lexsort((near, -score, np.arange(len(near)) != used))
-    if score[order[KERNELS_KEPT]] > score[used] - KERNELS_BEHIND:
-        return bank
-    kept = np.sort(order[:KERNELS_KEPT])
-    at = (kept[:, None] * len(DELAYS_S) + np.arange(len(DELAYS_S))).ravel()
-    return replace(
-        bank,
-        kernels=tuple(bank.kernels[i] for i in kept),
-        theta=bank.theta[:, at],
-        cov=bank.cov[:, :, at],
-        evidence=bank.evidence[at],
-        shown_w=bank.shown_w[:, at],
-        applied=int(np.flatnonzero(at == bank.applied)[0]),
-    )
-
-
-def _unlike(one: Kernel, other: Kernel) -> float:
-    return abs(math.log(one[1] / other[1])) + abs(one[0] - other[0])
-
-
 def _is_sure(bank: Bank) -> bool:
-    enough = bank.is_placed and min(bank.readings, bank.judged) >= READY_AFTER
+    """Whether it may be used; averages over more than ten seconds are not waited for.
+
+    Where the meter has one, to hold its readings is no better than what is wrong until then.
+    """
+    counts = zip(bank.kernels, bank.judged, strict=True)
+    enough = all(n >= READY_AFTER for (_, boxcar), n in counts if boxcar <= READY_BOXCAR_S)
     return enough and _centroid(bank)[1] < READY_SD_S
 
 
@@ -316,7 +270,7 @@ def _centroid(bank: Bank) -> tuple[float, float]:
 
     The grid and the stamps are not in the candidates' spread, so they are added.
     """
-    score = bank.evidence + _log_prior(bank.kernels)
+    score = bank.evidence + log_prior(bank.kernels)
     share = np.exp(score - score.max())
     share /= share.sum()
     centroid = centroids(bank.kernels)
@@ -331,9 +285,9 @@ def _between(score: Float64s, at: int) -> float:
     """Return where between its neighbours a candidate's score would be highest, in grid steps."""
     if not 0 < at % len(DELAYS_S) < len(DELAYS_S) - 1:
         return 0.0
-    below, here, above = score[at - 1 : at + 2].tolist()
-    bend = below - 2.0 * here + above
-    return min(max(0.5 * (below - above) / bend, -0.5), 0.5) if bend < -TINY else 0.0
+    below, here, above = (float(score[at + i]) for i in (-1, 0, 1))
+    bend = min(below - 2.0 * here + above, 0.0) - BEND_LEAST
+    return min(max(0.5 * (below - above) / bend, -0.5), 0.5)
 
 
 def fused_w(bank: Bank, power_w: Float64s) -> Float64s:
