@@ -1,0 +1,102 @@
+"""Window after window of a machine of known power, as the daemon would see it through its meters.
+
+The package has a RAPL counter, the GPU one of its own, read every 50 and 100 ms; the BMC's readings
+are there once they have been published.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tests.sim.bmcpower import BEGIN_NS, PlatformWorld
+from tychod.analysis.energy import DomainWindow, ZoneWindow, domain_windows, zone_windows
+from tychod.analysis.platform import platform_window
+from tychod.analysis.platform_memory import PlatformMemory
+from tychod.analysis.platform_shown import PlatformWindow
+from tychod.analysis.state import Params, State, ZonePoint
+from tychod.model import Window
+from tychod.samples import EnergySample, EnergySeries, EnergyZone, PowerSensor
+
+NS: Final = 1_000_000_000
+PARAMS: Final = Params(cpus=8)
+LAG_NS: Final = 400_000_000
+"""A window is closed so long after its end."""
+EVERY_NS: Final = {"package": 50_000_000, "dram": 50_000_000, "gpu": 100_000_000}
+UNIT_UJ: Final = {"package": 61, "dram": 15, "gpu": 1000}
+MARGIN_NS: Final = 300_000_000
+
+
+class Row(NamedTuple):
+    """One window and what was made of it."""
+
+    window: Window
+    seen: PlatformWindow
+    memory: PlatformMemory
+
+
+def sensor(name: str = "chassis") -> PowerSensor:
+    """One chassis' power."""
+    return PowerSensor(f"redfish:{name}", "platform", name, None, 5_000.0)
+
+
+def rows(
+    world: PlatformWorld,
+    memory: PlatformMemory | None = None,
+    window_s: float = 3.0,
+    until_s: float | None = None,
+) -> Iterator[Row]:
+    """Follow the world from its second 0 on, cold or with what was known."""
+    memory = memory or PlatformMemory()
+    points: dict[str, ZonePoint] = {}
+    end_s = world.settings.seconds if until_s is None else until_s
+    ends = np.arange(1, int(end_s / window_s) + 1) * window_s
+    start_ns = BEGIN_NS
+    for end in ends.tolist():
+        window = Window(start_ns, BEGIN_NS + round(end * NS))
+        zones = parts(world, window, points)
+        points |= {zone.zone.key: zone.point for zone in zones}
+        seen, memory = platform_window(
+            bmc(world, window), domain_windows(zones), window, memory, PARAMS
+        )
+        assert seen is not None
+        yield Row(window, seen, memory)
+        start_ns = window.end_ns
+
+
+def bmc(world: PlatformWorld, window: Window) -> EnergySeries:
+    """What has arrived of the readings: one before the window, those in it, one after."""
+    known = [r for r in world.readings if r.t_ns + r.half_ns <= window.end_ns + LAG_NS]
+    before = [r for r in known if r.t_ns <= window.start_ns][-1:]
+    inside = [r for r in known if window.start_ns < r.t_ns]
+    samples = tuple(
+        EnergySample(r.t_ns, (), (round(r.power_w * 1e6),), r.half_ns) for r in (*before, *inside)
+    )
+    return EnergySeries("redfish", "measured", (), samples, {}, sensors=(sensor(),))
+
+
+def parts(
+    world: PlatformWorld, window: Window, points: Mapping[str, ZonePoint]
+) -> list[ZoneWindow]:
+    """What the parts' own meters show in a window."""
+    found = []
+    for index, name in enumerate(world.settings.parts):
+        zone = EnergyZone(f"sim:{name}", name, f"{name}-0", 0, 0, 1_000.0)
+        every = EVERY_NS[name]
+        first = (window.start_ns - MARGIN_NS) // every
+        at = np.arange(first, (window.end_ns + MARGIN_NS) // every + 1, dtype=np.int64) * every
+        joules = world.parts_j(at)[index]
+        native = np.floor(joules * 1e6 / UNIT_UJ[name]).astype(np.int64) * UNIT_UJ[name]
+        samples = tuple(
+            EnergySample(t, (uj,)) for t, uj in zip(at.tolist(), native.tolist(), strict=True)
+        )
+        series = EnergySeries("sim", "measured", (zone,), samples, {})
+        found += zone_windows(series, window, State(zones=points), PARAMS)
+    return found
+
+
+def domains(
+    world: PlatformWorld, window: Window, points: Mapping[str, ZonePoint]
+) -> Mapping[str, DomainWindow]:
+    """The same by domain."""
+    return domain_windows(parts(world, window, points))
