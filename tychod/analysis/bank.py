@@ -22,11 +22,10 @@ from tychod.analysis.bank_features import (
     centroids,
     seen,
 )
+from tychod.analysis.bank_filters import Filters, Meter, aged, corrected, placed
 from tychod.analysis.bank_saved import from_plain, to_plain
 from tychod.analysis.bank_state import (
-    BASE_SD_W,
     CALIBRATION,
-    COEFFICIENT_SD,
     EVIDENCE_FLOOR,
     KERNELS,
     Bank,
@@ -54,16 +53,8 @@ __all__ = [
     "with_parts",
 ]
 
-COEFFICIENT_WALK: Final = 1e-4**2 / 2.0
-BASE_WALK: Final = 2.0**2 / 2.0
-"""Variance that a second adds (W^2): the base may move by 2 W from one reading to the next."""
-NOISE_LEAST, NOISE_GAIN = 0.3, 0.02
-FORGET_S: Final = 600.0
-"""Evidence for a delay is forgotten: without load steps nothing new says that it is still so."""
 RESET_AFTER: Final = 20
 HYSTERESIS: Final = 3.0
-ROBUST_ALL, ROBUST_OWN, STUDENT = 3.0, 4.0, 4.0
-JUMP_AFTER, JUMP_GAIN = 3, 0.7
 STUCK_SIGMA, STUCK_REACH, STUCK_AFTER = 4.0, 10.0, 3
 READY_AFTER, READY_SD_S, READY_BOXCAR_S = 5, 0.5, 10.0
 OTHER_CLOCK_NS: Final = 60_000_000_000
@@ -74,7 +65,6 @@ BEND_LEAST: Final = 1.0
 HALF_GAIN: Final = 0.05
 SHORT_S: Final = 2.0
 """Averages up to here must all be covered by the history before a reading counts."""
-TINY: Final = 1e-12
 
 
 class Fit(NamedTuple):
@@ -95,17 +85,6 @@ class Fit(NamedTuple):
     rejected: int
 
 
-class _Judged(NamedTuple):
-    """One reading as each candidate sees it."""
-
-    x: Float64s  # (parts + 1, candidates)
-    rest: Float64s  # what it did not expect
-    px: Float64s  # (parts + 1, candidates)
-    xpx: Float64s
-    noise: Float64s  # variance of the reading itself
-    z: Float64s  # rest squared, in units of its variance
-
-
 def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) -> Bank:
     """Take in one reading, which was published within ``half_ns`` of ``t_ns``."""
     found = None if _is_late(bank, t_ns) else seen(history, t_ns, bank.kernels)
@@ -113,19 +92,45 @@ def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) 
         return replace(bank, rejected=bank.rejected + 1)
     if _is_repeated(bank, found, power_w):
         return replace(bank, rejected=bank.rejected + 1, repeats=bank.repeats + 1)
-    if power_w != bank.last_w:
-        bank = replace(bank, last_w=power_w, shown_w=found.parts_w, repeats=0)
+    meter = Meter(half_ns / 1e9, bank.noise_w2, bank.misses)
+    filters = Filters(bank.theta, bank.cov, bank.evidence)
     if not bank.is_placed:
-        bank = _placed(bank, found, power_w)
-    half_s = half_ns / 1e9
-    step = HALF_GAIN if bank.readings else 1.0
-    bank = _aged(bank, t_ns)
-    bank = replace(bank, half_s=bank.half_s + step * (half_s - bank.half_s))
-    bank = _settled(_corrected(bank, found, half_s, power_w), found)
-    whole = np.all(found.covered.reshape(len(bank.kernels), -1), axis=1)
-    judged = tuple((np.array(bank.judged) + whole).tolist())
-    bank = replace(bank, last_ns=t_ns, readings=bank.readings + 1, judged=judged)
-    return narrowed(replace(bank, is_ready=bank.is_ready or _is_sure(bank)))
+        filters = placed(filters, found, power_w)
+    if bank.last_ns:
+        filters = aged(filters, (t_ns - bank.last_ns) / 1e9)
+    filters, meter = corrected(filters, found, meter, log_prior(bank.kernels), power_w)
+    (theta, cov, evidence), applied = _settled(bank, found, filters)
+    bank = replace(
+        bank,
+        theta=theta,
+        cov=cov,
+        evidence=evidence,
+        applied=applied,
+        noise_w2=meter.noise_w2,
+        misses=meter.misses,
+        half_s=_followed(bank, meter.half_s),
+        is_placed=True,
+        last_ns=t_ns,
+        last_w=power_w,
+        shown_w=bank.shown_w if power_w == bank.last_w else found.parts_w,
+        repeats=0,
+        readings=bank.readings + 1,
+        judged=_counted(bank, found),
+    )
+    if not bank.is_ready and _is_sure(bank):
+        bank = replace(bank, is_ready=True)
+    return narrowed(bank)
+
+
+def _followed(bank: Bank, half_s: float) -> float:
+    """Return the stamps' half width as it is lately."""
+    return bank.half_s + (HALF_GAIN if bank.readings else 1.0) * (half_s - bank.half_s)
+
+
+def _counted(bank: Bank, found: Seen) -> tuple[int, ...]:
+    """Return how often each kernel has been judged at every delay."""
+    whole = np.all(found.covered.reshape(len(bank.kernels), -1), axis=1).tolist()
+    return tuple(n + int(is_whole) for n, is_whole in zip(bank.judged, whole, strict=True))
 
 
 def _is_late(bank: Bank, t_ns: int) -> bool:
@@ -153,106 +158,18 @@ def _is_repeated(bank: Bank, found: Seen, power_w: float) -> bool:
     return bool((moved[good] > STUCK_SIGMA * math.sqrt(2.0 * bank.noise_w2)).all())
 
 
-def _placed(bank: Bank, found: Seen, power_w: float) -> Bank:
-    """Set the base so that each candidate expects this reading."""
-    theta, cov = bank.theta.copy(), bank.cov.copy()
-    theta[-1] = np.maximum(power_w - np.sum(theta[:-1] * found.parts_w, axis=0), 0.0)
-    cov[-1], cov[:, -1] = 0.0, 0.0
-    cov[-1, -1] = BASE_SD_W**2
-    return replace(bank, theta=theta, cov=cov, is_placed=True)
-
-
-def _aged(bank: Bank, t_ns: int) -> Bank:
-    """Let time pass: all gets a little less sure, but never less than nothing known."""
-    if not bank.last_ns:
-        return bank
-    dt = (t_ns - bank.last_ns) / 1e9
-    dt = dt if dt > 0.0 else FORGET_S  # the time of another boot: it has been a while
-    cov = bank.cov.copy()
-    for i in range(len(cov)):
-        walk, most = COEFFICIENT_WALK, 2.0 * COEFFICIENT_SD**2
-        if i == len(cov) - 1:
-            walk, most = BASE_WALK, BASE_SD_W**2
-        cov[i, i] += np.clip(most - cov[i, i], 0.0, walk * dt)
-    return replace(bank, cov=cov, evidence=bank.evidence * math.exp(-dt / FORGET_S))
-
-
-def _corrected(bank: Bank, found: Seen, half_s: float, power_w: float) -> Bank:
-    """Let the reading correct every candidate and speak for or against it."""
-    judged = _judge(bank, found, half_s, power_w)
-    best = int(np.argmin(np.where(found.covered, judged.z, np.inf)))
-    misses = bank.misses + 1 if judged.z[best] > ROBUST_ALL**2 else 0
-    if misses >= JUMP_AFTER:  # fans, disks, a card that nobody reads
-        cov = bank.cov.copy()
-        cov[-1, -1] = cov[-1, -1] + (JUMP_GAIN * judged.rest[best]) ** 2
-        bank, misses = replace(bank, cov=cov), 0
-        judged = _judge(bank, found, half_s, power_w)
-    rest, z = judged.rest, judged.z
-    # What the best candidate finds odd is odd; a wrong one in use must not veto the evidence.
-    weight = _robust(ROBUST_ALL, float(z[found.covered].min()))
-    likely = -0.5 * np.log(judged.xpx + judged.noise) - 0.5 * (STUDENT + 1.0) * np.log1p(
-        z / STUDENT
-    )
-    evidence = bank.evidence + np.where(found.covered, weight * likely, 0.0)
-    evidence -= evidence[found.covered].max()
-    evidence = np.where(found.covered, np.maximum(evidence, EVIDENCE_FLOOR), EVIDENCE_FLOOR)
-    own = weight * np.minimum(1.0, ROBUST_OWN / np.sqrt(np.maximum(z, TINY)))
-    total = judged.xpx + judged.noise / own**2
-    theta = bank.theta + judged.px * (rest / total)
-    cov = bank.cov - judged.px[:, None] * judged.px[None] / total
-    first = int(np.argmax(evidence + log_prior(bank.kernels)))
-    noise = _noise(bank.noise_w2, judged, first)
-    theta = np.where(found.covered, theta, bank.theta)
-    cov = np.where(found.covered, cov, bank.cov)
-    return replace(bank, theta=theta, cov=cov, evidence=evidence, noise_w2=noise, misses=misses)
-
-
-def _judge(bank: Bank, found: Seen, half_s: float, power_w: float) -> _Judged:
-    x = np.concatenate([found.parts_w, np.ones((1, found.parts_w.shape[1]))])
-    rest = power_w - np.sum(x * bank.theta, axis=0)
-    px = np.sum(bank.cov * x[None], axis=1)
-    xpx = np.maximum(np.sum(px * x, axis=0), 0.0)
-    slope = np.sum(found.slope_w_s * bank.theta[:-1], axis=0)
-    noise = bank.noise_w2 + half_s**2 / 3.0 * slope**2
-    return _Judged(x, rest, px, xpx, noise, rest**2 / (xpx + noise))
-
-
-def _robust(limit: float, z: float) -> float:
-    return min(1.0, limit / math.sqrt(max(z, TINY)))
-
-
-def _noise(noise_w2: float, judged: _Judged, at: int) -> float:
-    """Return the readings' variance, moved towards what the best candidate left over."""
-    square, known = float(judged.rest[at]) ** 2, float(judged.xpx[at])
-    share = 1.0 - known / (known + float(judged.noise[at]))
-    moved = min(square * share, 9.0 * noise_w2) - noise_w2
-    return max(noise_w2 + NOISE_GAIN * moved, NOISE_LEAST)
-
-
-def _settled(bank: Bank, found: Seen) -> Bank:
-    """Keep all possible, choose the candidate to apply, and let the hopeless begin anew from it."""
-    bank = _possible(bank)
-    score = np.where(found.covered, bank.evidence + log_prior(bank.kernels), -np.inf)
+def _settled(bank: Bank, found: Seen, filters: Filters) -> tuple[Filters, int]:
+    """Choose the candidate to apply, and let the hopeless begin anew from it."""
+    score = np.where(found.covered, filters.evidence + log_prior(bank.kernels), -np.inf)
     applied = int(np.argmax(score))
     if score[applied] < score[bank.applied] + HYSTERESIS:
         applied = bank.applied
     lost = ~found.covered
     if bank.readings >= RESET_AFTER:
-        lost |= bank.evidence <= EVIDENCE_FLOOR
-    theta = np.where(lost, bank.theta[:, applied : applied + 1], bank.theta)
-    cov = np.where(lost, bank.cov[:, :, applied : applied + 1], bank.cov)
-    return replace(bank, theta=theta, cov=cov, applied=applied)
-
-
-def _possible(bank: Bank) -> Bank:
-    """Move a coefficient or base below 0 to 0, and what depends on it with it."""
-    theta = bank.theta
-    for i in range(len(theta)):
-        low = theta[i] < 0.0
-        if low.any():
-            pull = np.where(low, theta[i] / np.maximum(bank.cov[i, i], TINY), 0.0)
-            theta = theta - bank.cov[:, i] * pull
-    return bank if theta is bank.theta else replace(bank, theta=np.maximum(theta, 0.0))
+        lost |= filters.evidence <= EVIDENCE_FLOOR
+    theta = np.where(lost, filters.theta[:, applied : applied + 1], filters.theta)
+    cov = np.where(lost, filters.cov[:, :, applied : applied + 1], filters.cov)
+    return Filters(theta, cov, filters.evidence), applied
 
 
 def _is_sure(bank: Bank) -> bool:
