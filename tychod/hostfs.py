@@ -37,6 +37,15 @@ class FileIdentity(NamedTuple):
     size: int
 
 
+class PrivateFile(NamedTuple):
+    """A file that should be private, and what says whether it is."""
+
+    is_regular: bool  # no link, pipe, device or directory
+    is_ours: bool  # owned by root or by this process's user
+    mode: int  # permission bits
+    data: bytes  # b"" where it is not regular
+
+
 class KeptFile:
     """A file opened once and read again from its start; the kernel answers anew each time."""
 
@@ -66,7 +75,9 @@ class KeptFile:
 class Host:
     """A machine below its roots: the real one, another one seen from a container, or a fixture."""
 
-    def __init__(self, roots: config.Host) -> None:
+    def __init__(self, roots: config.Host, credentials: str = "") -> None:
+        """``credentials``: the directory that systemd made for this service, if it did."""
+        self.credentials: Final = _trimmed(credentials)
         self.procfs: Final = _trimmed(roots.procfs)
         self.sysfs: Final = _trimmed(roots.sysfs)
         self.cgroupfs: Final = _trimmed(roots.cgroupfs)
@@ -160,6 +171,11 @@ class Host:
         """Open a file to be read many times; OSError where that fails."""
         return KeptFile(path)
 
+    def open_device(self, path: str) -> KeptFile:
+        """Open a device to be asked by ioctl, for which it must be open for writing, too."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        return KeptFile(path, os.open(path, flags))
+
     def open_directory(self, path: str, parent: int | None = None) -> KeptFile:
         """Open a directory, never where a link points; its last name below ``parent`` if given."""
         name = path if parent is None else os.path.basename(path)  # noqa: PTH119
@@ -196,6 +212,25 @@ class Host:
             raise
         finally:
             os.close(fd)
+
+    def read_private(self, path: str, limit: int) -> PrivateFile | None:
+        """Return a file with its owner and mode, None if it is gone; no last link is followed."""
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as exc:
+            _raise_unless_gone(exc)
+            return None
+        try:
+            status = os.fstat(fd)
+            is_regular = stat.S_ISREG(status.st_mode)
+            data = self.read_bytes(fd_path(fd), limit) if is_regular else b""
+        except OSError as exc:
+            exc.filename = path
+            raise
+        finally:
+            os.close(fd)
+        is_ours = status.st_uid in (0, os.geteuid())
+        return PrivateFile(is_regular, is_ours, stat.S_IMODE(status.st_mode), data or b"")
 
     def process_file(self, pid: int, name: str, limit: int = READ_LIMIT_BYTES) -> bytes | None:
         """Return a file of a process, None if the process is gone."""
