@@ -25,7 +25,7 @@ LOADS = (Load(1, A, 0.5), Load(2, B, 0.25, 0, 20 * S), Load(3, C, 1.0, 9 * S))
 def socket(number: int, idle_w: float, busy_w: float, *, is_told: bool = False) -> World:
     """One socket: ``a`` and ``b`` run on socket 0, ``c`` on socket 1."""
     of = zone(f"package-{number}")._replace(
-        key=f"rapl{number}:package", socket=number, idle_w=idle_w if is_told else None
+        key=f"rapl:package-{number}", socket=number, idle_w=idle_w if is_told else None
     )
     loads = LOADS[2:] if number else LOADS[:2]
     return World(loads, {f"rapl{number}": (Meter(of, idle_w, busy_w),)}, TIMES, TIMES)

@@ -61,22 +61,27 @@ class Chosen(NamedTuple):
 
 
 def chosen_series(series: Iterable[EnergySeries]) -> tuple[Chosen, ...]:
-    """Give each domain to the first source that has it: two meters of one thing are never added.
+    """Give each domain to the first kind of meter that has it: two of one thing are never added.
 
     What is modelled counts only where nothing measures; sensors of domain ``other`` all count.
     """
-    measured = {z.domain for s in series if s.quality == "measured" for z in _parts(s)}
-    taken: set[str] = set()
-    found = []
-    for one in series:
-        own = {z.domain for z in _parts(one)}
+    found = tuple(series)
+    measured = {z.domain for s in found if s.quality == "measured" for z in _parts(s)}
+    kinds: dict[str, str] = {}
+    chosen = []
+    for one in found:
+        own = {z.domain: _kind(z) for z in _parts(one)}
         if one.quality != "measured" and any(_covers(measured, name) for name in own):
             continue
-        mine = own - taken
+        mine = [name for name, kind in own.items() if kinds.get(name, kind) == kind]
         if mine:
-            found.append(Chosen(one, frozenset(mine)))
-        taken |= mine - {OTHER}
-    return tuple(found)
+            chosen.append(Chosen(one, frozenset(mine)))
+        kinds |= {name: own[name] for name in mine if name != OTHER}
+    return tuple(chosen)
+
+
+def _kind(part: EnergyZone | PowerSensor) -> str:
+    return part.key.partition(":")[0]
 
 
 def _parts(series: EnergySeries) -> tuple[EnergyZone | PowerSensor, ...]:
@@ -103,6 +108,7 @@ def zone_windows(
         point = _point(zone, state)
         if point.native_uj is None and not readings:
             continue
+        marked = readings
         if sensor is None:
             begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
             moved = track(zone, begun.t_ns, begun.native_uj or 0, readings)
@@ -110,8 +116,8 @@ def zone_windows(
             begun = point if point.native_uj is not None else _begun(readings, window, point)
             booked_uj = begun.native_uj or 0
             moved = power_track(sensor, begun.t_ns, booked_uj, readings, series.period_ns)
-            readings = [(t_ns, news) for news, (t_ns, _) in enumerate(readings)]
-        found.append(_zone_window(zone, series, (moved, readings), window, begun, params))
+            marked = [(t_ns, news) for news, (t_ns, _) in enumerate(readings)]
+        found.append(_zone_window(zone, series, (moved, marked), window, begun, params))
     return found
 
 

@@ -25,6 +25,7 @@ class Owners(NamedTuple):
     used_ns: Int64s  # shape (bins, leaves)
     package_ns: Int64s | None  # shape (bins, packages, leaves): where it ran, by share
     unattributed_reasons: Mapping[str, int]  # reason -> CPU nanoseconds
+    identity_of: Mapping[int, Identity]  # key -> leaf
     leaf_of: Mapping[int, str]  # key -> leaf id
 
 
@@ -55,7 +56,8 @@ def owners(cpu: CpuWindow, observations: Observations, accounts: Mapping[str, Ac
             reasons[identity.reason] = reasons.get(identity.reason, 0) + spent
     live = frozenset(by_key[key].id for key in keys if key in cpu.live)
     leaf_of = {key: identity.id for key, identity in by_key.items()}
-    return Owners(tuple(leaves[i] for i in order), inodes, live, used, packages, reasons, leaf_of)
+    found = tuple(leaves[i] for i in order)
+    return Owners(found, inodes, live, used, packages, reasons, by_key, leaf_of)
 
 
 def _summed(values: Int64s, columns: Int64s, count: int) -> Int64s:

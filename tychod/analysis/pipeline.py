@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from tychod.analysis import ledger
 from tychod.analysis.booked import Booked, Doubt
@@ -9,7 +10,10 @@ from tychod.analysis.carve import Carved, carve
 from tychod.analysis.cpu import CpuWindow, cpu_window
 from tychod.analysis.domain import attribute
 from tychod.analysis.energy import (
+    GPU,
+    OTHER,
     PLATFORM,
+    Chosen,
     DomainWindow,
     UnreadZone,
     ZoneWindow,
@@ -20,14 +24,18 @@ from tychod.analysis.energy import (
     zone_windows,
 )
 from tychod.analysis.folded import Folded
+from tychod.analysis.gpus import GpuWindow
+from tychod.analysis.hardware import Devices, Hardware, devices_of, platform_series, share_gpus
 from tychod.analysis.learned import Learned
 from tychod.analysis.machines import book_machines, leaf_of_process
 from tychod.analysis.models import Activity
 from tychod.analysis.owners import Owners, owners
+from tychod.analysis.platform import platform_window
+from tychod.analysis.platform_shown import PlatformWindow
 from tychod.analysis.pmu import leaf_counts
 from tychod.analysis.policy import idle_parts
-from tychod.analysis.processes import book_processes, leaf_windows
-from tychod.analysis.publish import Seen, snapshot
+from tychod.analysis.processes import LeafWindows, book_processes, leaf_windows
+from tychod.analysis.publish import Seen, Shown, snapshot
 from tychod.analysis.state import (
     Account,
     DomainAccount,
@@ -38,7 +46,20 @@ from tychod.analysis.state import (
 )
 from tychod.model import UNATTRIBUTED_ID, Energy, Identity, Snapshot, Window
 
+SHARED = frozenset({GPU, OTHER})
+"""Domains that several sources have at one time: none of them takes another's place."""
 NO_ACTIVITY = "energy was used while no CPU time was observed"
+
+
+class _Split(NamedTuple):
+    """Everybody's part of a window's energy, before idle energy is shared."""
+
+    owned: Owners
+    activity: Activity
+    booked: dict[str, Booked]
+    learned: dict[str, Learned]
+    used: LeafWindows
+    gpus: GpuWindow | None
 
 
 def analyse(
@@ -47,51 +68,91 @@ def analyse(
     """Book one window.  Pure: the same arguments give the same result."""
     carved = carve(cpu_window(observations.cpu, window, state), observations, window, state)
     cpu, observations = carved.cpu, carved.observations
-    zones, unread, known = _metered(observations, window, state, params)
+    chosen = chosen_series(observations.energy)
+    devices = devices_of(observations, window, state, params)
+    zones, unread, known = _metered(chosen, devices, window, state, params)
     domains = domain_windows(zones)
-    owned = owners(cpu, observations, state.accounts)
-    active = _activity_of(carved, owned, window, state, params)
-    booked, learned = _attributed(domains, known, active, state)
-    reason = _unattributed_reason(domains, owned, booked)
+    split = _split(carved, domains, known, devices, window, state, params)
+    owned, gpus, booked = split.owned, split.gpus, split.booked
+    platform, after_platform = platform_window(
+        platform_series(chosen), domains, window, state.platform, params
+    )
+    reason = _unattributed_reason(domains, owned, booked, gpus)
     accounts, folded, booked = _book(state, window, observations, params, owned, booked, reason)
-    totals = _domain_totals(state, domains, booked)
-    used = leaf_windows(owned, booked, leaf_of_process(carved, owned.leaf_of))
-    vms = book_machines(carved, used, accounts, state, window, params)
-    processed = book_processes(observations, window, state, params, accounts, used)
-    after = State(
-        sequence=state.sequence + 1,
-        since_ns=state.since_ns or window.start_ns + observations.wall_offset_ns,
-        end_ns=window.end_ns,
+    totals = _domain_totals(state, domains, booked, platform)
+    vms = book_machines(carved, split.used, accounts, state, window, params)
+    processed = book_processes(observations, window, state, params, accounts, split.used)
+    after = replace(
+        _advanced(state, window, observations, cpu),
         zones=_zone_points(state, zones),
         domains=totals,
         accounts=accounts,
-        learned=learned,
-        consumed_ns=cpu.consumed_ns,
-        cpu_run=cpu.run,
-        cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
+        learned=split.learned,
         violations=state.violations + _violations(accounts, totals),
         processes=processed.state,
-        counters=observations.cpu.counters if observations.cpu else None,
         folded=folded,
         vms=vms.points,
         views=vms.views,
+        gpus=gpus.memory if gpus else devices.memory,
+        platform=after_platform,
     )
-    seen = Seen(
-        window, observations, zones, unread, booked, state.restarted, processed, active.counts, vms
-    )
+    shown = Shown(zones, unread, booked, processed, split.activity.counts, vms)
+    hardware = Hardware(devices, gpus, platform)
+    seen = Seen(window, observations, state.restarted, shown, hardware)
     return snapshot(after, seen, params), after
 
 
+def _advanced(state: State, window: Window, observations: Observations, cpu: CpuWindow) -> State:
+    """Return the state at the window's end, with how far CPU time was credited."""
+    return replace(
+        state,
+        sequence=state.sequence + 1,
+        since_ns=state.since_ns or window.start_ns + observations.wall_offset_ns,
+        end_ns=window.end_ns,
+        restarted=False,
+        consumed_ns=cpu.consumed_ns,
+        cpu_run=cpu.run,
+        cpu_end=cpu.at_end or (state.cpu_end if cpu.run == state.cpu_run else None),
+        counters=observations.cpu.counters if observations.cpu else None,
+    )
+
+
+def _split(
+    carved: Carved,
+    domains: Mapping[str, DomainWindow],
+    known: set[str],
+    devices: Devices,
+    window: Window,
+    state: State,
+    params: Params,
+) -> _Split:
+    """Say who used how much of each domain.
+
+    Who used a GPU is not told by CPU time, so no process and no machine in a leaf shares that.
+    """
+    observations = carved.observations
+    owned = owners(carved.cpu, observations, state.accounts)
+    activity = _activity_of(carved, owned, window, state, params)
+    booked, learned = _attributed(domains, known, activity, state)
+    used = leaf_windows(owned, booked, leaf_of_process(carved, owned.leaf_of))
+    gpus = share_gpus(devices, domains, observations, owned, window, params)
+    if gpus is not None:
+        booked[GPU] = gpus.booked
+    return _Split(owned, activity, booked, learned, used, gpus)
+
+
 def _metered(
-    observations: Observations, window: Window, state: State, params: Params
+    chosen: Sequence[Chosen], devices: Devices, window: Window, state: State, params: Params
 ) -> tuple[list[ZoneWindow], list[UnreadZone], set[str]]:
-    """Return what the meters show, which cannot be read, and the domains that have any."""
-    chosen = [
-        (series, domains - {PLATFORM}) for series, domains in chosen_series(observations.energy)
-    ]
-    zones = [z for s, own in chosen for z in zone_windows(s, window, state, params, own)]
-    unread = [zone for s, own in chosen for zone in unread_zones(s, state, own)]
-    return zones, unread, {name for _, own in chosen for name in own}
+    """Return what the meters show, which cannot be read, and the domains that have any.
+
+    The platform is none of them: it is put together from late readings and the others.
+    """
+    parts = [(series, domains - {PLATFORM}) for series, domains in chosen]
+    zones = [z for s, own in parts for z in zone_windows(s, window, state, params, own)]
+    unread = [zone for s, own in parts for zone in unread_zones(s, state, own)]
+    known = {name for _, own in parts for name in own}
+    return [*zones, *(d.zone for d in devices.read)], [*unread, *devices.unread], known
 
 
 def _activity_of(
@@ -142,18 +203,24 @@ def _is_busy_known(
 
 
 def _unattributed_reason(
-    domains: Mapping[str, DomainWindow], owned: Owners, booked: Mapping[str, Booked]
+    domains: Mapping[str, DomainWindow],
+    owned: Owners,
+    booked: Mapping[str, Booked],
+    gpus: GpuWindow | None,
 ) -> str | None:
     """Say why energy of this window has no known user, the weightiest cause first."""
+    by_energy = sorted(gpus.reasons.items(), key=lambda item: (-item[1], item[0])) if gpus else ()
     late = [
         f"{zone.zone.name} could not be read for {zone.covered_ns / 1e9:.0f} s"
         for name in booked
+        if name != GPU
         for zone in domains[name].zones
         if zone.late_uj
     ]
     unused = [NO_ACTIVITY] if any(b.unused_uj for b in booked.values()) else []
     by_time = sorted(owned.unattributed_reasons.items(), key=lambda item: (-item[1], item[0]))
-    found = [*late, *(reason for reason, _ in by_time), *unused]
+    on_gpus = (f"on a GPU: {reason}" for reason, _ in by_energy)
+    found = [*late, *(reason for reason, _ in by_time), *unused, *on_gpus]
     return "; ".join(found[:3]) or None
 
 
@@ -173,10 +240,14 @@ def _book(
     now_wall_ns = window.start_ns + observations.wall_offset_ns
     accounts, folded = ledger.with_fixed(state.accounts, now_wall_ns), dict(state.folded)
     used = owned.used_ns.sum(axis=0).tolist()
+    on_gpus = _on_gpus(booked)
     present = [
         ledger.Seen(leaf, owned.inodes.get(leaf.id), leaf.id in owned.live)
         for leaf, spent in zip(owned.leaves, used, strict=True)
-        if spent or leaf.id in accounts or (leaf.id in owned.live and _is_listed_idle(leaf))
+        if spent
+        or leaf.id in accounts
+        or leaf.id in on_gpus
+        or (leaf.id in owned.live and _is_listed_idle(leaf))
     ]
     ledger.admit(accounts, folded, present, now_wall_ns)
     booked = _with_idle(booked, accounts, owned, params)
@@ -188,6 +259,12 @@ def _book(
     ledger.end_absent(accounts, owned.live, window.end_ns, sequence)
     ledger.evict_old(accounts, folded, window.end_ns, sequence, params)
     return accounts, folded, booked
+
+
+def _on_gpus(booked: Mapping[str, Booked]) -> set[str]:
+    """Return who has a part of the GPUs' energy, with or without any CPU time."""
+    part = booked.get(GPU)
+    return {*part.by_leaf, *part.idle_by_leaf} if part else set()
 
 
 def _add(accounts: ledger.Accounts, booked: Mapping[str, Booked], spent_ns: dict[str, int]) -> None:
@@ -204,9 +281,11 @@ def _add(accounts: ledger.Accounts, booked: Mapping[str, Booked], spent_ns: dict
 def _with_idle(
     booked: Mapping[str, Booked], accounts: ledger.Accounts, owned: Owners, params: Params
 ) -> dict[str, Booked]:
-    """Return each domain's part with its idle energy shared by policy."""
+    """Return each domain's part with its idle energy shared by policy; a GPU's has been already."""
     return {
-        name: replace(
+        name: part
+        if name == GPU
+        else replace(
             part,
             idle_by_leaf=idle_parts(
                 name, part.idle_uj, _activity(part), accounts, owned.live, params
@@ -256,9 +335,15 @@ def _is_listed_idle(leaf: Identity) -> bool:
 
 
 def _domain_totals(
-    state: State, domains: Mapping[str, DomainWindow], booked: Mapping[str, Booked]
+    state: State,
+    domains: Mapping[str, DomainWindow],
+    booked: Mapping[str, Booked],
+    platform: PlatformWindow | None,
 ) -> dict[str, DomainAccount]:
     found = dict(state.domains)
+    if platform is not None:
+        had = found.get(PLATFORM, DomainAccount())
+        found[PLATFORM] = DomainAccount(had.energy_uj + platform.energy_uj)
     for name, domain in domains.items():
         had = found.get(name, DomainAccount())
         part = booked.get(name)
@@ -284,6 +369,8 @@ def _zone_points(state: State, zones: Sequence[ZoneWindow]) -> dict[str, ZonePoi
     found = {}
     for key, point in state.zones.items():
         now, own = sources.get(point.domain, set()), key.partition(":")[0]
+        if point.domain in SHARED:
+            now = set()
         is_over = bool(now) and (own not in now or own in models)
         found[key] = point._replace(native_uj=None) if is_over else point
     return found | {zone.zone.key: zone.point for zone in zones}

@@ -6,7 +6,8 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from tychod.analysis.booked import Booked, Doubt
-from tychod.analysis.energy import UnreadZone, ZoneWindow
+from tychod.analysis.energy import GPU, PLATFORM, UnreadZone, ZoneWindow
+from tychod.analysis.hardware import Hardware, gpu_rows, platform_domain, uuid_of
 from tychod.analysis.machines import Machines
 from tychod.analysis.pmu import Counts
 from tychod.analysis.processes import Processed, list_processes
@@ -21,36 +22,46 @@ from tychod.model import (
     Window,
     Zone,
 )
+from tychod.samples import EnergyZone
 from tychod.views import PROCESS_MARK
 
 NONE: Final = Energy()
 NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
-class Seen(NamedTuple):
-    """What one window showed."""
+class Shown(NamedTuple):
+    """What was made of one window."""
 
-    window: Window
-    observations: Observations
     zones: Sequence[ZoneWindow]
     unread: Sequence[UnreadZone]
     booked: Mapping[str, Booked]
-    gap: bool  # it spans a restart
     processed: Processed
     counts: Counts  # hardware counters
     machines: Machines
 
 
+class Seen(NamedTuple):
+    """One window, and what it showed."""
+
+    window: Window
+    observations: Observations
+    gap: bool  # it spans a restart
+    shown: Shown
+    hardware: Hardware
+
+
 def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
     """Build the snapshot of a window from the state after it."""
-    names = dict.fromkeys([*state.domains, *(zone.zone.domain for zone in seen.unread)])
+    names = dict.fromkeys([*state.domains, *(zone.zone.domain for zone in seen.shown.unread)])
+    domains = {name: _domain(name, state, seen, params) for name in names}
+    platform = seen.hardware.platform
     return Snapshot(
         sequence=state.sequence,
         window=seen.window,
         since_ns=state.since_ns or 0,
         wall_offset_ns=seen.observations.wall_offset_ns,
         gap=seen.gap,
-        domains={name: _domain(name, state, seen, params) for name in names},
+        domains=domains,
         leaves=_leaves(state, seen),
         conservation_violations=state.violations,
         processes=_processes(state, seen),
@@ -58,6 +69,9 @@ def snapshot(state: State, seen: Seen, params: Params) -> Snapshot:
         gpu_idle_policy=params.gpu_idle,
         views=_views(state, seen),
         folded=state.folded,
+        gpus=gpu_rows(seen.hardware, domains[GPU].zones if GPU in domains else (), seen.window),
+        fit=platform.fit if platform else None,
+        residual=platform.residual if platform else None,
     )
 
 
@@ -65,8 +79,8 @@ def _processes(state: State, seen: Seen) -> Processes | None:
     told = seen.observations.processes
     if told is None:
         return None
-    names, booked = _attributed(state), list(seen.booked)
-    return list_processes(told, seen.processed, names, booked, seen.window)
+    names, booked = _attributed(state), list(seen.shown.booked)
+    return list_processes(told, seen.shown.processed, names, booked, seen.window)
 
 
 def _attributed(state: State) -> list[str]:
@@ -75,13 +89,15 @@ def _attributed(state: State) -> list[str]:
 
 def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
     total = state.domains.get(name, DomainAccount())
-    zones = [zone for zone in seen.zones if zone.zone.domain == name]
-    unread = [zone for zone in seen.unread if zone.zone.domain == name]
+    if name == PLATFORM and seen.hardware.platform is not None:
+        return platform_domain(seen.hardware.platform, total)
+    zones = [zone for zone in seen.shown.zones if zone.zone.domain == name]
+    unread = [zone for zone in seen.shown.unread if zone.zone.domain == name]
     shown = (*(_zone(z, seen.window, params) for z in zones), *(_unread(z) for z in unread))
     powers = [zone.power_w for zone in shown if zone.power_w is not None]
     reasons = [f"{zone.name}: {zone.reason}" for zone in shown if zone.reason]
     sources = [*(zone.source for zone in zones), *(zone.source for zone in unread)]
-    part = seen.booked.get(name)
+    part = seen.shown.booked.get(name)
     return Domain(
         source=sources[0] if sources else "none",
         quality=_quality_of([zone.quality for zone in shown]),
@@ -99,7 +115,12 @@ def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
 
 
 def _unread(zone: UnreadZone) -> Zone:
-    return Zone(zone.zone.name, zone.zone.socket, 0, None, "unavailable", zone.reason)
+    name, socket, uuid = zone.zone.name, zone.zone.socket, _uuid(zone.zone)
+    return Zone(name, socket, 0, None, "unavailable", zone.reason, uuid)
+
+
+def _uuid(zone: EnergyZone) -> str | None:
+    return uuid_of(zone.key) if zone.domain == GPU else None
 
 
 def _zone(zone: ZoneWindow, window: Window, params: Params) -> Zone:
@@ -113,6 +134,7 @@ def _zone(zone: ZoneWindow, window: Window, params: Params) -> Zone:
         power_w=moved_uj * 1_000 / zone.covered_ns if fresh and zone.covered_ns else None,
         quality=quality if fresh else "stale",
         reason=zone.reason or (None if fresh else "no new reading in this window"),
+        uuid=_uuid(zone.zone),
     )
 
 
@@ -134,7 +156,7 @@ def _leaves(state: State, seen: Seen) -> tuple[Leaf, ...]:
 
 
 def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
-    had, seconds, booked = account.energy, seen.window.seconds, seen.booked
+    had, seconds, booked = account.energy, seen.window.seconds, seen.shown.booked
     is_carved = PROCESS_MARK in (account.identity.cgroup or "")
     energy, power_w, flags = {}, {}, dict.fromkeys(("carved",) if is_carved else ())
     sd_uj, window_sd_uj, intensity = {}, {}, {}
@@ -156,7 +178,7 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         account.cpu_ns,
         energy,
         power_w,
-        seen.counts.get(leaf_id, NO_COUNTS),
+        seen.shown.counts.get(leaf_id, NO_COUNTS),
         sd_uj,
         window_sd_uj,
         intensity,
@@ -186,14 +208,14 @@ def _views(state: State, seen: Seen) -> tuple[Leaf, ...]:
 
 def _view(view_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
     """Return a machine inside another leaf: how far its part may be off, nobody has worked out."""
-    won_uj, seconds = seen.machines.won_uj.get(view_id, {}), seen.window.seconds
+    won_uj, seconds = seen.shown.machines.won_uj.get(view_id, {}), seen.window.seconds
     return Leaf(
         account.identity,
         _state_of(account),
         account.first_seen_ns,
         account.cpu_ns,
         {name: account.energy.get(name, NONE) for name in names},
-        {n: won_uj.get(n, 0) / 1e6 / seconds if n in seen.booked else None for n in names},
+        {n: won_uj.get(n, 0) / 1e6 / seconds if n in seen.shown.booked else None for n in names},
         ended_ns=_ended_wall_ns(account, seen),
         vcpu_ns=account.vcpu_ns,
     )

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from tychod.analysis.gpumemory import GpuMemory
 from tychod.analysis.learned import Learned
+from tychod.analysis.platform_memory import PlatformMemory
 from tychod.model import Energy, GpuIdlePolicy, Identity, IdlePolicy, Usage
 from tychod.samples import (
     CounterSample,
@@ -167,3 +169,5 @@ class State:
     vms: Mapping[VmId, VmPoint] = field(default_factory=dict)
     views: Mapping[str, Account] = field(default_factory=dict)  # VMs inside other leaves, by id
     folded: Mapping[str, Usage] = field(default_factory=dict)  # of evicted leaves, by view key
+    gpus: Mapping[str, GpuMemory] = field(default_factory=dict)  # by uuid
+    platform: PlatformMemory = field(default_factory=PlatformMemory)
