@@ -36,6 +36,14 @@ STATES: Final = range(UNTOLD, 33)
 Plain = dict[str, Any]
 
 
+class Tail(NamedTuple):
+    """A part of the last window that was given away before a look told who used it."""
+
+    start_ns: int
+    end_ns: int
+    energy_j: float  # above idle
+
+
 @dataclass(frozen=True, slots=True)
 class IdleMemory:
     """Memory about one GPU's idle power, its users and its totals; survives a restart."""
@@ -46,6 +54,8 @@ class IdleMemory:
     allocated: tuple[str, ...] = ()  # leaves that it was assigned to at the last window's end
     idle_uj: int = 0  # cumulative
     dynamic_uj: int = 0
+    tail: tuple[Tail, ...] = ()
+    given_j: Mapping[str, float] = field(default_factory=dict)  # of the tail, by leaf
 
 
 class Level(NamedTuple):
@@ -166,6 +176,8 @@ def to_plain(memory: IdleMemory) -> Plain:
         "allocated": list(memory.allocated),
         "idle_uj": memory.idle_uj,
         "dynamic_uj": memory.dynamic_uj,
+        "tail": [list(part) for part in memory.tail],
+        "given_j": dict(memory.given_j),
     }
 
 
@@ -178,17 +190,26 @@ def from_plain(plain: Mapping[str, Any]) -> IdleMemory:
         totals = [_whole(plain[n]) for n in ("idle_uj", "dynamic_uj")]
         seen = {_state(state): _powers(powers) for state, *powers in plain["seen_w"]}
         names = tuple(plain["allocated"])
+        tail = tuple(Tail(_whole(a), _whole(b), _energy(e)) for a, b, e in plain["tail"])
+        given = {leaf: _energy(energy_j) for leaf, energy_j in dict(plain["given_j"]).items()}
     except (LookupError, TypeError, OverflowError) as exc:
         raise ValueError(f"not the idle power of a GPU: {exc!r}") from None
-    if not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in (*names, *given)):
         raise ValueError("a leaf's id is no text")
-    return IdleMemory(seen, times[0], times[1], names, totals[0], totals[1])
+    return IdleMemory(seen, times[0], times[1], names, totals[0], totals[1], tail, given)
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a whole number")
     return value
+
+
+def _energy(value: Any) -> float:
+    found = float(value)
+    if not isfinite(found) or found < 0.0:
+        raise ValueError(f"{value!r} is no energy")
+    return found
 
 
 def _state(value: Any) -> int:

@@ -31,6 +31,7 @@ class Looked(NamedTuple):
 
     piece: Piece
     look: int | None  # its number; None: nobody looked
+    is_held: bool  # the look is not of that time
     is_late: bool  # it is from before the window
 
 
@@ -50,12 +51,15 @@ def pieces_of(zone: ZoneWindow, seen: Seen) -> list[Looked]:
     spans = zip(pairwise(edges.tolist()), np.diff(at_edges).tolist(), strict=True)
     for (start_ns, end_ns), used_j in spans:
         is_late = end_ns <= begins_ns
-        look = _look(seen.looks, stops, start_ns, end_ns, may_hold=not is_late)
+        look = covering(seen.looks, stops, start_ns, end_ns)
+        is_held = look is None and not is_late
+        if is_held:
+            look = _nearest(seen.looks, stops, start_ns, end_ns)
         states = _states(seen.samples, told, start_ns, end_ns)
         pstate = states[0].pstate if states else None
         is_quiet = _is_quiet(states, None if look is None else seen.looks[look], seen.is_assigned)
         piece = Piece(start_ns, end_ns, used_j, UNTOLD if pstate is None else pstate, is_quiet)
-        found.append(Looked(piece, look, is_late))
+        found.append(Looked(piece, look, is_held, is_late))
     return found
 
 
@@ -72,15 +76,19 @@ def _knots(zone: ZoneWindow) -> tuple[Int64s, Float64s]:
     )
 
 
-def _look(
-    looks: Sequence[GpuUse], stops: Sequence[int], start_ns: int, end_ns: int, *, may_hold: bool
+def covering(
+    looks: Sequence[GpuUse], stops: Sequence[int], start_ns: int, end_ns: int
 ) -> int | None:
-    """Return the look that covers a piece, else the last before it, else the next after it."""
+    """Return the look that tells of a stretch of time; ``stops`` are when they were."""
     at = bisect_left(stops, end_ns)
-    if at < len(looks) and looks[at].since_ns <= start_ns:
-        return at
-    if not may_hold:
-        return None
+    return at if at < len(looks) and looks[at].since_ns <= start_ns else None
+
+
+def _nearest(
+    looks: Sequence[GpuUse], stops: Sequence[int], start_ns: int, end_ns: int
+) -> int | None:
+    """Return the last look before a piece, else the next after it, if it is not too far."""
+    at = bisect_left(stops, end_ns)
     if at and start_ns - stops[at - 1] <= HOLD_NS:
         return at - 1
     return at if at < len(looks) and looks[at].since_ns - end_ns <= HOLD_NS else None

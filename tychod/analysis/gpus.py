@@ -8,17 +8,19 @@ the energy of each.
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from functools import cache
 from typing import Final, NamedTuple
 
 from tychod.analysis.allocations import Claim, claims, instances
 from tychod.analysis.attribution import allocate
 from tychod.analysis.booked import Booked, Doubt
 from tychod.analysis.energy import ZoneWindow
-from tychod.analysis.gpuidle import UNTOLD, IdleMemory, Level, idle_j, learned, level
+from tychod.analysis.gpuidle import UNTOLD, IdleMemory, Level, Tail, idle_j, learned, level
 from tychod.analysis.gpumemory import GpuMemory
 from tychod.analysis.gpupieces import Looked, Seen, pieces_of
 from tychod.analysis.gpuseries import DeviceWindow
 from tychod.analysis.gpushare import Holders, Split, claims_on, holders, looked
+from tychod.analysis.gputail import evened, owed_j, tail_of
 from tychod.analysis.state import Params
 from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Identity, IdleFloor, Window
 from tychod.samples import GpuDevice, GpuSample, GpuSeries
@@ -74,6 +76,8 @@ class _Used(NamedTuple):
     blind_j: Mapping[str, float]  # part of it by equal parts
     reasons: Mapping[str, float]  # why a part of it has no known user
     lost_j: float  # part of it from before the window
+    tail: tuple[Tail, ...]
+    given_j: Mapping[str, float]
 
 
 class _Part(NamedTuple):
@@ -140,6 +144,8 @@ def _part(
     idle = replace(
         idle,
         allocated=share.allocated,
+        tail=used.tail,
+        given_j=used.given_j,
         idle_uj=idle.idle_uj + share.idle_uj,
         dynamic_uj=idle.dynamic_uj + share.dynamic_uj,
     )
@@ -176,24 +182,30 @@ def _used(
 ) -> _Used:
     """Return who used how much, look by look with the energy of each."""
     idle = idle_j([each.piece for each in pieces], memory)
-    above = [each.piece.energy_j - quiet for each, quiet in zip(pieces, idle, strict=True)]
+    above = [
+        max(each.piece.energy_j - quiet, 0.0) for each, quiet in zip(pieces, idle, strict=True)
+    ]
+
+    @cache
+    def split_of(at: int | None) -> Split:
+        look = None if at is None else seen.looks[at]
+        return looked(one.device, look, held, identities)
+
     by_look: dict[int | None, list[float]] = {}
     lost: list[float] = []
     for each, energy_j in zip(pieces, above, strict=True):
         is_lost = each.is_late and each.look is None
-        (lost if is_lost else by_look.setdefault(each.look, [])).append(max(energy_j, 0.0))
-    total_j = math.fsum(each.piece.energy_j for each in pieces)
-    lost_j = math.fsum(lost)
+        (lost if is_lost else by_look.setdefault(each.look, [])).append(energy_j)
+    total_j, lost_j = math.fsum(each.piece.energy_j for each in pieces), math.fsum(lost)
     if one.zone.late_uj and not any(each.is_late for each in pieces):  # its time is not known
         lost_j = one.zone.late_uj / 1e6
         total_j += lost_j
-    used_j = [
-        (looked(one.device, seen.looks[at] if at is not None else None, held, identities), energy)
-        for at, found in by_look.items()
-        if (energy := math.fsum(found))
-    ]
-    lost_split = Split({UNATTRIBUTED_ID: 1.0}, is_told=True, reason=LATE)
-    return _by_leaf([*used_j, (lost_split, lost_j)], total_j, math.fsum(idle), lost_j)
+    found = [(split_of(at), math.fsum(energies)) for at, energies in by_look.items()]
+    nobody = Split({UNATTRIBUTED_ID: 1.0}, is_told=True, reason=LATE)
+    used = _by_leaf([*found, (nobody, lost_j)], total_j, math.fsum(idle), lost_j)
+    tail, given_j = tail_of(pieces, above, split_of)
+    by_leaf = evened(used.by_leaf, owed_j(memory, seen, split_of))
+    return used._replace(by_leaf=by_leaf, tail=tail, given_j=given_j)
 
 
 def _by_leaf(
@@ -218,6 +230,8 @@ def _by_leaf(
         {leaf: math.fsum(found) for leaf, found in blind.items()},
         reasons,
         lost_j,
+        (),
+        {},
     )
 
 

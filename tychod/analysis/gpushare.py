@@ -88,7 +88,8 @@ def _joined(one: GpuProcess, other: GpuProcess) -> GpuProcess:
 
 
 def _most(one: float | None, other: float | None) -> float | None:
-    return max((x for x in (one, other) if x is not None), default=None)
+    told = [x for x in (one, other) if x is not None]
+    return max(told, key=percent, default=None)
 
 
 def percent(value: float | None) -> float:
