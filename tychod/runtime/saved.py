@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 
-from tychod.analysis import summary
+from tychod.analysis import gpumemory, platform_memory, summary
 from tychod.analysis.learned import Learned
+from tychod.analysis.platform_memory import PlatformMemory
 from tychod.analysis.state import (
     Account,
     DomainAccount,
@@ -119,6 +120,8 @@ def _plain(boot_id: str, state: State, baseline: CpuBaseline | None) -> dict[str
         "vms": [[who, point] for who, point in state.vms.items()],
         "views": [_plain_account(account) for account in state.views.values()],
         "folded": {key: [usage.cpu_ns, dict(usage.energy)] for key, usage in state.folded.items()},
+        "gpus": {uuid: gpumemory.to_plain(memory) for uuid, memory in state.gpus.items()},
+        "platform": platform_memory.to_plain(state.platform),
     }
 
 
@@ -170,6 +173,9 @@ def parse(plain: Mapping[str, Any]) -> Saved:
         vms={_row(VmId, who): _row(VmPoint, point) for who, point in plain.get("vms", [])},
         views=_parse_accounts(plain, plain.get("views", [])),
         folded={key: _parse_usage(*row) for key, row in _table(plain.get("folded", {}))},
+        # Versions before GPUs and the platform's power saved neither.
+        gpus={uuid: gpumemory.from_plain(entry) for uuid, entry in _table(plain.get("gpus", {}))},
+        platform=_parse_platform(plain.get("platform")),
     )
     cpu = plain["cpu"]
     return Saved(state, None if cpu is None else _parse_baseline(cpu))
@@ -184,6 +190,10 @@ def parse_learned(plain: Mapping[str, Any]) -> tuple[dict[str, Learned], str | N
     except FAULTS as exc:
         return {}, f"cannot be used: {exc}"
     return found, None
+
+
+def _parse_platform(plain: Mapping[str, Any] | None) -> PlatformMemory:
+    return PlatformMemory() if plain is None else platform_memory.from_plain(plain)
 
 
 def _parse_domain(
