@@ -80,7 +80,7 @@ class PublishLock:
 
     def due_ns(self, now_ns: int) -> int:
         """Return when to read next: now, or a bounded time ahead whatever the clock has done."""
-        if self._planned_ns is None or self._last is None or now_ns < self._last.low_ns:
+        if self._planned_ns is None or (self._last and now_ns < self._last.low_ns):
             return now_ns
         longest_ns = 2 * max(self._phase.period_ns, LONGEST_WAIT_NS) + self._least_ns
         if self._planned_ns - now_ns > longest_ns:
@@ -93,6 +93,8 @@ class PublishLock:
         self._failures += 1
         self._planned_ns = after_ns + min(wait_ns, self._longest_ns())
         self._guard.drop()
+        if self._last and after_ns < self._last.low_ns:
+            self._last = None  # the clock was set back
 
     def saw(self, before_ns: int, after_ns: int, is_new: bool) -> Stamp | None:
         """Take a reading that began and ended then; return when its value was published.

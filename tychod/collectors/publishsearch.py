@@ -63,7 +63,7 @@ class Guard:
     def __init__(self, seed: int) -> None:
         self._random = (seed * 2 + 1) & _MASK
         self._found: deque[bool] = deque(maxlen=4)
-        self._left = GUARD_EVERY
+        self._left = GUARD_SOON  # a period that was found or given is verified
         self.share: float | None = None  # where in the period the next one is; None: not now
 
     def plan(self) -> None:
@@ -95,4 +95,5 @@ class Guard:
     def clear(self) -> None:
         """Forget what was found: the period is learned anew."""
         self._found.clear()
-        self.drop()
+        self.share = None
+        self._left = GUARD_SOON
