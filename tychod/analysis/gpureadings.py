@@ -37,7 +37,7 @@ class Readings(NamedTuple):
     is_whole: bool  # the sensor is known to see all of the time
     average_ns: int  # 0: there is no averaged field
     max_w: float
-    rejected: int  # values that cannot be
+    rejected_ns: tuple[int, ...]  # when values were read that cannot be
     newest: GpuSample | None
 
 
@@ -46,7 +46,8 @@ def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
     max_w = device.max_power_w if device.max_power_w > 0 else MOST_W
     delay_ns = round(device.delay_s * 1e9)
     found: list[Reading] = []
-    rejected, newest = 0, None
+    rejected: list[int] = []
+    newest = None
     for sample in samples:
         if sample.device != device.uuid:
             continue
@@ -57,7 +58,8 @@ def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
         reading = _reading(sample, t_ns, max_w)
         found.append(reading)
         told = sample.energy_uj, sample.instant_uw, sample.average_uw
-        rejected += sum(v is None and t is not None for v, t in zip(reading[2:], told, strict=True))
+        odd = sum(v is None and t is not None for v, t in zip(reading[2:], told, strict=True))
+        rejected += [sample.t_ns] * odd
     period_ns = _period_ns(device, found)
     sensor_ns = round(device.sensor_s * 1e9) or period_ns // 4
     return Readings(
@@ -67,7 +69,7 @@ def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
         device.sensor_s >= 0.9 * period_ns / 1e9,
         round(device.average_s * 1e9),
         max_w,
-        rejected,
+        tuple(rejected),
         newest,
     )
 

@@ -33,7 +33,7 @@ class DeviceWindow(NamedTuple):
     method: GpuMethod
     sd_j: float  # standard deviation of the zone's energy, sensor's own gain left out
     newest: GpuSample | None
-    rejected: int = 0  # values in the series that cannot be
+    rejected: int = 0  # values read in the window that cannot be
 
 
 class _Followed(NamedTuple):
@@ -72,7 +72,7 @@ def device_windows(
             zone = _zone_window(device, series, readings, window, followed, params)
             after = learn(after, readings, followed.point.t_ns, zone.point.t_ns)
             learned[device.uuid] = after
-            found.append(_device_window(device, zone, readings, after))
+            found.append(_device_window(device, zone, readings, window, after))
     return found, learned
 
 
@@ -210,7 +210,7 @@ def _marks(readings: Readings) -> Int64s:
 
 
 def _device_window(
-    device: GpuDevice, zone: ZoneWindow, readings: Readings, memory: GpuMemory
+    device: GpuDevice, zone: ZoneWindow, readings: Readings, window: Window, memory: GpuMemory
 ) -> DeviceWindow:
     method: GpuMethod
     if memory.meter == "counter":
@@ -218,4 +218,5 @@ def _device_window(
     else:
         method = "averages" if _has_averages(readings) else "instants"
     sd_j = spread_j(method, readings, memory, zone.meter)
-    return DeviceWindow(device, zone, method, sd_j, readings.newest, readings.rejected)
+    rejected = sum(window.start_ns < t_ns <= window.end_ns for t_ns in readings.rejected_ns)
+    return DeviceWindow(device, zone, method, sd_j, readings.newest, rejected)
