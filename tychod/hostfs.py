@@ -173,8 +173,7 @@ class Host:
 
     def open_device(self, path: str) -> KeptFile:
         """Open a device to be asked by ioctl, for which it must be open for writing, too."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        return KeptFile(path, os.open(path, flags))
+        return KeptFile(path, _open(path, os.O_RDWR))
 
     def open_directory(self, path: str, parent: int | None = None) -> KeptFile:
         """Open a directory, never where a link points; its last name below ``parent`` if given."""
@@ -335,9 +334,9 @@ def _trimmed(root: str) -> str:
     return root.rstrip("/")
 
 
-def _open(path: str) -> int:
+def _open(path: str, access: int = os.O_RDONLY) -> int:
     _refuse_environment(path)
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    return os.open(path, access | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
 
 
 def _refuse_environment(path: str) -> None:
