@@ -414,3 +414,34 @@ def test_an_empty_window_books_nothing() -> None:
 
     assert found.booked.by_leaf == {}
     assert found.booked.idle_by_leaf == {}
+
+
+@pytest.mark.parametrize(
+    ("sm", "looks", "leaves", "is_learned"),
+    [
+        (0, [], (), True),  # its own word is enough
+        (0, [look(ONE, [process(1, None)])], (A,), True),
+        (0, [look(ONE, [process(1, 3.0)])], (A,), False),
+        (None, [look(ONE, [])], (A,), True),
+        (None, [look(ONE, [process(1, 0.0)])], (A,), True),
+        (None, [look(ONE, [process(1, None)])], (A,), False),
+        (None, [look(ONE, [])], (HOLDS,), False),  # his processes may not be visible
+        (None, [look(ONE, [], reason="no right to list them")], (A,), False),
+        (None, [look(ONE, [], activity={1: 0.2})], (A,), False),
+        (None, [], (A,), False),
+        (7, [look(ONE, [])], (A,), False),
+    ],
+)
+def test_what_counts_as_a_quiet_moment(
+    sm: int | None, looks: list[GpuUse], leaves: tuple[Identity, ...], is_learned: bool
+) -> None:
+    """Nothing is learned from a moment in which somebody may have used the device unseen."""
+    told = [sample(ONE, START_NS + i * S // 2, sm=sm) for i in range(-2, 7)]
+    found = split(
+        [metered(ONE, [60.0] * 6)],
+        series([ONE], looks, told),
+        tenants_of(*leaves),
+        idle=IdleMemory(),
+    )
+
+    assert (found.shares[0].idle_w is not None) == is_learned

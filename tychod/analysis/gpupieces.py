@@ -41,6 +41,7 @@ def pieces_of(zone: ZoneWindow, seen: Seen) -> list[Looked]:
     if len(times) < 2:
         return []
     stops = [look.t_ns for look in seen.looks]
+    words = [_word(look) for look in seen.looks]
     inner = [t for look in seen.looks for t in (look.since_ns, look.t_ns)]
     edges = np.unique(np.concatenate([times, np.array(inner, np.int64)]))
     edges = edges[(edges >= times[0]) & (edges <= times[-1])]
@@ -57,7 +58,7 @@ def pieces_of(zone: ZoneWindow, seen: Seen) -> list[Looked]:
             look = _nearest(seen.looks, stops, start_ns, end_ns)
         states = _states(seen.samples, told, start_ns, end_ns)
         pstate = states[0].pstate if states else None
-        is_quiet = _is_quiet(states, None if look is None else seen.looks[look], seen.is_assigned)
+        is_quiet = _is_quiet(states, None if look is None else words[look], seen.is_assigned)
         piece = Piece(start_ns, end_ns, used_j, UNTOLD if pstate is None else pstate, is_quiet)
         found.append(Looked(piece, look, is_held, is_late))
     return found
@@ -103,16 +104,29 @@ def _states(
     return [s for s in found if start_ns - HOLD_NS <= s.published_ns <= end_ns + HOLD_NS]
 
 
-def _is_quiet(states: Sequence[GpuSample], look: GpuUse | None, is_assigned: bool) -> bool:
+class _Word(NamedTuple):
+    """What a look says of all processes together."""
+
+    is_used: bool  # by one of them at least
+    is_sure: bool  # nothing of what is listed is left open
+    is_empty: bool
+
+
+def _word(look: GpuUse) -> _Word:
+    is_busy = any(part > 0.0 for _, part in look.activity)
+    return _Word(
+        is_busy or any(is_used(process) for process in look.processes),
+        look.reason is None and all(is_told(process) for process in look.processes),
+        not look.processes,
+    )
+
+
+def _is_quiet(states: Sequence[GpuSample], word: _Word | None, is_assigned: bool) -> bool:
     """Say whether nobody used a device: by its own word, else because nobody could have."""
-    if look is not None and (
-        any(is_used(p) for p in look.processes) or any(part > 0.0 for _, part in look.activity)
-    ):
+    if not states or (word is not None and word.is_used):
         return False
-    if not states or any(s.sm_percent or s.memory_percent for s in states):
+    if any(state.sm_percent or state.memory_percent for state in states):
         return False
-    if all(s.sm_percent is not None for s in states):
+    if all(state.sm_percent is not None for state in states):
         return True
-    if look is None or look.reason is not None:
-        return False
-    return all(is_told(p) for p in look.processes) and (bool(look.processes) or not is_assigned)
+    return word is not None and word.is_sure and not (word.is_empty and is_assigned)
