@@ -44,14 +44,15 @@ def rows(
     world: PlatformWorld,
     memory: PlatformMemory | None = None,
     window_s: float = 3.0,
+    from_s: float = 0.0,
     until_s: float | None = None,
 ) -> Iterator[Row]:
-    """Follow the world from its second 0 on, cold or with what was known."""
+    """Follow the world between two of its seconds, cold or with what was known."""
     memory = memory or PlatformMemory()
     points: dict[str, ZonePoint] = {}
     end_s = world.settings.seconds if until_s is None else until_s
-    ends = np.arange(1, int(end_s / window_s) + 1) * window_s
-    start_ns = BEGIN_NS
+    ends = from_s + np.arange(1, int((end_s - from_s) / window_s) + 1) * window_s
+    start_ns = BEGIN_NS + round(from_s * NS)
     for end in ends.tolist():
         window = Window(start_ns, BEGIN_NS + round(end * NS))
         zones = parts(world, window, points)

@@ -178,11 +178,15 @@ def _from_readings(
             return _fused(memory, window, believed_ns, resumed_ns, silence)
         if not is_fresh or banks.fit(memory.bank).is_stuck:
             return Booked((), "none", "stale", silence)
-    held = hold(memory, memory.through_ns, end_ns, series.delay_ns)
+    held = hold(memory, _begin_ns(memory, window), end_ns, series.delay_ns)
     live_w = memory.readings[-1].power_uw / 1e6 if is_fresh else None
     has_gap = _has_gap(held.stretches, memory.through_ns)
     quality: Quality = "measured" if is_fresh else "stale"
     return Booked(held.stretches, "hold", quality, None if is_fresh else silence, has_gap, live_w)
+
+
+def _begin_ns(memory: PlatformMemory, window: Window) -> int:
+    return window.start_ns if memory.through_ns is None else memory.through_ns
 
 
 def _silence(memory: PlatformMemory, series: EnergySeries, end_ns: int) -> str:
@@ -217,7 +221,7 @@ def _fused(
     end_ns, bank = window.end_ns, memory.bank
     known = through_ns(memory.tracks.values()) or 0
     until_ns = min(max(known, end_ns - WAIT_NS), end_ns, believed_ns + CARRY_NS)
-    begin = memory.through_ns if memory.through_ns is not None else window.start_ns
+    begin = _begin_ns(memory, window)
     if memory.is_stopped:
         begin = max(begin, resumed_ns if resumed_ns is not None else until_ns)
     from_ns = max(begin, end_ns - KEPT_NS)
@@ -253,8 +257,12 @@ def _added(
     """Return the memory with what was booked; the hold's fraction stays with the hold."""
     carry = memory.carry
     if booked.method == "hold":
-        carry = hold(memory, memory.through_ns, window.end_ns, series.delay_ns).carry
+        begin_ns = _begin_ns(memory, window)
+        carry = hold(memory, begin_ns, window.end_ns, series.delay_ns).carry
     through = booked.stretches[-1].to_ns if booked.stretches else memory.through_ns
+    if through is None and booked.method == "hold":
+        first_ns = memory.readings[0].t_ns - series.delay_ns
+        through = max(first_ns, window.start_ns) if first_ns <= window.end_ns else None
     found = replace(
         memory,
         carry=carry,

@@ -22,6 +22,7 @@ class Reading(NamedTuple):
     t_ns: int
     half_ns: int
     power_uw: int
+    newest_ns: int  # of its values: each of the next reading's is newer
 
 
 class Seen(NamedTuple):
@@ -101,7 +102,7 @@ class PlatformMemory:
     taken_ns: int = 0  # the newest that the bank was given
     good_ns: int | None = None  # the newest that it believed
     gaps_ns: tuple[int, ...] = ()  # between the newest readings
-    is_stopped: bool = False  # nothing is booked until there is a new reading
+    is_stopped: bool = True  # nothing is booked until there is a new reading
     base_w: float | None = None  # of the bank, one window ago
     tracks: Mapping[str, PartTrack] = field(default_factory=dict)  # by zone
     points: Mapping[str, CounterPoint] = field(default_factory=dict)  # of true counters, by zone
@@ -114,7 +115,6 @@ def to_plain(memory: PlatformMemory) -> Plain:
         "version": VERSION,
         "key": memory.key,
         "bank": None if memory.bank is None else banks.to_plain(memory.bank),
-        "parts": list(memory.parts),
         "is_taken_over": memory.is_taken_over,
         "through_ns": memory.through_ns,
         "energy_uj": memory.energy_uj,
@@ -153,12 +153,14 @@ def from_plain(plain: Mapping[str, Any]) -> PlatformMemory:
 def _parsed(plain: Mapping[str, Any]) -> PlatformMemory:
     if plain["version"] != VERSION:
         raise ValueError(f"platform's memory of version {plain['version']!r}, not {VERSION}")
-    bank = plain["bank"]
+    bank = None if plain["bank"] is None else banks.from_plain(plain["bank"])
+    if not isinstance(plain["is_taken_over"], bool):
+        raise TypeError("neither true nor false")
     return PlatformMemory(
         key=_text(plain["key"]),
-        bank=None if bank is None else banks.from_plain(bank),
-        parts=tuple(_text(name) for name in plain["parts"]),
-        is_taken_over=bool(plain["is_taken_over"]) and bank is not None,
+        bank=bank,
+        parts=() if bank is None else bank.parts,
+        is_taken_over=plain["is_taken_over"] and bank is not None,
         through_ns=_whole_or_none(plain["through_ns"]),
         energy_uj=_whole(plain["energy_uj"]),
         by_sensor={_text(key): _whole(uj) for key, uj in plain["by_sensor"].items()},

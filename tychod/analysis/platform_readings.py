@@ -35,12 +35,8 @@ def heartbeat_ns(gaps_ns: Sequence[int]) -> int:
 def with_readings(memory: PlatformMemory, series: EnergySeries) -> PlatformMemory:
     """Return the memory with what is new; a reading is there when every sensor has a new value."""
     seen, readings, gaps = dict(memory.seen), list(memory.readings), list(memory.gaps_ns)
-    wanted = {
-        i: s.key
-        for i, s in enumerate(series.sensors)
-        if s.domain == PLATFORM and (s.key in seen or s.key not in series.zone_reasons)
-    }
-    newest = memory.readings[-1].t_ns if memory.readings else memory.taken_ns
+    wanted = _wanted(series, seen)
+    newest = memory.readings[-1].newest_ns if memory.readings else memory.taken_ns
     for sample in series.samples:
         seen |= _values(sample, wanted, seen)
         have = [seen[key] for key in wanted.values() if key in seen]
@@ -50,8 +46,26 @@ def with_readings(memory: PlatformMemory, series: EnergySeries) -> PlatformMemor
         if readings:
             gaps = [*gaps, reading.t_ns - readings[-1].t_ns][-GAPS:]
         readings.append(reading)
-        newest = max(value.t_ns for value in have)
+        newest = reading.newest_ns
     return replace(memory, seen=seen, readings=tuple(readings[-KEPT:]), gaps_ns=tuple(gaps))
+
+
+def _wanted(series: EnergySeries, seen: Mapping[str, Seen]) -> dict[int, str]:
+    """Return the sensors that make up the sum: one that was never read and cannot be is not one."""
+    return {
+        i: s.key
+        for i, s in enumerate(series.sensors)
+        if s.domain == PLATFORM
+        and (
+            s.key in seen
+            or s.key not in series.zone_reasons
+            or any(_power_uw(sample, i) is not None for sample in series.samples)
+        )
+    }
+
+
+def _power_uw(sample: EnergySample, index: int) -> int | None:
+    return sample.power_uw[index] if index < len(sample.power_uw) else None
 
 
 def _values(
@@ -59,7 +73,7 @@ def _values(
 ) -> dict[str, Seen]:
     found = {}
     for index, key in wanted.items():
-        power_uw = sample.power_uw[index] if index < len(sample.power_uw) else None
+        power_uw = _power_uw(sample, index)
         if power_uw is not None and (key not in seen or sample.t_ns > seen[key].t_ns):
             found[key] = Seen(sample.t_ns, sample.half_ns, power_uw)
     return found
@@ -69,7 +83,8 @@ def _sum(values: Sequence[Seen]) -> Reading:
     """Several chassis publish apart from each other: their sum is of the middle, and less sharp."""
     times = [value.t_ns for value in values]
     half_ns = max(value.half_ns for value in values) + (max(times) - min(times)) // 2
-    return Reading((max(times) + min(times)) // 2, half_ns, sum(value.power_uw for value in values))
+    power_uw = sum(value.power_uw for value in values)
+    return Reading((max(times) + min(times)) // 2, half_ns, power_uw, max(times))
 
 
 def silent_keys(memory: PlatformMemory, series: EnergySeries, end_ns: int) -> list[str]:
@@ -83,7 +98,7 @@ def silent_keys(memory: PlatformMemory, series: EnergySeries, end_ns: int) -> li
     ]
 
 
-def hold(memory: PlatformMemory, from_ns: int | None, end_ns: int, delay_ns: int) -> Held:
+def hold(memory: PlatformMemory, from_ns: int, end_ns: int, delay_ns: int) -> Held:
     """Return the zero-order hold of the readings since ``from_ns``, exactly.
 
     A reading holds until the next is there, so that a late one changes nothing that was booked;
@@ -97,7 +112,7 @@ def hold(memory: PlatformMemory, from_ns: int | None, end_ns: int, delay_ns: int
         if next_ns is None and latest_ns > end_ns + delay_ns:
             break
         until_ns = min(next_ns or latest_ns, latest_ns) - delay_ns
-        a = max(reading.t_ns - delay_ns, from_ns or 0)
+        a = max(reading.t_ns - delay_ns, from_ns)
         b = min(until_ns, end_ns)
         if b > a:
             uj, carry = divmod(reading.power_uw * (b - a) + carry, 1_000_000_000)

@@ -1,0 +1,390 @@
+"""Power of the whole machine: held, then put together from its parts; no gap is filled."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from tests.sim.bmcpower import BEGIN_NS, PlatformSettings, PlatformWorld
+from tests.sim.platformnode import PARAMS, Row, parts, rows, sensor
+from tychod.analysis.energy import DomainWindow, domain_windows, zone_windows
+from tychod.analysis.platform import CARRY_NS, platform_window
+from tychod.analysis.platform_memory import PlatformMemory, from_plain, to_plain
+from tychod.analysis.platform_readings import heartbeat_ns
+from tychod.analysis.platform_shown import PlatformWindow
+from tychod.analysis.state import State, ZonePoint
+from tychod.model import Window
+from tychod.samples import EnergySample, EnergySeries, EnergyZone
+
+S = 1_000_000_000
+NONE: Mapping[str, DomainWindow] = {}
+SHORT = PlatformSettings(seconds=90.0, lead_s=1.0)
+
+
+def through_bytes(memory: PlatformMemory) -> PlatformMemory:
+    """Through the bytes of a state file."""
+    return from_plain(msgpack.unpackb(msgpack.packb(to_plain(memory))))
+
+
+def readings(*told: tuple[float, int | None], delay_s: float = 0.0) -> EnergySeries:
+    """Readings ``(seconds, watts)`` of one chassis."""
+    samples = tuple(
+        EnergySample(round(t * S), (), (None if w is None else w * 1_000_000,)) for t, w in told
+    )
+    return EnergySeries(
+        "redfish", "measured", (), samples, {}, round(delay_s * S), sensors=(sensor(),)
+    )
+
+
+def step(
+    series: EnergySeries | None,
+    end_s: float,
+    memory: PlatformMemory,
+    domains: Mapping[str, DomainWindow] = NONE,
+) -> tuple[PlatformWindow, PlatformMemory]:
+    """One window of three seconds."""
+    window = Window(round((end_s - 3) * S), round(end_s * S))
+    found, memory = platform_window(series, domains, window, memory, PARAMS)
+    assert found is not None
+    return found, memory
+
+
+def without(world: PlatformWorld, *spans: tuple[float, float]) -> PlatformWorld:
+    """The same world, but the BMC is silent in these spans."""
+    world.readings = tuple(
+        r for r in world.readings if not any(a <= (r.t_ns - BEGIN_NS) / S < b for a, b in spans)
+    )
+    return world
+
+
+def test_no_source_has_no_platform() -> None:
+    """Where nothing measures the machine there is no number, and nothing is remembered (83)."""
+    memory = PlatformMemory()
+    window = Window(0, 3 * S)
+    assert platform_window(None, NONE, window, memory, PARAMS) == (None, memory)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_held_readings_are_integrated_exactly(seed: int) -> None:
+    """The counter is the zero-order hold of the readings to the microjoule, in any windows (41)."""
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.integers(1_800_000_000, 2_200_000_000, 40)).tolist()
+    watts = rng.integers(1, 1_000_000_000, 40).tolist()
+    samples = [EnergySample(t, (), (w,)) for t, w in zip(times, watts, strict=True)]
+    memory, start, total = PlatformMemory(), 0, 0
+    while start < times[-1]:
+        window = Window(start, start + int(rng.integers(1, 7 * S)))
+        before = [s for s in samples if s.t_ns <= window.start_ns][-1:]
+        inside = [s for s in samples if window.start_ns < s.t_ns <= window.end_ns]
+        after = [s for s in samples if s.t_ns > window.end_ns][:1]
+        series = replace(readings(), samples=(*before, *inside, *after))
+        found, memory = platform_window(series, NONE, window, memory, PARAMS)
+        assert found is not None
+        total += found.energy_uj
+        start = window.end_ns
+    exact = sum(w * (b - a) for (a, b), w in zip(pairwise(times), watts[:-1], strict=True))
+    through = memory.through_ns or 0
+    exact += watts[-1] * (through - times[-1])
+    assert total == memory.energy_uj == exact // S
+
+
+def test_a_reading_holds_for_a_heartbeat_only() -> None:
+    """Silence is not made up: nothing is booked, and counting goes on with the next reading."""
+    memory = PlatformMemory()
+    for end_s in (3, 6, 9, 12, 15):
+        known = [(t, 100) for t in range(2, end_s + 1, 2)]
+        _, memory = step(readings(*known[-4:]), end_s, memory)
+    beat_s = heartbeat_ns(memory.gaps_ns) / S
+    assert beat_s == 3.0
+    for end_s in (18, 21, 24):
+        found, memory = step(readings((14.0, 100)), end_s, memory)
+    assert memory.energy_uj == 100_000_000 * (14 - 2 + beat_s)
+    assert (found.energy_uj, found.power_w, found.quality) == (0, None, "stale")
+    assert found.reason == "no reading of chassis for 10 s"
+    found, memory = step(readings((14.0, 100), (25.0, 200), (27.0, 200)), 27, memory)
+    assert memory.energy_uj == 100_000_000 * (14 - 2 + beat_s) + 200_000_000 * 2
+    assert (found.from_ns, found.flags) == (25 * S, ("missing-energy",))
+
+
+def test_the_heartbeat_has_bounds() -> None:
+    """One and a half usual gaps, between 2 and 60 s; 15 s while nothing is known."""
+    told = [heartbeat_ns(gaps) // S for gaps in ((), (S,), (10 * S,) * 9, (100 * S,))]
+    assert told == [15, 2, 15, 60]
+
+
+def test_what_is_not_booked_is_a_guess() -> None:
+    """Until the next reading there is a live estimate, which is in no counter."""
+    found, memory = step(readings((1.0, 100)), 3, PlatformMemory())
+    assert (found.power_w, found.quality, found.energy_uj) == (100.0, "modelled", 0)
+    found, _ = step(readings((1.0, 100), (5.0, 300)), 6, memory)
+    assert (found.power_w, found.quality, found.energy_uj) == (100.0, "measured", 400_000_000)
+
+
+def test_chassis_are_added() -> None:
+    """A reading is there when all have a new value; the rows add up to the domain."""
+    both = (sensor("a"), sensor("b"))
+    samples = (
+        EnergySample(1 * S, (), (100_000_000, None)),
+        EnergySample(2 * S, (), (None, 50_000_001)),
+        EnergySample(3 * S, (), (200_000_000, None)),
+        EnergySample(4 * S, (), (None, 60_000_000)),
+    )
+    series = replace(readings(), samples=samples, sensors=both)
+    _, memory = step(replace(series, samples=samples[:2]), 3, PlatformMemory())
+    found, memory = step(series, 6, memory)
+    assert memory.readings[-1][::2] == (3_500_000_000, 260_000_000)
+    assert [zone.power_w for zone in found.zones] == [200.0, 60.0]
+    assert sum(zone.energy_uj for zone in found.zones) == memory.energy_uj == 300_000_002
+
+
+def test_a_silent_chassis_leaves_the_sum_unknown() -> None:
+    """Half of a machine is not the machine: the sum stops, and the chassis is named."""
+    both = (sensor("a"), sensor("b"))
+    first = EnergySample(1 * S, (), (100_000_000, 50_000_000))
+    later = tuple(EnergySample(t * S, (), (100_000_000, None)) for t in range(2, 40))
+    series = replace(
+        readings(), samples=(first, *later), sensors=both, zone_reasons={"redfish:b": "answers 503"}
+    )
+    found, _ = step(series, 39, PlatformMemory())
+    assert (found.quality, found.reason) == ("stale", "b: answers 503")
+
+
+@pytest.fixture(scope="module")
+def followed() -> tuple[PlatformWorld, list[Row]]:
+    """A machine from a cold start until its power is fused."""
+    world = PlatformWorld(SHORT, 3)
+    return world, list(rows(world))
+
+
+def test_at_takeover_the_counter_goes_on(followed: tuple[PlatformWorld, list[Row]]) -> None:
+    """No stretch is booked twice or left out, and no jump exceeds a window's energy (42)."""
+    world, seen = followed
+    methods = [row.seen.fit.method for row in seen if row.seen.fit]
+    at = methods.index("fused")
+    assert methods == ["hold"] * at + ["fused"] * (len(methods) - at)
+    assert at > 0
+    booked = [row.seen for row in seen if row.seen.from_ns is not None]
+    for before, after in pairwise(booked):
+        assert after.from_ns == before.through_ns
+        assert after.total_uj == before.total_uj + after.energy_uj
+        assert after.energy_uj >= 0
+    a, b = seen[at].seen, seen[at - 1].seen
+    true_j = np.diff(world.system_j(np.array([b.from_ns, a.through_ns], np.int64)))[0]
+    off_uj = a.energy_uj + b.energy_uj - true_j * 1e6
+    assert abs(off_uj) < a.energy_uj
+
+
+def test_the_residual_is_the_platform_less_its_parts(
+    followed: tuple[PlatformWorld, list[Row]],
+) -> None:
+    """In every window, signed and to the microjoule (46, 47), and idle and dynamic add up to it."""
+    world, seen = followed
+    for row in seen:
+        told = row.seen.residual
+        assert told is not None
+        assert told.energy_uj == told.platform_uj - told.parts_uj == told.idle_uj + told.dynamic_uj
+    last = seen[-1].seen
+    assert last.residual is not None
+    assert last.residual.platform_uj == last.total_uj
+    spans = np.array([seen[0].seen.from_ns, last.residual.through_ns], np.int64)
+    parts_j = np.diff(world.parts_j(spans).sum(axis=0))[0]
+    unit_j = 0.001  # of the GPU's counter, at either end
+    assert last.residual.parts_uj / 1e6 == pytest.approx(parts_j, abs=4 * unit_j)
+
+
+def test_the_residual_is_not_for_use_before(followed: tuple[PlatformWorld, list[Row]]) -> None:
+    """While readings are held they are beside their parts; no quiet level is learned from them."""
+    for row in followed[1]:
+        told, fit = row.seen.residual, row.seen.fit
+        assert told is not None
+        assert fit is not None
+        if fit.method == "hold":
+            assert (told.usable, told.idle_w, told.idle_uj) == (False, None, 0)
+    assert followed[1][-1].seen.residual is not None
+    assert followed[1][-1].seen.residual.usable
+
+
+def test_without_a_gpu_the_rest_is_all_but_the_cpu() -> None:
+    """What is not there is not subtracted (82)."""
+    settings = replace(SHORT, parts=("package",), coefficients=(1.1,), dwell_s=(5.0,))
+    world = PlatformWorld(settings, 1)
+    *_, last = rows(world)
+    told, fit = last.seen.residual, last.seen.fit
+    assert told is not None
+    assert fit is not None
+    assert list(fit.coefficients) == ["package"]
+    ends = np.array([last.seen.from_ns, last.seen.through_ns], np.int64)
+    (cpu_j,) = np.diff(world.parts_j(ends), axis=1)[0]
+    assert told.power_w is not None
+    joules = last.seen.energy_uj / 1e6 - told.power_w * (ends[1] - ends[0]) / S
+    assert joules == pytest.approx(cpu_j, abs=2 * 61e-6)
+
+
+def test_the_quiet_level_follows_both_ways() -> None:
+    """It rises with a lasting rise and falls with a fall (48 otherwise): nearer to the new one."""
+    world = PlatformWorld(replace(SHORT, seconds=200.0, base_steps=((50, 50), (125, -50))), 2)
+    level = {row.window.end_ns: row.seen.residual for row in rows(world)}
+    told = [level[BEGIN_NS + t * S] for t in (48, 123, 198)]
+    low, high, back = (r.idle_w for r in told if r is not None)
+    assert low is not None
+    assert high is not None
+    assert back is not None
+    assert abs(high - 170.0) < abs(high - 120.0)
+    assert abs(back - 120.0) < abs(back - 170.0)
+    assert low < high > back
+
+
+def test_a_silent_bmc_is_stood_in_for_two_minutes() -> None:
+    """The model goes on, says so, then stops; the gap stays empty and counting goes on after it."""
+    world = without(PlatformWorld(replace(SHORT, seconds=300.0), 4), (90.0, 270.0))
+    seen = list(rows(world))
+    at = {round((row.window.end_ns - BEGIN_NS) / S): row for row in seen}
+    beat_ns = heartbeat_ns(at[120].memory.gaps_ns)
+    good_ns = at[87].memory.good_ns or 0
+    last_ns = max(r.t_ns for r in world.readings if r.t_ns < BEGIN_NS + 90 * S)
+    assert at[120].seen.quality == "modelled"
+    assert at[120].seen.energy_uj > 0
+    assert "no reading of chassis" in (at[120].seen.reason or "")
+    assert good_ns <= last_ns
+    stopped = at[258].seen
+    assert stopped.through_ns == last_ns + beat_ns + CARRY_NS
+    assert (stopped.energy_uj, stopped.power_w, stopped.quality) == (0, None, "stale")
+    assert stopped.residual is not None
+    assert not stopped.residual.usable
+    resumed = next(
+        row.seen for row in seen if row.window.start_ns >= 258 * S + BEGIN_NS and row.seen.from_ns
+    )
+    assert resumed.from_ns is not None
+    assert resumed.from_ns >= BEGIN_NS + 270 * S
+    assert "missing-energy" in resumed.flags
+    assert seen[-1].seen.quality == "measured"
+    assert seen[-1].seen.residual is not None
+    assert seen[-1].seen.residual.usable
+
+
+def test_a_stuck_bmc_is_noticed() -> None:
+    """Fresh stamps on an old value: the model carries on, and the reason says what was seen."""
+    world = PlatformWorld(replace(SHORT, seconds=120.0, dwell_s=(4.0, 5.0), stuck=((60, 120),)), 5)
+    *_, last = rows(world)
+    assert last.seen.quality == "modelled"
+    assert "again and again" in (last.seen.reason or "")
+    assert last.seen.residual is not None
+    assert not last.seen.residual.usable
+
+
+def test_another_source_begins_anew_and_the_counter_goes_on() -> None:
+    """What was learned of one meter is not true of another."""
+    world = PlatformWorld(SHORT, 3)
+    *_, last = rows(world, until_s=60.0)
+    window = Window(last.window.end_ns, last.window.end_ns + 3 * S)
+    watts = EnergySample(window.start_ns + S, (), (400_000_000,))
+    other = replace(readings(), source="ipmi", samples=(watts,))
+    found, memory = platform_window(
+        other, domain_windows(parts(world, window, {})), window, last.memory, PARAMS
+    )
+    assert found is not None
+    assert found.fit is not None
+    assert (found.source, found.fit.method, found.fit.readings) == ("ipmi", "hold", 1)
+    assert memory.energy_uj == last.memory.energy_uj
+    assert memory.ledger.platform_uj >= last.memory.ledger.platform_uj
+
+
+def counter(*told: tuple[float, int]) -> EnergySeries:
+    """A meter that counts, ``(seconds, joules)``."""
+    zone = EnergyZone("hwmon:meter", "platform", "meter", None, 0, 1_000.0)
+    samples = tuple(EnergySample(round(t * S), (j * 1_000_000,)) for t, j in told)
+    return EnergySeries("hwmon", "measured", (zone,), samples, {})
+
+
+def package(
+    end_s: float,
+    *told: tuple[float, int],
+    quality: str = "measured",
+    point: ZonePoint | None = None,
+) -> tuple[Mapping[str, DomainWindow], ZonePoint]:
+    """The package's counter in a window of three seconds, and where it ends."""
+    zone = EnergyZone("sim:package", "package", "package-0", 0, 0, 1_000.0)
+    samples = tuple(EnergySample(round(t * S), (j * 1_000_000,)) for t, j in told)
+    series = EnergySeries("sim", quality, (zone,), samples, {})
+    state = State(zones={zone.key: point} if point else {})
+    window = Window(round((end_s - 3) * S), round(end_s * S))
+    zones = zone_windows(series, window, state, PARAMS)
+    return domain_windows(zones), zones[0].point
+
+
+def test_a_true_counter_is_taken_as_it_is() -> None:
+    """Its energy is the domain's, over exactly its own time; nothing is fitted."""
+    first, point = package(3, (0, 0), (3, 90))
+    _, memory = step(counter((0, 1000), (2, 1200)), 3, PlatformMemory(), first)
+    second, _ = package(6, (3, 90), (6, 150), point=point)
+    found, memory = step(counter((2, 1200), (6, 1700)), 6, memory, second)
+    assert (found.energy_uj, found.total_uj, found.fit) == (500_000_000, 700_000_000, None)
+    assert (found.from_ns, found.through_ns) == (2 * S, 6 * S)
+    assert found.residual is not None
+    assert found.residual.usable
+    assert found.residual.energy_uj == (700 - 150) * 1_000_000
+    assert found.residual.power_w == pytest.approx((500 - 90) / 4)
+
+
+def test_parts_may_exceed_the_platform() -> None:
+    """The rest is signed: it is neither cut off nor lost (46)."""
+    parts_now, _ = package(3, (0, 0), (3, 300))
+    found, _ = step(counter((0, 0), (3, 200)), 3, PlatformMemory(), parts_now)
+    assert found.residual is not None
+    assert found.residual.energy_uj == -100_000_000
+
+
+def test_a_modelled_package_leaves_no_usable_rest() -> None:
+    """The rest of a guess is a guess; the figures still add up."""
+    parts_now, _ = package(3, (0, 0), (3, 90), quality="modelled")
+    found, _ = step(counter((0, 0), (3, 200)), 3, PlatformMemory(), parts_now)
+    assert found.residual is not None
+    assert found.residual.energy_uj == 110_000_000
+    assert not found.residual.usable
+    assert found.residual.reason == "the package's power is modelled, not measured"
+
+
+def test_a_restart_goes_on_with_what_was_known() -> None:
+    """Counter, ledger and model are kept; time nobody saw is not made up, history begins anew."""
+    world = PlatformWorld(replace(SHORT, seconds=150.0), 6)
+    *_, last = rows(world, until_s=90.0)
+    back = through_bytes(last.memory)
+    assert to_plain(back) == to_plain(last.memory)
+    assert (back.readings, back.good_ns) == ((), None)
+    late = list(rows(world, back, from_s=102.0))
+    first = next(row.seen for row in late if row.seen.from_ns is not None)
+    assert first.from_ns is not None
+    assert first.from_ns >= BEGIN_NS + 100 * S
+    assert first.total_uj - first.energy_uj == last.memory.energy_uj
+    assert late[-1].seen.fit is not None
+    assert late[-1].seen.fit.method == "fused"
+    told = late[-1].seen.residual
+    assert told is not None
+    assert told.energy_uj == told.platform_uj - told.parts_uj == told.idle_uj + told.dynamic_uj
+    assert told.platform_uj == late[-1].seen.total_uj
+
+
+FINE = (
+    *(("through_ns", None), ("bank", None), ("key", "x"), ("by_sensor", {"a": 1})),
+    ("gaps_ns", [1]),
+)
+
+
+def test_odd_state_is_refused() -> None:
+    """Anything but what was written raises ``ValueError``, whatever is wrong with it."""
+    world = PlatformWorld(SHORT, 3)
+    *_, last = rows(world, until_s=30.0)
+    plain = to_plain(last.memory)
+    for key in plain:
+        for odd in (None, "x", [1], {"a": 1}, 1.5):
+            if (key, odd) in FINE:
+                continue
+            with pytest.raises(ValueError, match=r"."):
+                from_plain({**plain, key: odd})
+        fewer: dict[str, Any] = {k: v for k, v in plain.items() if k != key}
+        with pytest.raises(ValueError, match="not a platform"):
+            from_plain(fewer)
