@@ -1,12 +1,13 @@
 """What settings may not be together, or of what form, beyond the type and range of each."""
 
 import ipaddress
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tychod.config import Config, Kubelet, Workloads
+from tychod.config import Config, Kubelet, Redfish, Workloads
 
 PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
     {
@@ -31,6 +32,9 @@ PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
 """Settings that are paths, and whether each may be empty."""
 
 
+_FINGERPRINT: Final = re.compile(r"[0-9a-fA-F]{64}|[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){31}")
+
+
 class Conflict(NamedTuple):
     """Settings that are fine alone but not together; ``path`` names the one to change first."""
 
@@ -45,6 +49,7 @@ def problems_between(config: Config) -> list[Conflict]:
         *_window_problems(config),
         *_kubelet_problems(config.kubelet),
         *_workloads_problems(config.workloads),
+        *_redfish_problems(config.redfish),
         *_path_problems(config),
     ]
 
@@ -94,6 +99,28 @@ def _workloads_problems(workloads: Workloads) -> Iterator[Conflict]:
         message = "must be a loopback address: the agent speaks plain HTTP"
     if message:
         yield Conflict("workloads.firework_status", message)
+
+
+def _redfish_problems(redfish: Redfish) -> Iterator[Conflict]:
+    """One way to know the BMC: what is set beside it would look as if it were checked, too."""
+    if redfish.fingerprint and not _FINGERPRINT.fullmatch(redfish.fingerprint):
+        yield Conflict(
+            "redfish.fingerprint",
+            "must be a SHA-256 of 64 hexadecimal digits, with or without colons between pairs",
+        )
+    if redfish.fingerprint and redfish.ca_file:
+        yield Conflict(
+            "redfish.ca_file",
+            "cannot be set together with redfish.fingerprint",
+            ("redfish.fingerprint",),
+        )
+    named = [key for key in ("ca_file", "fingerprint") if getattr(redfish, key)]
+    if redfish.insecure and named:
+        yield Conflict(
+            "redfish.insecure",
+            f"must be false where redfish.{named[0]} says how to verify the certificate",
+            tuple(f"redfish.{key}" for key in named),
+        )
 
 
 def endpoint_problem(

@@ -35,6 +35,9 @@ TRUE_WORDS: Final = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
 
 
+CREDENTIALS_FLAG: Final = "--redfish-cred-file-path"
+
+
 class Arguments(NamedTuple):
     """What the command line says about settings.
 
@@ -93,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_place,
         help=f"read DIR/{FILE_NAME} and DIR/conf.d/*.toml (default: {DEFAULT_DIR})",
     )
+    parser.add_argument(
+        CREDENTIALS_FLAG,
+        metavar="CSV",
+        type=_place,
+        help="file with node,user,password,https://host of the BMCs: [redfish] credentials",
+    )
 
 
 def _place(text: str) -> str:
@@ -104,7 +113,13 @@ def _place(text: str) -> str:
 
 def arguments_from(namespace: argparse.Namespace) -> Arguments:
     """Return what `add_arguments` made argparse find."""
-    return Arguments(namespace.config, namespace.config_dir)
+    path = namespace.redfish_cred_file_path
+    flags = (
+        {}
+        if path is None
+        else {"redfish.credentials": (CREDENTIALS_FLAG, str(Path(path).absolute()))}
+    )
+    return Arguments(namespace.config, namespace.config_dir, types.MappingProxyType(flags))
 
 
 def load_settings(args: Arguments, environ: Mapping[str, str]) -> Settings:

@@ -73,7 +73,7 @@ class SimBmc:
         self.slow_s = 3.0
         self.retry_after = "7"
         self.released = threading.Event()  # lets what hangs end
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, str] = {}  # token -> id
         self.logins = 0  # tries
         self.requests: list[tuple[str, str]] = []  # method and path
         self.seen: list[str] = []  # everything that proved who asks
@@ -256,16 +256,17 @@ class _Handler(BaseHTTPRequestHandler):
         if bmc.fault == "401" or (body.get("UserName"), body.get("Password")) != bmc.login:
             self._send(401, b"{}")
             return
-        token = f"token{bmc.logins:08d}"
-        bmc.sessions.add(token)
-        location = f"{SESSIONS}/{token}"
+        token = hashlib.sha256(f"{bmc.logins}".encode()).hexdigest()
+        bmc.sessions[token] = str(bmc.logins)
+        location = f"{SESSIONS}/{bmc.logins}"
         self._send(201, b"{}", **{"X-Auth-Token": token, "Location": location})
 
     def do_DELETE(self) -> None:
         """Log out."""
         bmc = self.server.bmc
         bmc.requests.append(("DELETE", self.path))
-        bmc.sessions.discard(self.path.rpartition("/")[2])
+        ended = self.path.rpartition("/")[2]
+        bmc.sessions = {token: name for token, name in bmc.sessions.items() if name != ended}
         self._send(204, b"")
 
     def _is_cut_short(self, method: str) -> bool:
