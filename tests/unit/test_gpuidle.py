@@ -9,6 +9,7 @@ from tychod.analysis.gpuidle import (
     UNTOLD,
     IdleMemory,
     Piece,
+    Tail,
     from_plain,
     idle_j,
     learned,
@@ -143,7 +144,9 @@ def test_idle_is_at_most_the_power() -> None:
 
 def test_memory_survives_as_plain_data() -> None:
     """What is saved is what is read again."""
-    memory = IdleMemory({0: (62.0, 61.5), UNTOLD: (3.0,)}, 7, 5, ("a", "b"), 11, 13)
+    levels = {0: (62.0, 61.5), UNTOLD: (3.0,)}
+    tail = (Tail(1, 2, 0.5), Tail(2, 4, 0.0))
+    memory = IdleMemory(levels, 7, 5, ("a", "b"), 11, 13, tail, {"a": 0.5})
 
     assert from_plain(to_plain(memory)) == memory
 
@@ -164,6 +167,10 @@ def test_memory_survives_as_plain_data() -> None:
         {"quiet_ns": None},
         {"allocated": [1]},
         {"allocated": None},
+        {"tail": [[1, 2]]},
+        {"tail": [[1, 2, float("inf")]]},
+        {"given_j": {"a": -1.0}},
+        {"given_j": {1: 1.0}},
     ],
 )
 def test_bad_memory_is_refused(change: dict[str, object]) -> None:

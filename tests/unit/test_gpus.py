@@ -445,3 +445,29 @@ def test_what_counts_as_a_quiet_moment(
     )
 
     assert (found.shares[0].idle_w is not None) == is_learned
+
+
+@pytest.mark.parametrize(
+    ("activity", "is_learned"),
+    [
+        ({1: 0.0, 2: 0.0}, True),
+        ({1: 0.0, 2: 0.001}, True),
+        ({1: 0.0, 2: 0.2}, False),
+        ({1: 0.0}, False),
+    ],
+)
+def test_a_divided_device_is_quiet_by_its_own_word(
+    activity: dict[int, float], is_learned: bool
+) -> None:
+    """Of such a device no use by process is told, and not everybody may list its processes."""
+    holder = leaf(10, MIG[0].uuid, resource="nvidia.com/mig-3g")
+    told = [sample(DIVIDED, START_NS + i * S // 2, sm=None, memory=None) for i in range(-2, 7)]
+    looks = [look(DIVIDED, [], activity=activity, reason="no use by process is told")]
+    found = split(
+        [metered(DIVIDED, [60.0] * 6)],
+        series([DIVIDED], looks, told),
+        tenants_of(holder),
+        idle=IdleMemory(),
+    )
+
+    assert (found.shares[0].idle_w is not None) == is_learned

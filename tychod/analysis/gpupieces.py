@@ -7,7 +7,7 @@ it.  Where none does, the last look holds for a while.
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tychod.analysis.gpushare import HOLD_NS, is_told, is_used
 from tychod.analysis.learned import Float64s
 from tychod.samples import GpuSample, GpuUse, Int64s
 
+LEAST_ACTIVITY: Final = 0.005
+"""Less is 0 in the whole percent that a device's own utilisation is told in."""
+
 
 class Seen(NamedTuple):
     """What was seen of one device in and around a window, each in the order of time."""
@@ -24,6 +27,7 @@ class Seen(NamedTuple):
     samples: Sequence[GpuSample]
     looks: Sequence[GpuUse]
     is_assigned: bool  # to somebody whose processes may not be visible
+    instances: frozenset[int] = frozenset()  # GPU instances that it is divided into
 
 
 class Looked(NamedTuple):
@@ -41,7 +45,7 @@ def pieces_of(zone: ZoneWindow, seen: Seen) -> list[Looked]:
     if len(times) < 2:
         return []
     stops = [look.t_ns for look in seen.looks]
-    words = [_word(look) for look in seen.looks]
+    words = [_word(look, seen.instances) for look in seen.looks]
     inner = [t for look in seen.looks for t in (look.since_ns, look.t_ns)]
     edges = np.unique(np.concatenate([times, np.array(inner, np.int64)]))
     edges = edges[(edges >= times[0]) & (edges <= times[-1])]
@@ -110,14 +114,16 @@ class _Word(NamedTuple):
     is_used: bool  # by one of them at least
     is_sure: bool  # nothing of what is listed is left open
     is_empty: bool
+    is_measured: bool  # the device's own word on each of its instances
 
 
-def _word(look: GpuUse) -> _Word:
-    is_busy = any(part > 0.0 for _, part in look.activity)
+def _word(look: GpuUse, instances: frozenset[int]) -> _Word:
+    is_busy = any(part >= LEAST_ACTIVITY for _, part in look.activity)
     return _Word(
         is_busy or any(is_used(process) for process in look.processes),
         look.reason is None and all(is_told(process) for process in look.processes),
         not look.processes,
+        bool(instances) and instances <= {number for number, _ in look.activity},
     )
 
 
@@ -128,5 +134,7 @@ def _is_quiet(states: Sequence[GpuSample], word: _Word | None, is_assigned: bool
     if any(state.sm_percent or state.memory_percent for state in states):
         return False
     if all(state.sm_percent is not None for state in states):
+        return True
+    if word is not None and word.is_measured:
         return True
     return word is not None and word.is_sure and not (word.is_empty and is_assigned)

@@ -155,12 +155,12 @@ def _part(
 
 
 def _seen(device: GpuDevice, series: GpuSeries | None, *, is_assigned: bool) -> Seen:
-    if series is None:
-        return Seen((), (), is_assigned)
+    samples, uses = (series.samples, series.uses) if series else ((), ())
     return Seen(
-        sorted((s for s in series.samples if s.device == device.uuid), key=_published),
-        sorted((u for u in series.uses if u.device == device.uuid), key=lambda u: u.t_ns),
+        sorted((s for s in samples if s.device == device.uuid), key=_published),
+        sorted((u for u in uses if u.device == device.uuid), key=lambda u: u.t_ns),
         is_assigned,
+        frozenset(part.number for part in instances(device)),
     )
 
 
