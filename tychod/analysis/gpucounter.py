@@ -85,8 +85,7 @@ def _split(entry: Entry, begin_ns: int, begin_uj: int, sensor_ns: int) -> tuple[
     instant_w = entry.reading.instant_w
     if instant_w is None:
         return begin_ns, begin_uj
-    tail_uj = min(round(instant_w * sensor_ns / 1e3), entry.energy_uj - begin_uj)
-    return entry.reading.t_ns - sensor_ns, entry.energy_uj - tail_uj
+    return entry.reading.t_ns - sensor_ns, entry.energy_uj - round(instant_w * sensor_ns / 1e3)
 
 
 def _believed(readings: Readings, t_ns: int, native_uj: int) -> list[Entry]:
