@@ -54,7 +54,8 @@ __all__ = [
 ]
 
 RESET_AFTER: Final = 20
-HYSTERESIS: Final = 3.0
+HYSTERESIS: Final = 4.0
+"""Nats: only so much likelier a candidate replaces the one in use."""
 STUCK_SIGMA, STUCK_REACH, STUCK_AFTER = 4.0, 10.0, 3
 READY_AFTER, READY_SD_S, READY_BOXCAR_S = 5, 0.5, 10.0
 OTHER_CLOCK_NS: Final = 60_000_000_000

@@ -14,8 +14,11 @@ from tychod.analysis.bank_state import BASE_SD_W, COEFFICIENT_SD, EVIDENCE_FLOOR
 from tychod.analysis.learned import Float64s
 
 COEFFICIENT_WALK: Final = 1e-4**2 / 2.0
-BASE_WALK: Final = 2.0**2 / 2.0
-"""Variance that a second adds (W^2): the base may move by 2 W from one reading to the next."""
+BASE_WALK: Final = 2.5**2 / 2.0
+"""Variance that a second adds (W^2): the base may move by 2.5 W from one reading to the next.
+
+Less follows the load that nobody measures too slowly, more follows the readings' own noise.
+"""
 NOISE_LEAST, NOISE_GAIN, NOISE_MOST_MOVE = 0.3, 0.02, 9.0
 FORGET_S: Final = 600.0
 """Evidence for a delay is forgotten: without load steps nothing new says that it is still so."""
