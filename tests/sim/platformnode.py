@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tests.sim.bmcpower import BEGIN_NS, PlatformWorld
-from tychod.analysis.energy import DomainWindow, ZoneWindow, domain_windows, zone_windows
+from tychod.analysis.energy import ZoneWindow, domain_windows, zone_windows
 from tychod.analysis.platform import platform_window
 from tychod.analysis.platform_memory import PlatformMemory
 from tychod.analysis.platform_shown import PlatformWindow
@@ -25,6 +25,10 @@ LAG_NS: Final = 400_000_000
 EVERY_NS: Final = {"package": 50_000_000, "dram": 50_000_000, "gpu": 100_000_000}
 UNIT_UJ: Final = {"package": 61, "dram": 15, "gpu": 1000}
 MARGIN_NS: Final = 300_000_000
+
+
+Blind = tuple[str, float, float]
+"""A part that cannot be read between two seconds."""
 
 
 class Row(NamedTuple):
@@ -46,6 +50,7 @@ def rows(
     window_s: float = 3.0,
     from_s: float = 0.0,
     until_s: float | None = None,
+    blind: Blind | None = None,
 ) -> Iterator[Row]:
     """Follow the world between two of its seconds, cold or with what was known."""
     memory = memory or PlatformMemory()
@@ -55,7 +60,7 @@ def rows(
     start_ns = BEGIN_NS + round(from_s * NS)
     for end in ends.tolist():
         window = Window(start_ns, BEGIN_NS + round(end * NS))
-        zones = parts(world, window, points)
+        zones = parts(world, window, points, blind)
         points |= {zone.zone.key: zone.point for zone in zones}
         seen, memory = platform_window(
             bmc(world, window), domain_windows(zones), window, memory, PARAMS
@@ -77,7 +82,10 @@ def bmc(world: PlatformWorld, window: Window) -> EnergySeries:
 
 
 def parts(
-    world: PlatformWorld, window: Window, points: Mapping[str, ZonePoint]
+    world: PlatformWorld,
+    window: Window,
+    points: Mapping[str, ZonePoint],
+    blind: Blind | None = None,
 ) -> list[ZoneWindow]:
     """What the parts' own meters show in a window."""
     found = []
@@ -86,6 +94,9 @@ def parts(
         every = EVERY_NS[name]
         first = (window.start_ns - MARGIN_NS) // every
         at = np.arange(first, (window.end_ns + MARGIN_NS) // every + 1, dtype=np.int64) * every
+        if blind and blind[0] == name:
+            after_s = (at - BEGIN_NS) / NS
+            at = at[(after_s < blind[1]) | (after_s >= blind[2])]
         joules = world.parts_j(at)[index]
         native = np.floor(joules * 1e6 / UNIT_UJ[name]).astype(np.int64) * UNIT_UJ[name]
         samples = tuple(
@@ -94,10 +105,3 @@ def parts(
         series = EnergySeries("sim", "measured", (zone,), samples, {})
         found += zone_windows(series, window, State(zones=points), PARAMS)
     return found
-
-
-def domains(
-    world: PlatformWorld, window: Window, points: Mapping[str, ZonePoint]
-) -> Mapping[str, DomainWindow]:
-    """The same by domain."""
-    return domain_windows(parts(world, window, points))

@@ -229,7 +229,7 @@ def _fused(
     is_believed = end_ns <= believed_ns
     held = ledgers.held_domains(memory.tracks, until_ns)
     reason = None if is_believed else silence
-    if is_believed and held:
+    if held and memory.readings[-1].t_ns + heartbeat_ns(memory.gaps_ns) >= end_ns:
         reason = f"{', '.join(held)}: not read in time, held at the last mean power"
     is_modelled = not is_believed or held or any(t.is_modelled for t in memory.tracks.values())
     quality: Quality = "modelled" if is_modelled else "measured"
