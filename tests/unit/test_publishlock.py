@@ -154,6 +154,21 @@ def test_known_period_needs_no_search() -> None:
     assert run.lock.period_sd_s == pytest.approx(0.002, rel=0.5)
 
 
+def test_calibration_may_come_later() -> None:
+    """A calibrated period is taken by a lock that still searches, and by no other."""
+    random = Random(5)
+    times = publish_times(random, 0.1, 60, grid=False)
+    lock = PublishLock(2.0)
+
+    lock.know(0.1, 0.002)
+    assert lock.period_s == 0.1
+    follow(lock, times[:4], random, PROMPT)
+    assert lock.is_locked
+    lock.know(5.0, 0.002)
+
+    assert lock.period_s == pytest.approx(0.1, rel=0.1)
+
+
 def test_clock_set_back_and_forth_is_survived() -> None:
     """Times from before the last reading, or from a day later, begin the phase anew."""
     random = Random(6)

@@ -78,6 +78,12 @@ class PublishLock:
             return None
         return math.sqrt(max(self._phase.period_variance, 0.0)) / NS
 
+    def know(self, period_s: float, sd_s: float) -> None:
+        """Take a calibrated period, unless one has been learned by now."""
+        if isinstance(self._phase, Search):
+            period_ns = _bounded(period_s * NS)
+            self._phase = Search(period_ns, _between(sd_s * NS, KNOWN_SD, period_ns))
+
     def due_ns(self, now_ns: int) -> int:
         """Return when to read next: now, or a bounded time ahead whatever the clock has done."""
         if self._planned_ns is None or (self._last and now_ns < self._last.low_ns):
