@@ -39,7 +39,7 @@ from tests.sim.nvml.world import (
 )
 from tychod import config
 from tychod.clock import SystemClock
-from tychod.collectors.base import Unavailable
+from tychod.collectors.base import GpuCollector, Ready, Unavailable
 from tychod.collectors.nvml import Nvml, probe
 from tychod.hostfs import Host
 from tychod.samples import GpuSample, GpuUse
@@ -88,14 +88,20 @@ def settings(library: Path | str, **nvml: float) -> config.Config:
     return config.Config(nvml=config.Nvml(library=str(library), **nvml))  # type: ignore[arg-type]
 
 
+def opened_by(found: Ready[GpuCollector] | Unavailable) -> Nvml:
+    """Return the collector that the probe opened."""
+    assert isinstance(found, Ready), found
+    assert isinstance(found.collector, Nvml)
+    return found.collector
+
+
 @pytest.fixture
 def start(stub: Path, host: Host) -> Iterator[Callable[[NvmlWorld], Nvml]]:
     """Return a function that opens the collector on a world."""
     opened = []
 
     def open_on(world: NvmlWorld) -> Nvml:
-        collector = probe(host, settings(stub), world)
-        assert isinstance(collector, Nvml)
+        collector = opened_by(probe(host, settings(stub), world))
         opened.append(collector)
         return collector
 
@@ -131,7 +137,7 @@ def test_each_update_gives_one_record_and_the_counter_is_the_truth(
     """Invariant 20: each record is one true publish, none twice; its counter is exact to the mJ."""
     gpus = (replace(Gpu(), steps=BURSTS), replace(SECOND, steps=BURSTS, period_s=0.02))
     world = make_world(*gpus)
-    samples, _ = run(start(world), world, until_s=30)
+    samples, _ = run(start(world), world, until_s=15)
 
     assert [s.t_ns for s in samples] == sorted({s.t_ns for s in samples})
     for number, gpu in enumerate(gpus):
@@ -393,8 +399,7 @@ def test_a_blocking_driver_stalls_its_own_thread_alone(
 ) -> None:
     """While a call blocks, other threads run: it is made without the interpreter's lock."""
     world = make_world(Gpu(), simulated=False)
-    collector = probe(host, settings(stub), SystemClock())
-    assert isinstance(collector, Nvml)
+    collector = opened_by(probe(host, settings(stub), SystemClock()))
     world.device(0).block_ns = NS // 2
     thread = threading.Thread(target=collector.read)
     thread.start()
@@ -445,8 +450,7 @@ def test_a_calibrated_period_is_believed_from_the_start(
 ) -> None:
     """The publish periods of a calibration are handed in by uuid."""
     world = make_world(Gpu())
-    collector = probe(host, settings(stub), world, {Gpu().uuid: (0.25, 0.001)})
-    assert isinstance(collector, Nvml)
+    collector = opened_by(probe(host, settings(stub), world, {Gpu().uuid: (0.25, 0.001)}))
     (published,) = collector.published()
     collector.close()
 

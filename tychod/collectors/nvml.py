@@ -10,7 +10,7 @@ from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
-from tychod.collectors.base import Unavailable
+from tychod.collectors.base import CollectorSpec, GpuCollector, Ready, Unavailable
 from tychod.collectors.nvml_device import Device, Locks, read_facts
 from tychod.collectors.nvml_library import (
     DRIVER_NOT_LOADED,
@@ -60,6 +60,9 @@ class Nvml:
 
     name: Final = "nvml"
     quality: Final[Literal["measured", "modelled"]] = "measured"
+    delay_s: Final = 0.0  # each device tells its own
+    outdated: Final = False  # it opens the library anew by itself
+    notes: Final = ()
 
     def __init__(
         self, host: Host, config: Config, clock: Clock, pynvml: ModuleType, locks: Locks
@@ -198,7 +201,7 @@ class Nvml:
         for device, processes in tuple(self._members):
             if device.lock.due_ns(now_ns) > now_ns:
                 continue
-            before = (device.reason, device.problem, device.lock.is_locked)
+            before = device.state
             try:
                 sample = device.read()
             except DeviceLostError:
@@ -207,7 +210,7 @@ class Nvml:
             if sample is not None:
                 self._last_ns = max(sample.t_ns, self._last_ns + 1)
                 samples.append(sample._replace(t_ns=self._last_ns))
-            if before != (device.reason, device.problem, device.lock.is_locked):
+            if device.state != before:
                 self._tell()
         return tuple(samples)
 
@@ -286,7 +289,7 @@ def probe(
     config: Config,
     clock: Clock,
     known: Mapping[str, tuple[float, float]] = MappingProxyType({}),
-) -> Nvml | Unavailable:
+) -> Ready[GpuCollector] | Unavailable:
     """Open the driver's library if there is one; nothing of it is imported where there is none.
 
     ``known``: uuid -> publish period and its standard deviation, in seconds.
@@ -301,4 +304,14 @@ def probe(
         collector.close()
         absent = exc.advice == advice(DRIVER_NOT_LOADED) and not has_driver(host)
         return Unavailable(*exc.advice, absent=absent and not config.nvml.library)
-    return collector
+    return Ready(collector)
+
+
+SPEC: Final[CollectorSpec[GpuCollector]] = CollectorSpec(
+    name=Nvml.name,
+    quality="measured",
+    enabled=lambda config: config.nvml.enabled,
+    interval_s=lambda config: config.nvml.interval,
+    probe=probe,
+    measures_cpu=False,
+)

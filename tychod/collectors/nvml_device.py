@@ -85,6 +85,11 @@ class Device:
         return self._fields.plausible.rejected
 
     @property
+    def state(self) -> tuple[object, ...]:
+        """What shows elsewhere and changes seldom."""
+        return self.reason, self._fields.plausible.kinds, self.lock.is_locked
+
+    @property
     def problem(self) -> str | None:
         """What is degraded, in one line that stays the same while it is."""
         kinds = ", ".join(sorted(self._fields.plausible.kinds))

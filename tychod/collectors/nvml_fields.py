@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tychod.collectors.nvml_library import SUCCESS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -243,11 +245,16 @@ class Fields:
         values = self._calls.ask("nvmlDeviceGetFieldValues", self._ids) if self._ids else None
         if values is None:
             return {}
-        found = {v.fieldId: value for v in values if (value := field_value(v)) is not None}
+        found, refused = {}, set()
+        for number, field in zip(self._ids, values, strict=True):
+            code = field.nvmlReturn  # each look into a structure of pynvml costs a microsecond
+            if code in FIELD_REFUSED:
+                refused.add(number)
+            elif code == SUCCESS and (value := field_value(field)) is not None:
+                found[number] = value
         # What a device has no field for now it will not have later, in this life of the driver.
-        refused = {v.fieldId for v in values if v.nvmlReturn in FIELD_REFUSED}
         if refused:
-            self._ids = [i for i in self._ids if i not in refused]
+            self._ids = [number for number in self._ids if number not in refused]
         return found
 
     def _read_slow(self, now_ns: int) -> Slow:
@@ -273,8 +280,9 @@ FIELD_REFUSED: Final = frozenset({2, 3, 4})
 
 
 def field_value(field: Any) -> float | None:
-    """Return the value of one answer of nvmlDeviceGetFieldValues; None: it has none."""
-    if field.nvmlReturn or not 0 <= field.valueType < len(VALUE_TYPES):
+    """Return the value of one good answer of nvmlDeviceGetFieldValues; None: of no known type."""
+    kind = field.valueType
+    if not 0 <= kind < len(VALUE_TYPES):
         return None
-    value: float = getattr(field.value, VALUE_TYPES[field.valueType])
+    value: float = getattr(field.value, VALUE_TYPES[kind])
     return value
