@@ -204,7 +204,7 @@ def test_flapping_does_not_flood_the_log(bench: Bench, caplog: pytest.LogCapture
 def test_hanging_source_is_stalled(bench: Bench) -> None:
     """A reading that does not return: stalled with reason and remedy, until it returns."""
     release, hanging = threading.Event(), threading.Event()
-    source = EnergySampler(bench.sampler)
+    source = EnergySampler(bench.sampler, bench.clock)
 
     def hang() -> int:
         hanging.set()
@@ -275,7 +275,7 @@ def test_absent_source_is_looked_for_again(bench: Bench, caplog: pytest.LogCaptu
 
 def test_gate_closes_and_opens(bench: Bench) -> None:
     """A closed gate ends the reading, says why, and gives the source back."""
-    source = EnergySampler(bench.sampler)
+    source = EnergySampler(bench.sampler, bench.clock)
     bench.closed_by = Closed("something better measures it")
     bench.sampler.start()
     bench.wait_state("off")

@@ -136,7 +136,7 @@ def test_a_window_has_the_samples_whose_values_lie_in_it(delay_ms: int) -> None:
         readings.append(EnergySample(value_ns + delay_ns, (value_ns,)))
     collector = Delayed(delay_s=delay_ms / 1000)
     opened = plans.Opened(collector, readings, 0, plan.pace)
-    source = EnergySampler(SimpleNamespace(plan=plan, opened=lambda: opened))  # type: ignore[arg-type]
+    source = EnergySampler(SimpleNamespace(plan=plan, opened=lambda: opened), SystemClock())  # type: ignore[arg-type]
 
     series = source.series(Window(3000 * MS, 6000 * MS))
 
@@ -156,7 +156,7 @@ def test_long_delays_hold_no_window(delay_s: float, *, is_held: bool) -> None:
     opened = plans.Opened(Delayed(delay_s=delay_s), Buffer[EnergySample](1), 0, plan.pace)
     health = plans.Health("ok")
     stub = SimpleNamespace(plan=plan, opened=lambda: opened, health=lambda: health)
-    lag_s = EnergySampler(stub).lag_s()  # type: ignore[arg-type]
+    lag_s = EnergySampler(stub, SystemClock()).lag_s()  # type: ignore[arg-type]
 
     assert lag_s == pytest.approx(delay_s + 0.05)
     assert (lag_s <= MAX_LAG_S) == is_held

@@ -206,4 +206,5 @@ SPEC: Final[CollectorSpec[EnergyCollector]] = CollectorSpec(
     enabled=lambda config: config.ipmi.enabled,
     interval_s=lambda config: config.ipmi.interval,
     probe=probe,
+    measures_cpu=False,
 )

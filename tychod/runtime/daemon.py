@@ -29,6 +29,7 @@ from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import DaemonStatus, NodeFacts, Snapshot, SourceStatus, Trouble
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
+from tychod.runtime.gpus import GpuSampler, gpu_sampler
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, kubelet_status
 from tychod.runtime.plans import Plan
@@ -36,7 +37,7 @@ from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
-from tychod.runtime.sources import cpu_sampler, energy_samplers, off_status
+from tychod.runtime.sources import EnergySampler, cpu_sampler, energy_samplers, off_status
 from tychod.runtime.store import Store
 from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
@@ -94,7 +95,9 @@ class Daemon:
         listener: socket.socket,
         path: Path | None,
         crashed: Callable[[str], None],
+        credentials: str = "",
     ) -> None:
+        """``credentials``: the directory in which systemd put those of this service."""
         self.settings = settings
         self._clock: Clock = SystemClock()
         self._store = store
@@ -102,7 +105,7 @@ class Daemon:
         self._begun_ns = self._clock.now_ns()
         self._begun_cpu_ns = own_cpu_ns()
         raise_open_file_limit()
-        host = Host(settings.config.host)
+        host = Host(settings.config.host, credentials)
         self._facts = node_facts(settings.config, boot_id(host))
         self._boot_id = self._facts.boot_id
         self._cpus = online_cpus(host)
@@ -137,6 +140,7 @@ class Daemon:
         if config.accounting.processes:
             opener = partial(open_processes, host, clock)
             self._processes = ProcessSampler(self._cpu.collector, opener, clock, crashed)
+        self._gpus = gpu_sampler(host, config, self._version, clock, epoch_ns, crashed)
         naming = build_naming(host, config, self._read_cgroups, clock, crashed)
         self._metadata, self._kubelet, self._machines = naming
         self._analyser = Analyser(
@@ -145,7 +149,14 @@ class Daemon:
                 round(config.window.length * 1e9),
                 round(grid_s(config) * 1e9),
             ),
-            Inputs(self._energy, self._cpu, self._identify, self._processes, self._machines),
+            Inputs(
+                self._energy,
+                self._cpu,
+                self._identify,
+                self._processes,
+                self._machines,
+                self._gpus,
+            ),
             saved.state,
             self._params,
             Outputs(self._boot_id, store, self._latest, self._recorders),
@@ -160,7 +171,7 @@ class Daemon:
         Raise ``StartError`` when a thread has failed meanwhile.
         """
         self._cpu.sampler.start()
-        for source in self._energy:
+        for source in self._timed():
             source.sampler.start()
         deadline_ns = self._clock.now_ns() + round(patience_s * 1e9)
         self._wait_tried(deadline_ns, stop_asked)
@@ -173,7 +184,7 @@ class Daemon:
         self._check_crash()
 
     def _wait_tried(self, deadline_ns: int, stop_asked: Callable[[], bool]) -> None:
-        energy: list[Tried] = [source.sampler for source in self._energy]
+        energy: list[Tried] = [s.sampler for s in self._timed() if not s.sampler.plan.remote]
         everything: list[Tried] = [self._cpu.sampler, *energy]
         for sampler in everything:
             if not self._wait_for(sampler.wait_tried, deadline_ns, stop_asked):
@@ -216,7 +227,7 @@ class Daemon:
         self._cpu.sampler.wait_rested(LAST_READING_S)
         deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
         stop_all([self._analyser], self._clock, deadline_ns)
-        samplers: list[Stoppable] = [source.sampler for source in self._energy]
+        samplers: list[Stoppable] = [source.sampler for source in self._timed()]
         readers = self._at_end()
         parts: list[Stoppable] = [self._metadata, *readers, self._cpu.sampler, *samplers]
         stop_all(parts, self._clock, deadline_ns)
@@ -224,6 +235,10 @@ class Daemon:
     def _at_end(self) -> list[ProcessSampler | VmSampler]:
         """Return what reads when a window ends."""
         return [reader for reader in (self._processes, self._machines) if reader is not None]
+
+    def _timed(self) -> tuple[EnergySampler | GpuSampler, ...]:
+        """Return the sources that are read on time."""
+        return (*self._energy, self._gpus) if self._gpus else self._energy
 
     def quiet_s(self) -> float:
         """Seconds since analysis last advanced."""
@@ -249,7 +264,7 @@ class Daemon:
 
     def sources(self) -> tuple[SourceStatus, ...]:
         """Return the health of every source."""
-        rows = [source.sampler.status() for source in self._energy]
+        rows = [source.sampler.status() for source in self._timed()]
         rows += off_status(self.settings.config)
         snapshot = self._latest.get()
         pods_seen = any(leaf.identity.pod_uid for leaf in snapshot.leaves) if snapshot else False
@@ -284,7 +299,7 @@ class Daemon:
             yield from self._processes.troubles()
         for problem in self._metadata.problems():
             yield Trouble("identity", problem, "see who makes cgroups of such names")
-        for source in self._energy:
+        for source in self._timed():
             for problem in source.problems():
                 yield Trouble(source.sampler.plan.name, problem, UNREADABLE_REMEDY)
         if not may_read_everything():
@@ -311,8 +326,11 @@ class Daemon:
         collector = self._cpu.collector()
         if collector is None:
             return Cgroups(self.settings.config.host.cgroupfs, {})
-        version: Literal["v1", "v2"] = "v1" if collector.hierarchy.startswith("v1") else "v2"
-        return Cgroups(collector.root, self._cpu.cgroups(), version)
+        return Cgroups(collector.root, self._cpu.cgroups(), self._version())
+
+    def _version(self) -> Literal["v1", "v2"]:
+        collector = self._cpu.collector()
+        return "v1" if collector and collector.hierarchy.startswith("v1") else "v2"
 
     def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Named:
         found = self._metadata.catch_up(cgroups, NAMING_S)

@@ -243,7 +243,7 @@ class Sampler(Generic[R, S]):
         while not self._stop.is_set():
             if self._read_once(opened):
                 last_good_ns = self._clock.now_ns()
-            elif self._clock.now_ns() - last_good_ns > GIVE_UP_AFTER_S * 1e9:
+            elif self._is_given_up(opened, last_good_ns):
                 return
             if self._access.gate() is not None:
                 return
@@ -261,6 +261,13 @@ class Sampler(Generic[R, S]):
             deadline_ns = following_ns
             self._stop.wait((deadline_ns - now_ns) / 1e9)
         self._read_last(opened)
+
+    def _is_given_up(self, opened: Opened[R, S], last_good_ns: int) -> bool:
+        """Say whether to probe anew; a source that times itself knows how often it failed."""
+        now_ns = self._clock.now_ns()
+        if self._access.due(opened.collector, now_ns) is not None:
+            return False
+        return now_ns - last_good_ns > GIVE_UP_AFTER_S * 1e9
 
     def _read_last(self, opened: Opened[R, S]) -> None:
         """Read up to the end, and keep it open until everything has been made of it."""

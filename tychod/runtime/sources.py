@@ -39,13 +39,16 @@ Crashed = Callable[[str], None]
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
 """A meter of one of these measures the CPU; then no model is needed."""
 PLATFORM: Final = "platform"
+ABANDONED_S: Final = 120.0
+"""As long as analysis carries on without readings of the platform (analysis/platform.py)."""
 
 
 class EnergySampler:
     """One energy source."""
 
-    def __init__(self, sampler: Sampler[EnergyCollector, EnergySample]) -> None:
+    def __init__(self, sampler: Sampler[EnergyCollector, EnergySample], clock: Clock) -> None:
         self.sampler: Final = sampler
+        self._clock = clock
 
     def lag_s(self) -> float | None:
         """Delay plus interval in seconds; None while no window should wait for the source.
@@ -74,6 +77,8 @@ class EnergySampler:
         if opened is None:
             return None
         collector = opened.collector
+        if self.sampler.plan.remote and self._is_abandoned():
+            return None
         late_ns = delay_ns(collector)
         return EnergySeries(
             source=self.sampler.plan.name,
@@ -85,6 +90,11 @@ class EnergySampler:
             sensors=collector.sensors,
             period_ns=round(published_s(collector) * 1e9) or round(opened.pace.interval_s * 1e9),
         )
+
+    def _is_abandoned(self) -> bool:
+        """Say whether it has told nothing for so long that another source may take its place."""
+        last_ns = self.sampler.last_ns()
+        return last_ns is None or self._clock.now_ns() - last_ns > ABANDONED_S * 1e9
 
     def problems(self) -> tuple[str, ...]:
         """Return what is degraded at present and shows in no zone."""
@@ -241,7 +251,7 @@ def energy_samplers(
         sampler = Sampler(plan, access, clock, crashed)
         for source in better:
             source.sampler.follow(sampler.wake)
-        made.append(EnergySampler(sampler))
+        made.append(EnergySampler(sampler, clock))
         meters += made[-1:] if spec.measures_cpu else []
     return tuple(made)
 

@@ -1,0 +1,168 @@
+"""The graphics processors as analysis sees them."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final, Literal
+
+from tychod.buffer import Buffer
+from tychod.clock import Clock
+from tychod.collectors import GPU_COLLECTOR
+from tychod.collectors.base import GpuCollector, Pace, Ready, Unavailable
+from tychod.config import Config
+from tychod.hostfs import Host
+from tychod.model import Window
+from tychod.runtime.plans import Access, Plan
+from tychod.runtime.sampler import Sampler
+from tychod.runtime.sources import Crashed, due_ns, published_s
+from tychod.samples import CgroupRef, GpuProcess, GpuSample, GpuSeries, GpuUse
+
+LOOK_AHEAD_S: Final = 0.3
+"""What a window needs of the time after it, to undo averages (analysis/gpuseries.py)."""
+MARGIN_NS: Final = 4_000_000_000
+"""What it needs of the time before it: the last updates, and the last look at processes."""
+FASTEST_S: Final = 0.01
+"""No driver publishes more often; buffers are sized for it."""
+MOST_LOOKS: Final = 4096
+SILENT_PERIODS: Final = 3
+"""A device that did not publish for so many periods is not waited for."""
+
+Hierarchy = Literal["v1", "v2"]
+
+
+class GpuSampler:
+    """The one source of all graphics processors."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        find: Callable[[], Ready[GpuCollector] | Unavailable],
+        version: Callable[[], Hierarchy],
+        clock: Clock,
+        crashed: Crashed,
+    ) -> None:
+        """``version``: of the cgroup hierarchy that workloads are found in."""
+        self._version = version
+        self._clock = clock
+        self._uses: Buffer[GpuUse] = Buffer(MOST_LOOKS)
+        self._published: Mapping[str, int] = MappingProxyType({})  # newest update of each device
+        access = Access(
+            find,
+            self._read,
+            outdated=attrgetter("outdated"),
+            pace=partial(_pace, plan),
+            due=due_ns,
+            period_s=published_s,
+        )
+        self.sampler: Final = Sampler(plan, access, clock, crashed)
+
+    def _read(self, collector: GpuCollector) -> tuple[GpuSample, ...]:
+        """Read what is due, on the sampler's thread."""
+        samples = collector.read()
+        if samples:
+            newest = {sample.device: sample.published_ns for sample in samples}
+            self._published = MappingProxyType({**self._published, **newest})
+        for use in collector.uses():
+            last = self._uses.last()
+            later_ns = last.t_ns + 1 if last and use.t_ns <= last.t_ns else use.t_ns
+            self._uses.append(use._replace(t_ns=later_ns))
+        return samples
+
+    def lag_s(self) -> float | None:
+        """How long after its end a window is known; None while the source is not there."""
+        opened = self.sampler.opened()
+        if opened is None or self.sampler.health().state != "ok" or not self._live():
+            return None
+        return published_s(opened.collector) + opened.collector.delay_s + LOOK_AHEAD_S
+
+    def newest_ns(self) -> int | None:
+        """Monotonic time up to which every device that answers is known, look-ahead included."""
+        opened, live = self.sampler.opened(), self._live()
+        if opened is None or not live:
+            return None
+        late_ns = round((opened.collector.delay_s + LOOK_AHEAD_S) * 1e9)
+        return min(live) - late_ns + round(LOOK_AHEAD_S * 1e9 / 2)
+
+    def _live(self) -> list[int]:
+        """Return the newest update of each device that still publishes."""
+        opened = self.sampler.opened()
+        if opened is None:
+            return []
+        silent_ns = round(SILENT_PERIODS * max(published_s(opened.collector), 0.1) * 1e9)
+        since_ns = self._clock.now_ns() - silent_ns
+        there = {device.uuid for device in opened.collector.devices}
+        return [t for uuid, t in self._published.items() if uuid in there and t >= since_ns]
+
+    def series(self, window: Window, cgroups: Mapping[int, CgroupRef]) -> GpuSeries | None:
+        """Return what a window needs; ``cgroups`` says which cgroup each key stands for."""
+        opened = self.sampler.opened()
+        if opened is None:
+            return None
+        collector = opened.collector
+        late_ns = round((collector.delay_s + LOOK_AHEAD_S) * 1e9)
+        start_ns = window.start_ns - MARGIN_NS
+        uses = self._uses.cut(start_ns, window.end_ns)
+        return GpuSeries(
+            source=self.sampler.plan.name,
+            devices=collector.devices,
+            samples=opened.buffer.cut(start_ns, window.end_ns + 4 * late_ns),
+            uses=placed(uses, cgroups, self._version()),
+            reasons=collector.reasons,
+        )
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what is degraded at present."""
+        opened = self.sampler.opened()
+        return opened.collector.problems if opened else ()
+
+
+def placed(
+    uses: tuple[GpuUse, ...], cgroups: Mapping[int, CgroupRef], version: Hierarchy
+) -> tuple[GpuUse, ...]:
+    """Return the looks with the key of each process's cgroup, where that is known."""
+    if not any(use.processes for use in uses):
+        return uses
+    keys = {ref.path: key for key, ref in cgroups.items()}
+    return tuple(
+        use._replace(processes=tuple(_placed(p, keys, version) for p in use.processes))
+        for use in uses
+    )
+
+
+def _placed(process: GpuProcess, keys: Mapping[str, int], version: Hierarchy) -> GpuProcess:
+    """Find the cgroup of a process, or the nearest one around it that is known."""
+    v2, v1 = process.cgroups
+    path = v2 if version == "v2" else v1
+    while path and path != "/":
+        if path in keys:
+            return process._replace(key=keys[path])
+        path = path.rpartition("/")[0]
+    return process
+
+
+def gpu_sampler(
+    host: Host,
+    config: Config,
+    version: Callable[[], Hierarchy],
+    clock: Clock,
+    epoch_ns: int,
+    crashed: Crashed,
+) -> GpuSampler | None:
+    """Return the sampler of graphics processors; None where the settings switch it off."""
+    spec, length_s = GPU_COLLECTOR, config.window.length
+    enabled = spec.enabled(config)
+    if enabled is False:
+        return None
+    interval_s = spec.interval_s(config)
+    history_s = 2 * length_s + MARGIN_NS / 1e9 + 10.0
+    plan = Plan(spec.name, enabled, spec.quality, interval_s, history_s, epoch_ns)
+    find = partial(spec.find, host, config, clock)
+    return GpuSampler(plan, find, version, clock, crashed)
+
+
+def _pace(plan: Plan, collector: GpuCollector) -> Pace:
+    """Return a pace that sizes the buffer: when devices are read, they say themselves."""
+    each = math.ceil(plan.interval_s / FASTEST_S)
+    return Pace(plan.interval_s, plan.history_s, samples=each * max(len(collector.devices), 1))
