@@ -275,14 +275,18 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[EnergyCollector] | 
     path = find_file(host, config.redfish.credentials)
     if not path:
         return Unavailable("no credentials for a BMC", NO_FILE_REMEDY, absent=True)
-    names = (config.redfish.node, config.kubelet.node_name, node_name())
-    node = next((name.strip() for name in names if name.strip()), "")
+    node = first_named(config.redfish.node, config.kubelet.node_name, node_name())
     try:
         bmc = read_bmc(host, path, node)
     except CredentialsError as exc:
         return Unavailable(exc.reason, exc.remedy)
     collector = Redfish(host, config, bmc, clock)
     return Ready(collector, collector.notes)
+
+
+def first_named(*names: str) -> str:
+    """Return the first name that is not blank, without the space around it."""
+    return next((name.strip() for name in names if name.strip()), "")
 
 
 SPEC: Final[CollectorSpec[EnergyCollector]] = CollectorSpec(

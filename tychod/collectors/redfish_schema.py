@@ -273,7 +273,7 @@ def power_in(document: Document, field: str) -> float | None:
         if kind not in (None, "Power"):
             raise ValueError(f"a reading of {shown(kind)}, not of power")
         return _reading_w(document)
-    if _inside(document, "Status").get("State") in ABSENT:
+    if str(_inside(document, "Status").get("State")) in ABSENT:
         return None
     value = document.get(field)
     return _reading_w(value) if isinstance(value, Mapping) else _number(value)
@@ -304,7 +304,7 @@ def _controlled_w(document: Document) -> float | None:
 
 def _reading_w(excerpt: Document) -> float | None:
     units = excerpt.get("ReadingUnits")
-    if units is not None and units not in UNITS:
+    if units is not None and str(units) not in UNITS:
         raise ValueError(f"the unit is {shown(units)}, not W")
     return _number(excerpt.get("Reading"))
 
