@@ -380,6 +380,22 @@ def test_a_gpu_that_appears_later_is_found(
     assert of(samples, SECOND) != []
 
 
+def test_what_was_known_before_the_library_was_opened_anew_is_not_new(
+    make_world: MakeWorld, start: Callable[[NvmlWorld], Nvml], host: Host
+) -> None:
+    """Invariant 20 holds over every re-opening: no update gives a second record after it."""
+    world = make_world(replace(Gpu(), period_s=1.0))
+    collector = start(world)
+    samples: list[GpuSample] = []
+    for i in range(1, 11):  # each time another GPU is listed, which the library then does not have
+        (Path(host.procfs) / f"driver/nvidia/gpus/0000:{i:02}:00.0").mkdir(parents=True)
+        samples += run(collector, world, until_s=31 * i)[0]
+    numbers = [world.last_publish(0, s.t_ns).number for s in samples]
+
+    assert len(set(numbers)) == len(numbers)
+    assert len(numbers) > 250
+
+
 def test_impossible_values_are_rejected_and_counted(
     make_world: MakeWorld, start: Callable[[NvmlWorld], Nvml]
 ) -> None:

@@ -58,7 +58,8 @@ def test_a_power_that_cannot_be_is_none_and_counted(value: float) -> None:
     plausible = Plausible(700.0)
 
     assert plausible.power_uw(value, "momentary power") is None
-    assert (plausible.rejected, plausible.kinds) == (1, {"momentary power"})
+    assert plausible.rejected == 1
+    assert plausible.kinds == {"momentary power"}
     assert plausible.power_uw(700_000, "momentary power") == 700_000_000
 
 

@@ -75,6 +75,7 @@ class Nvml:
         self._cgroups = Cgroups(host)
         self._uses: deque[GpuUse] = deque(maxlen=MOST_USES)
         self._members: list[tuple[Device, Processes]] = []
+        self._earlier: dict[str, Device] = {}  # each as it was when last found
         self._lost: dict[str, GpuDevice] = {}
         self._listing: tuple[str, ...] = ()
         self._is_open = False
@@ -181,6 +182,9 @@ class Nvml:
             device.mig.look()
         except DeviceLostError:
             return None
+        if facts.uuid in self._earlier:
+            device.resume(self._earlier[facts.uuid])
+        self._earlier[facts.uuid] = device
         return device, Processes(calls, device.mig, self._cgroups, self._clock)
 
     def _read_due(self) -> tuple[GpuSample, ...]:

@@ -97,6 +97,11 @@ class Device:
             return f"{self.facts.name} {self.facts.pci}: impossible values were rejected: {kinds}"
         return None
 
+    def resume(self, before: Device) -> None:
+        """Go on from the same device in an earlier life of the library."""
+        self._fields.resume(before._fields)
+        self._published_ns = before._published_ns
+
     def describe(self) -> GpuDevice:
         """Return the device as it is known at present."""
         return GpuDevice(

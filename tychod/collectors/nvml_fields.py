@@ -167,6 +167,12 @@ class Fields:
         self._slow = Slow()
         self._slow_ns: int | None = None
 
+    def resume(self, before: Fields) -> None:
+        """Go on from an earlier life of the library: what it knew already is not new."""
+        self.counts = before.counts
+        self._energy_mj, self._moved_ns = before._energy_mj, before._moved_ns
+        self._power_mw, self._utilisation = before._power_mw, before._utilisation
+
     @property
     def energy_uj(self) -> int | None:
         """The counter as last read; None where there is none, or one that does not count."""
