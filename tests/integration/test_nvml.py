@@ -20,6 +20,7 @@ from tests.sim.loads import NoCompilerError
 from tests.sim.nvml.world import (
     AMPERE,
     COUNTER_NONE,
+    COUNTER_SAMPLED,
     GA100_PCI,
     LACKS_AVERAGE,
     LACKS_GPM,
@@ -189,6 +190,19 @@ def test_nothing_is_recorded_while_a_device_is_frozen(
     assert frozen == []
     assert len(after) > 10
     assert after[-1].energy_uj is not None
+
+
+def test_a_counter_that_its_sensor_feeds_is_passed_on_as_it_is(
+    make_world: MakeWorld, start: Callable[[NvmlWorld], Nvml]
+) -> None:
+    """What a part-time counter is worth is for the analysis: the record has what it stood at."""
+    world = make_world(replace(Gpu(), counter=COUNTER_SAMPLED, steps=BURSTS))
+    samples, _ = run(start(world), world, until_s=10)
+    newest = samples[-1]
+    at = world.last_publish(0, newest.t_ns)
+
+    assert newest.energy_uj == world.sampled_counter_mj(0, at.t_ns) * 1000
+    assert newest.energy_uj != world.counter_mj(0, at.t_ns) * 1000
 
 
 def test_power_is_fresh_where_there_is_no_counter(

@@ -120,22 +120,47 @@ unsigned __int128 true_energy_pj(const struct device *device, int64_t from_ns, i
     return sum;
 }
 
+/* How far the sum of a sampled counter has come: a demo asks for it for hours. */
+struct progress {
+    const struct device *device;
+    int64_t counter_from_ns, index, before_ns;
+    unsigned __int128 sum;
+};
+
+static struct progress *progress_of(const struct device *device, int64_t index)
+{
+    static struct progress all[MAX_DEVICES];
+    static int next;
+    struct progress *found = NULL;
+
+    for (int i = 0; i < MAX_DEVICES; i++)
+        if (all[i].device == device)
+            found = &all[i];
+    if (!found) {
+        found = &all[next];
+        next = (next + 1) % MAX_DEVICES;
+    }
+    if (found->device != device || found->counter_from_ns != device->counter_from_ns ||
+        found->index > index + 1)
+        *found = (struct progress){device, device->counter_from_ns, 0, device->counter_from_ns, 0};
+    return found;
+}
+
 /* A counter that is fed by the sensor believes each momentary value for the time since the last. */
 static unsigned __int128 sampled_pj(const struct device *device, struct publish at)
 {
-    unsigned __int128 sum = 0;
-    int64_t before_ns = device->counter_from_ns;
+    struct progress *so_far = progress_of(device, at.index);
 
-    for (int64_t index = 0; index <= at.index; index++) {
-        int64_t t_ns = time_of(device, index);
+    for (; so_far->index <= at.index; so_far->index++) {
+        int64_t t_ns = time_of(device, so_far->index);
 
-        if (t_ns <= before_ns || in_frozen(device, t_ns))
+        if (t_ns <= so_far->before_ns || in_frozen(device, t_ns))
             continue;
-        sum += true_energy_pj(device, t_ns - device->sensor_ns, t_ns) / (uint64_t)device->sensor_ns *
-               (uint64_t)(t_ns - before_ns);
-        before_ns = t_ns;
+        so_far->sum += true_energy_pj(device, t_ns - device->sensor_ns, t_ns) *
+                       (uint64_t)(t_ns - so_far->before_ns) / (uint64_t)device->sensor_ns;
+        so_far->before_ns = t_ns;
     }
-    return sum;
+    return so_far->sum;
 }
 
 uint64_t counter_mj(const struct device *device, struct publish at)

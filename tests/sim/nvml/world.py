@@ -234,6 +234,12 @@ class NvmlWorld:
             device.steps[i] = _Step(self.start_ns + round(seconds * NS), round(watts * 1000))
         device.step_count = len(steps)
 
+    def add_step(self, number: int, t_ns: int, watts: float) -> None:
+        """Let a device draw this from then on; the past stays, and so do the counters."""
+        device = self.device(number)
+        device.steps[device.step_count] = _Step(t_ns, round(watts * 1000))
+        device.step_count += 1
+
     def set_paces(self, number: int, paces: Sequence[tuple[float, float]]) -> None:
         """Set how often it publishes from (seconds since the start, period in seconds)."""
         device = self.device(number)
@@ -303,6 +309,16 @@ class NvmlWorld:
     def counter_mj(self, number: int, t_ns: int) -> int:
         """Return what a true counter stands at, at a time of publishing, in millijoules."""
         return self.energy_pj(number, self.device(number).counter_from_ns, t_ns) // NS
+
+    def sampled_counter_mj(self, number: int, t_ns: int) -> int:
+        """Return what a counter that its sensor feeds stands at, at a time of publishing."""
+        device = self.device(number)
+        total_pj, before_ns = 0, device.counter_from_ns
+        for at in self.publishes(number, before_ns, t_ns):
+            seen_pj = self.energy_pj(number, at.t_ns - device.sensor_ns, at.t_ns)
+            total_pj += seen_pj * (at.t_ns - before_ns) // device.sensor_ns
+            before_ns = at.t_ns
+        return total_pj // NS
 
     def _fill(self, number: int, gpu: Gpu) -> None:
         device = self.device(number)
