@@ -30,8 +30,44 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify", action="store_true", help="with --replay: compare with the recorded results"
     )
-    parser.add_argument("--json", action="store_true", help="with --replay: print one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="with --replay, --calibrate: print one JSON object"
+    )
+    add_calibration(parser)
     return parser
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a calibration."""
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="learn how often GPUs and the BMC publish, store it, exit; not beside the daemon",
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="N",
+        type=_seconds,
+        default=60.0,
+        help="with --calibrate: follow them for N seconds (default: 60)",
+    )
+    parser.add_argument(
+        "--load",
+        metavar="COMMAND",
+        default="",
+        help="with --calibrate: start and stop this load to learn the GPUs' delay",
+    )
+
+
+def _seconds(text: str) -> float:
+    """Refuse what is no time that one can wait for."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("is no number of seconds from 1 to 86400")
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,11 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(text, code)
     if namespace.replay is not None:
         return _replay(namespace.replay, as_json=namespace.json, verify=namespace.verify)
-    if namespace.json or namespace.verify:
-        parser.error("--json and --verify go with --replay FILE")
+    if namespace.calibrate:
+        return _calibrate(namespace)
+    if namespace.json or namespace.verify or namespace.load:
+        parser.error("--verify goes with --replay FILE, --load with --calibrate, --json with both")
     from tychod.runtime.supervisor import run  # numpy and the sources: not for --version
 
     return run(arguments_from(namespace), os.environ)
+
+
+def _calibrate(namespace: argparse.Namespace) -> int:
+    """Print what was learned of the devices that publish."""
+    from tychod.runtime.calibration_run import calibrate
+
+    outcome = calibrate(
+        arguments_from(namespace),
+        os.environ,
+        seconds=namespace.seconds,
+        load=namespace.load,
+        as_json=namespace.json,
+    )
+    return _print(outcome.text, outcome.code)
 
 
 def _replay(path: str, *, as_json: bool, verify: bool) -> int:

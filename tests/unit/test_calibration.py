@@ -7,6 +7,9 @@ import pytest
 
 from tychod.model import SourceDevice
 from tychod.runtime.calibration import FILE_NAME, Calibration, CalibrationFile, Entry, load, save
+from tychod.runtime.calibration_run import Power, calibrate, delay_of
+from tychod.runtime.store import Store
+from tychod.settings import Arguments
 
 GPU = SourceDevice("GPU-1", "A100; driver 550", 0.1, 0.0005, None, None, "learned")
 ENTRY = Entry("A100; driver 550", 0.1, 0.0005, 0.2, 0.02, "2026-01-02")
@@ -156,3 +159,61 @@ def test_device_is_shown_with_its_delay_and_date(tmp_path: Path) -> None:
 
     assert (shown.delay_s, shown.origin) == (0.2, "calibrated 2026-01-02")
     assert calibration.known(GPU._replace(fingerprint="other")).delay_s is None
+
+
+def test_delay_is_measured_from_edges_of_a_load() -> None:
+    """The first update over the noise of rest, after each launch; too few edges tell nothing."""
+    second = 1_000_000_000
+    launches = [second * (6 + 12 * number) for number in range(5)]
+    values = [
+        Power(t_ns, "gpu", 50.0 + (t_ns // 10**8) % 2 + 200.0 * is_busy(t_ns, launches))
+        for t_ns in range(0, 60 * second, second // 10)
+    ]
+
+    measured = delay_of(values, launches)
+
+    assert measured is not None
+    assert measured[0] == pytest.approx(0.3)
+    assert measured[1] == pytest.approx(0.0)
+    assert delay_of(values, launches[:2]) is None
+    idle = [value._replace(watts=50.0) for value in values]
+    assert delay_of(idle, launches) is None
+
+
+def is_busy(t_ns: int, launches: list[int]) -> bool:
+    """Whether power shows a load by then: 0.3 s late, for 6 s."""
+    return any(300_000_000 <= t_ns - launch <= 6_300_000_000 for launch in launches)
+
+
+def test_calibration_without_devices_says_why(tmp_path: Path) -> None:
+    """Where nothing publishes the command fails at once with one line for each source."""
+    (tmp_path / "tychod.toml").write_text(
+        '[nvml]\nlibrary = "/nonexistent.so"\n[redfish]\nenabled = false\n'
+    )
+    args = Arguments(config_dir=str(tmp_path))
+    environ = {"STATE_DIRECTORY": str(tmp_path / "state")}
+
+    outcome = calibrate(args, environ, seconds=60.0, load="", as_json=False)
+
+    assert outcome.code == 1
+    assert "nvml: " in outcome.text
+    assert not (tmp_path / "state" / FILE_NAME).exists()
+
+
+def test_calibration_beside_a_daemon_is_refused(tmp_path: Path) -> None:
+    """The state directory is locked by its daemon, which calibrates by itself."""
+    (tmp_path / "tychod.toml").write_text("")
+    store = Store(tmp_path)
+    try:
+        outcome = calibrate(
+            Arguments(config_dir=str(tmp_path)),
+            {"STATE_DIRECTORY": str(tmp_path)},
+            seconds=1.0,
+            load="",
+            as_json=False,
+        )
+    finally:
+        store.close()
+
+    assert outcome.code == 1
+    assert "tychoctl sources" in outcome.text
