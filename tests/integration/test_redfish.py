@@ -236,6 +236,22 @@ def test_23_a_fault_that_passes_leaves_no_trace(start: Start) -> None:
         assert bench.collector.failure == ""
 
 
+def test_a_rejected_value_is_counted_and_told_for_a_while(start: Start) -> None:
+    """Milliwatts under the name of watts: no sample, a reason for the sensor, one line."""
+    bench = start(power_w=lambda t_s: 200.0 if t_s < 0.05 else 200_000.0)
+    bench.collector.read()
+    time.sleep(0.25)
+
+    rejected = bench.collector.read()
+    told = bench.collector.problems
+    bench.clock.ahead_ns += 700 * 10**9
+
+    assert rejected is None
+    assert told[0].startswith("chassis 1: 1 readings rejected, last: 200000 W is more than")
+    assert "200000 W" in bench.collector.zone_reasons["redfish:1"]
+    assert bench.collector.problems == ()
+
+
 def test_24_a_bmc_that_hangs_holds_up_its_own_reading_only(start: Start) -> None:
     """Invariant 24: the reading ends in its time-out, at once when another thread cuts it."""
     bench = start({"timeout": 0.5})

@@ -42,6 +42,8 @@ CHOOSE_AGAIN: Final = 3
 """So many failed readings of a chassis in a row: look where else it tells its power."""
 LOOK_NS: Final = 600 * NS
 """How often to look for other chassis: a BMC that has just started may not list all."""
+REJECTED_NS: Final = 600 * NS
+"""How long a rejected value is told of."""
 INSECURE: Final = "TLS certificate is not verified: [redfish] insecure"
 NO_FILE_REMEDY: Final = (
     "normal without a BMC; with one, name a file with its address, user and password in [redfish] "
@@ -61,6 +63,7 @@ class _Member:
         self.failures = 0
         self.reason = ""
         self.rejected = 0
+        self.rejected_ns = 0
         self.last_rejected = ""
 
     def failed(self, reason: str) -> None:
@@ -68,10 +71,11 @@ class _Member:
         self.failures += 1
         self.reason = reason
 
-    def rejects(self, reason: str) -> None:
+    def rejects(self, reason: str, now_ns: int) -> None:
         """Take a value that cannot be the chassis' power."""
         self.failed(reason)
         self.rejected += 1
+        self.rejected_ns = now_ns
         self.last_rejected = reason
 
 
@@ -104,13 +108,13 @@ class Redfish:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is degraded at present: rejected values, marks that tell nothing."""
-        found = [
+        """What is degraded: values rejected of late, and how many since the start."""
+        since_ns = self._clock.now_ns() - REJECTED_NS
+        return tuple(
             f"chassis {m.chassis.ident}: {m.rejected} readings rejected, last: {m.last_rejected}"
             for m in self._members
-            if m.rejected
-        ]
-        return tuple(found)
+            if m.rejected and m.rejected_ns >= since_ns
+        )
 
     def due_ns(self, now_ns: int) -> int:
         """Return the monotonic time at which to read next."""
@@ -199,7 +203,7 @@ class Redfish:
         try:
             reading = read_chassis(self._client.get, member.chassis, self._settings.max_power)
         except ValueError as exc:
-            member.rejects(str(exc))
+            member.rejects(str(exc), self._clock.now_ns())
         except RedfishError as exc:
             if not exc.is_missing:
                 raise
