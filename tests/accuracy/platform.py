@@ -25,8 +25,10 @@ HIDDEN: Final = replace(PLAIN, hidden_w=40.0)
 SETTLED_S: Final = 120.0
 """Windows count from then on; before, the coefficients are still being learned."""
 NEAR_S: Final = 0.15
+COLD_S: Final = 10.0
+"""No reading can be laid against an earlier step: nobody knows the parts from before the start."""
 CHANGE_S, RISE_S, FALL_S = 300.0, 300.0, 900.0
-STEPPED_W: Final = 50.0
+STEPPED_W, MADE, HALF = 50.0, 0.8, 0.5
 LATE: Final = replace(PLAIN, seconds=600.0, delay_steps=((CHANGE_S, 3.75),))
 BASED: Final = replace(
     PLAIN, seconds=1100.0, base_steps=((RISE_S, STEPPED_W), (FALL_S, -STEPPED_W))
@@ -79,9 +81,9 @@ def figures(seeds: Sequence[int]) -> list[Figure]:
 
 def _alignment(runs: Sequence[Run]) -> list[Figure]:
     entered = [
-        _followed_s(r.end_s, r.centroid_off_s <= NEAR_S, _first_step_s(r, 0.0)) for r in runs
+        _followed_s(r.end_s, r.centroid_off_s <= NEAR_S, _first_step_s(r, COLD_S)) for r in runs
     ]
-    late = [float(r.centroid_off_s[r.end_s >= _first_step_s(r, 0.0) + 60.0].max()) for r in runs]
+    late = [float(r.centroid_off_s[r.end_s >= _first_step_s(r, COLD_S) + 60.0].max()) for r in runs]
     off = [_coefficients_off(r) for r in runs]
     case = "BMC, 1.75 s late"
     return [
@@ -238,12 +240,19 @@ def _base(seeds: Sequence[int]) -> list[Figure]:
 
 
 def _level_s(one: Run, from_s: float, to_s: float) -> float:
-    """Return how long after the step the idle level was within 8 W and stayed so."""
-    target = one.world.base_at_w(BEGIN_NS + round((from_s + 1.0) * NS))
+    """Return how long after a step the idle level had made four fifths of it, and half for good.
+
+    By change: how power is split between base and coefficients is uncertain by some watts.
+    """
+    levels = [row.seen.residual.idle_w if row.seen.residual else None for row in one.rows]
+    watts = np.array([np.nan if level is None else level for level in levels])
+    before = watts[one.end_s <= from_s][-1]
     inside = (one.end_s > from_s) & (one.end_s < to_s)
-    told = [row.seen.residual for row in one.rows]
-    near = [bool(r and r.idle_w is not None and abs(r.idle_w - target) <= 8.0) for r in told]
-    return _followed_s(one.end_s[inside], np.array(near)[inside], from_s)
+    by_w = one.world.base_at_w(BEGIN_NS + round((from_s + 1.0) * NS))
+    by_w -= one.world.base_at_w(BEGIN_NS + round((from_s - 1.0) * NS))
+    made, end_s = (watts[inside] - before) / by_w, one.end_s[inside]
+    first = float(end_s[made >= MADE][0] - from_s) if (made >= MADE).any() else np.inf
+    return max(first, _followed_s(end_s, made >= HALF, from_s))
 
 
 def main(seeds: int) -> int:
