@@ -1,19 +1,22 @@
 """`make accuracy`: the table of errors against known truth; exit 1 on any MISS.
 
-Options by environment: SEEDS (40), SEED0 (1000: the published seeds; tune on others), ROWS (names,
-separated by spaces or commas; all), JSON (a file that gets every outcome).
+Options by environment: SEEDS (40), SEED0 (1000: the published seeds; tune on others), ROWS (names
+of rows or of parts of the second table, separated by spaces or commas; all), JSON (a file that
+gets every outcome).
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.accuracy import targets
+from tests.accuracy import hardware, targets
+from tests.accuracy.figure import Figure
+from tests.accuracy.hardware import PARTS, run_part
 from tests.accuracy.outcome import Outcome, measure
 from tests.accuracy.table import HEADER, Line, lines
 from tests.sim.rows import ROWS
@@ -63,13 +66,26 @@ def tell_progress(done: int, wanted: int, spent_s: float) -> None:
         print(f"{done} of {wanted} runs, {spent_s:.0f} s", file=sys.stderr, flush=True)
 
 
-def choose_rows(text: str) -> list[str]:
-    """The rows that ROWS names; none named: all of the table."""
+def choose_rows(text: str) -> tuple[list[str], list[str]]:
+    """The rows and parts that ROWS names; none named: all of both tables."""
     named = text.replace(",", " ").split()
-    unknown = [row for row in named if row not in ROWS]
+    unknown = [row for row in named if row not in ROWS and row not in PARTS]
     if unknown:
-        raise SystemExit(f"ROWS: no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    return named or list(targets.ORDER)
+        known = ", ".join([*ROWS, *PARTS])
+        raise SystemExit(f"ROWS: no such row: {', '.join(unknown)}; there are {known}")
+    if not named:
+        return list(targets.ORDER), list(PARTS)
+    return [row for row in named if row in ROWS], [part for part in named if part in PARTS]
+
+
+def run_parts(parts: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Figure]]:
+    """The figures of the second table, in the order of the parts."""
+    if not parts:
+        return {}
+    print(f"then {', '.join(parts)}", file=sys.stderr, flush=True)
+    with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        found = dict(pool.imap_unordered(run_part, [(part, seeds) for part in parts]))
+    return {part: found[part] for part in parts}
 
 
 def read_number(name: str, default: int, least: int) -> int:
@@ -83,13 +99,25 @@ def read_number(name: str, default: int, least: int) -> int:
 def main() -> int:
     """Print the table."""
     count, first = read_number("SEEDS", targets.FULL, 1), read_number("SEED0", 1000, 0)
-    rows = choose_rows(os.environ.get("ROWS", ""))
-    begun = time.perf_counter()
-    found = run_all(jobs(rows, range(first, first + count)))
+    rows, parts = choose_rows(os.environ.get("ROWS", ""))
+    begun, seeds = time.perf_counter(), range(first, first + count)
+    found = run_all(jobs(rows, seeds)) if rows else {}
+    figures = run_parts(parts, seeds)
     if "JSON" in os.environ:
         told = [asdict(o) for some in found.values() for o in some]
+        told += [f._asdict() for some in figures.values() for f in some]
         Path(os.environ["JSON"]).write_text(json.dumps(told))
-    print(f"seeds {first} to {first + count - 1}\n{NOTES}\n")
+    print(f"seeds {first} to {first + count - 1}")
+    missed = print_rows(rows, found, count) if rows else 0
+    missed += print_figures(figures)
+    print(f"{missed} missed" if missed else "all targets reached", end="")
+    print(f" in {time.perf_counter() - begun:.0f} s")
+    return 1 if missed else 0
+
+
+def print_rows(rows: Sequence[str], found: Mapping[str, list[Outcome]], count: int) -> int:
+    """Print the first table; return how many targets were missed."""
+    print(f"{NOTES}\n")
     if count < targets.FULL:
         print(f"{targets.__doc__}")
     print(HEADER)
@@ -97,10 +125,16 @@ def main() -> int:
     for row in rows:
         printed += lines(row, found[row], found.get(targets.BASIS.get(row, ""), []))
     print("\n".join(line.render() for line in printed))
-    missed = sum(not line.is_ok for line in printed)
-    print(f"{missed} missed" if missed else "all targets reached", end="")
-    print(f" in {time.perf_counter() - begun:.0f} s")
-    return 1 if missed else 0
+    return sum(not line.is_ok for line in printed)
+
+
+def print_figures(found: Mapping[str, list[Figure]]) -> int:
+    """Print the second table; return how many targets were missed."""
+    figures = [figure for some in found.values() for figure in some]
+    if figures:
+        print(f"\n{hardware.__doc__}")
+        print("\n".join(figure.render() for figure in figures))
+    return sum(not figure.is_ok for figure in figures)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One figure of the platform's and GPUs' rows: what was reached and what had to be."""
 
+from math import isfinite
 from typing import NamedTuple
 
 
@@ -21,6 +22,8 @@ class Figure(NamedTuple):
     def render(self) -> str:
         """As it is printed."""
         bound = ">=" if self.is_floor else "<="
-        verdict = "ok" if self.is_ok else "MISS"
-        told = f"{self.value:>9.2f} {self.unit:<4} {bound} {self.target:g}"
-        return f"{self.case:<26}{self.what:<44}{told:<28}{verdict}"
+        is_judged = isfinite(self.target)
+        verdict = ("ok" if self.is_ok else "MISS") if is_judged else ""
+        wanted = f"{bound} {self.target:g}" if is_judged else ""
+        told = f"{self.value:>9.2f} {self.unit:<4} {wanted}"
+        return f"{self.case:<26}{self.what:<44}{told:<28}{verdict}".rstrip()

@@ -363,7 +363,7 @@ def stop_all(parts: Sequence[Stoppable], clock: Clock, deadline_ns: int) -> None
 
 def params_of(config: Config, cpus: int, memory: int) -> Params:
     """Return the analysis parameters that the settings give; ``memory`` in bytes."""
-    slowest_ns = max(config.rapl.interval, config.model.interval) * 1e9
+    slowest_ns = max(config.rapl.interval, config.model.interval, config.hwmon.interval) * 1e9
     return Params(
         cpus=cpus,
         late_tolerance_ns=max(LATE_NS, round(1.5 * slowest_ns)),
