@@ -205,7 +205,6 @@ class Nvml:
         for device, processes in tuple(self._members):
             if device.lock.due_ns(now_ns) > now_ns:
                 continue
-            before = device.state
             try:
                 sample = device.read()
             except DeviceLostError:
@@ -214,7 +213,7 @@ class Nvml:
             if sample is not None:
                 self._last_ns = max(sample.t_ns, self._last_ns + 1)
                 samples.append(sample._replace(t_ns=self._last_ns))
-            if device.state != before:
+            if device.has_news():
                 self._tell()
         return tuple(samples)
 

@@ -78,16 +78,18 @@ class Device:
         self._fields = Fields(calls, self._rule, max_power_w(limits))
         self.reason: str | None = None  # why it cannot be read now
         self._published_ns = 0
+        self._told: tuple[object, ...] = ()
 
     @property
     def rejected(self) -> int:
         """Values that could not be true."""
         return self._fields.plausible.rejected
 
-    @property
-    def state(self) -> tuple[object, ...]:
-        """What shows elsewhere and changes seldom."""
-        return self.reason, self._fields.plausible.kinds, self.lock.is_locked
+    def has_news(self) -> bool:
+        """Say whether something that shows elsewhere has changed since the last call."""
+        state = (self.reason, self._fields.plausible.kinds, self.lock.is_locked)
+        told, self._told = self._told, state
+        return state != told
 
     @property
     def problem(self) -> str | None:
@@ -142,9 +144,7 @@ class Device:
             energy_uj=self._fields.energy_uj,
             instant_uw=values.instant_uw,
             average_uw=values.average_uw,
-            pstate=values.pstate,
-            sm_percent=values.sm_percent,
-            memory_percent=values.memory_percent,
+            **values.rates._asdict(),
             **values.slow._asdict(),
             missed=stamp.missed,
         )

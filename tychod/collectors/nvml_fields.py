@@ -42,6 +42,8 @@ COUNTER_SLACK_S: Final = 2.0  # a counter may be this late, and then make up for
 POWER_EPSILON_MW: Final = 2
 STUCK_NS: Final = 10 * NS
 """A counter that stands still for so long while power is told counts nothing."""
+RATES_NS: Final = NS // 6
+"""The driver measures utilisation over 1/6 s to 1 s (nvml.h on nvmlUtilization_t)."""
 SLOW_NS: Final = 1 * NS
 """How often memory, clocks and temperature are asked for: each is a call into the driver."""
 CELSIUS: Final = range(1, 200)
@@ -66,14 +68,20 @@ class Slow(NamedTuple):
     celsius: int | None = None
 
 
+class Rates(NamedTuple):
+    """How busy the device was, by its own measure, and how fast it is set to be."""
+
+    pstate: int | None = None
+    sm_percent: int | None = None
+    memory_percent: int | None = None
+
+
 class Values(NamedTuple):
     """What was read of one published update, the energy counter apart."""
 
     instant_uw: int | None
     average_uw: int | None
-    pstate: int | None
-    sm_percent: int | None
-    memory_percent: int | None
+    rates: Rates
     slow: Slow
 
 
@@ -164,6 +172,8 @@ class Fields:
         self._power_mw: float | None = None  # of the newest update
         self._utilisation: tuple[int, int] | None = None
         self._ids = [FI_POWER_INSTANT, FI_POWER_AVERAGE]
+        self._rates = Rates()
+        self._rates_ns: int | None = None
         self._slow = Slow()
         self._slow_ns: int | None = None
 
@@ -224,16 +234,10 @@ class Fields:
         """Read what belongs to an update that ``look`` has just seen."""
         instant, average = self._powers()
         self._power_mw = average if instant is None else instant
-        rates = self._calls.ask("nvmlDeviceGetUtilizationRates")
-        pstate = self._calls.ask("nvmlDeviceGetPerformanceState")
-        within = self.plausible.within
         return Values(
             instant_uw=self.plausible.power_uw(instant, "momentary power"),
             average_uw=self.plausible.power_uw(average, "averaged power"),
-            # 32 says that it is not known (NVML_PSTATE_UNKNOWN)
-            pstate=pstate if pstate is not None and 0 <= pstate <= PSTATE_MOST else None,
-            sm_percent=within(rates.gpu, 100, "utilisation") if rates else None,
-            memory_percent=within(rates.memory, 100, "utilisation") if rates else None,
+            rates=self._read_rates(now_ns),
             slow=self._read_slow(now_ns),
         )
 
@@ -262,6 +266,21 @@ class Fields:
         if refused:
             self._ids = [number for number in self._ids if number not in refused]
         return found
+
+    def _read_rates(self, now_ns: int) -> Rates:
+        if self._rates_ns is not None and 0 <= now_ns - self._rates_ns < RATES_NS:
+            return self._rates
+        self._rates_ns = now_ns
+        rates = self._calls.ask("nvmlDeviceGetUtilizationRates")
+        pstate = self._calls.ask("nvmlDeviceGetPerformanceState")
+        within = self.plausible.within
+        self._rates = Rates(
+            # 32 says that it is not known (NVML_PSTATE_UNKNOWN)
+            pstate=pstate if pstate is not None and 0 <= pstate <= PSTATE_MOST else None,
+            sm_percent=within(rates.gpu, 100, "utilisation") if rates else None,
+            memory_percent=within(rates.memory, 100, "utilisation") if rates else None,
+        )
+        return self._rates
 
     def _read_slow(self, now_ns: int) -> Slow:
         if self._slow_ns is not None and 0 <= now_ns - self._slow_ns < SLOW_NS:
