@@ -65,9 +65,7 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
         why = "no reading yet" if memory.tracks else "no part of the machine is measured"
         none = (None,) * 7
         return PlatformFit("hold", booked.reason or why, *none, {}, period_s, 0, 0)
-    why_held = None
-    if booked.method == "hold":
-        why_held = f"the readings' delay is not sure enough yet (sd {fit.centroid_sd_s:.1f} s)"
+    why_held = _why_held(memory, fit) if booked.method == "hold" else None
     pairs = zip(fit.coefficients, fit.coefficient_sd, strict=True)
     return PlatformFit(
         "fused" if booked.method == "fused" else "hold",
@@ -84,6 +82,13 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
         fit.readings,
         fit.rejected,
     )
+
+
+def _why_held(memory: PlatformMemory, fit: Fit) -> str:
+    if memory.is_taken_over:
+        return "the readings are not laid against the parts now, which are not read in time"
+    told = f"sd {fit.centroid_sd_s:.1f} s, {fit.readings} readings"
+    return f"the readings' delay is not sure enough yet ({told})"
 
 
 def residual_of(
