@@ -450,7 +450,7 @@ def test_a_baseline_of_an_older_version_has_no_stamp(store: Store) -> None:
     assert store.load(BOOT, NOW_NS) is None
 
 
-ADDED_LATER = {"processes", "learned", "vms", "views", "folded"}
+ADDED_LATER = {"processes", "learned", "vms", "views", "folded", "gpus", "platform"}
 
 
 def test_missing_parts_are_set_aside(store: Store) -> None:
