@@ -369,6 +369,19 @@ def test_the_certificate_itself_may_be_what_is_trusted(start: Start, pair: Pair)
     assert not any("TLS" in note for note in bench.collector.notes)
 
 
+def test_a_trusted_certificate_of_another_address_gets_no_password(tmp_path: Path) -> None:
+    """Who signed it is not enough: it must be the one that was meant."""
+    other = make_certificate(tmp_path, "127.0.0.9")
+    with SimBmc(other, login=LOGIN) as bmc:
+        settings = {"ca_file": str(other.cert)}
+        collector = made(tmp_path, bmc.url, PASSWORD, settings, JumpClock())
+
+        assert collector.read() is None
+        assert "not for the name of 127.0.0.1" in collector.failure
+        assert bmc.requests == []
+        collector.close()
+
+
 def test_unverified_tls_is_told(start: Start) -> None:
     """`insecure` works, and every status shows it."""
     bench = start({"fingerprint": "", "insecure": True})

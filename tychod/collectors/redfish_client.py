@@ -5,6 +5,7 @@ representation holds a credential: texts of the libraries are classified, never 
 """
 
 import base64
+import ipaddress
 import re
 import ssl
 import threading
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from tychod.clock import Clock
 from tychod.collectors.redfish_credentials import Bmc, Secret
@@ -289,6 +291,8 @@ class Client:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # The serving certificate itself may be the trust anchor, without the CA that signed it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # urllib3 1.26 gives OpenSSL no name to check where it is an address, and checks it itself.
+        context.check_hostname = not _is_address(urlsplit(self._bmc.endpoint).hostname or "")
         if settings.insecure or settings.fingerprint:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -330,6 +334,8 @@ class Client:
         causes = tuple(causes_of(exc))
         if unverified := first_of(causes, ssl.SSLCertVerificationError):
             return self._unverified(unverified)
+        if first_of(causes, CertificateError):
+            return self._misnamed()
         if any(isinstance(cause, BROKEN) for cause in causes):
             return RedfishError("the connection broke off", "it is asked again")
         if tls_error := first_of(causes, ssl.SSLError):
@@ -355,12 +361,15 @@ class Client:
             return RedfishError("the answer broke off", "it is asked again")
         return RedfishError(f"no connection to {self.address} ({errno_text(causes)})", see)
 
+    def _misnamed(self) -> RedfishError:
+        return RedfishError(
+            f"the BMC's certificate is not for the name of {self.address}",
+            "use the name in the certificate as its address, or set [redfish] fingerprint",
+        )
+
     def _unverified(self, cause: ssl.SSLCertVerificationError) -> RedfishError:
         if cause.verify_code in HOSTNAME_MISMATCH:
-            return RedfishError(
-                f"the BMC's certificate is not for the name of {self.address}",
-                "use the name in the certificate as its address, or set [redfish] fingerprint",
-            )
+            return self._misnamed()
         if cause.verify_code in OUT_OF_DATE:
             return RedfishError(
                 f"the BMC's certificate is out of date ({cause.verify_message})",
@@ -372,3 +381,11 @@ class Client:
             f" s_client -connect {self.address} </dev/null | openssl x509 -noout -fingerprint"
             " -sha256), compared with what the BMC itself shows",
         )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
