@@ -73,7 +73,7 @@ def _count(key: str) -> Column:
     return Column(key.upper(), text, right=True)
 
 
-def _margin(text: Callable[[object], str], key: str, scale: float = 1.0) -> Callable[[Entry], str]:
+def margin(text: Callable[[object], str], key: str, scale: float = 1.0) -> Callable[[Entry], str]:
     """Return the text of a standard deviation as half the width of the 95 % interval."""
 
     def shown(entry: Entry) -> str:
@@ -136,8 +136,8 @@ NUMBERS: Final = (
 )
 PARTS: Final = (_energy_part("idle"), _energy_part("dynamic"))
 MARGINS: Final = (
-    Column("POWER ±", _margin(render.power, "total_power_sd_w"), right=True),
-    Column("ENERGY ±", _margin(render.energy, "total_sd_uj"), right=True),
+    Column("POWER ±", margin(render.power, "total_power_sd_w"), right=True),
+    Column("ENERGY ±", margin(render.energy, "total_sd_uj"), right=True),
 )
 LEARNED: Final = (
     Column("J/CPU-S", _intensity, right=True),

@@ -74,6 +74,11 @@ _ALL: Final = (
         "energy and power of the node by hardware domain",
         "tychoctl node -w",
     ),
+    _fact(
+        "gpus",
+        "GPUs: power, use, how their energy is known, and the workloads on each",
+        "tychoctl gpus -o wide",
+    ),
     _list(
         "workloads",
         "everything that used energy: containers, virtual machines, units, the kernel, the system",
@@ -133,5 +138,5 @@ _TASKS: Final = (
     ),
 )
 TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}
-REPLAYED: Final = tuple(c.name for c in _ALL if c.is_list or c.name == "node")
+REPLAYED: Final = tuple(c.name for c in _ALL if c.is_list or c.name in ("node", "gpus"))
 """The commands whose answer follows from the samples alone."""

@@ -1,11 +1,10 @@
-"""Text and CSV of the answers about the node and the daemon: node, sources, status, config."""
+"""Text and CSV of the answers about the daemon; those about the node have modules of their own."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from tychoctl import render
-from tychoctl.columns import NORMAL_95, flags_of
-from tychoctl.lists import Reply, render_qualities, render_window
+from tychoctl.lists import Reply, render_qualities
 from tychoctl.render import Column, number
 from tychoctl.view import Entry, View, entries, section
 
@@ -14,193 +13,15 @@ LABEL_WIDTH: Final = 13
 ALWAYS_THERE: Final = frozenset({"kernel", "system", "past", "unattributed"})
 
 
-def _counted(entry: Entry) -> str:
-    """Return the energy of a meter; one that was never read has none to show."""
-    energy = entry.get("energy_uj")
-    is_unknown = energy == 0 and entry.get("quality") == "unavailable"
-    return render.UNKNOWN if is_unknown else render.energy(energy)
-
-
-def _floor(entry: Entry) -> Entry:
-    return section(entry, "idle_floor")
-
-
-def _margin_w(entry: Entry) -> float | None:
-    """Return half the width of the idle floor's 95 % interval, in watts."""
-    deviation = number(_floor(entry).get("sd_w"))
-    return None if deviation is None else NORMAL_95 * deviation
-
-
-def _percent(share: object) -> str:
-    value = number(share)
-    return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
-
-
-DOMAIN_COLUMNS: Final = (
-    Column("DOMAIN", lambda e: render.name(e.get("name")), shrinks=True),
-    Column("QUALITY", lambda e: render.name(e.get("quality"))),
-    Column("POWER", lambda e: render.power(e.get("power_w")), right=True),
-    Column("ENERGY", _counted, right=True),
-    Column("IDLE", lambda e: render.energy(e.get("idle_uj")), right=True),
-    Column("DYNAMIC", lambda e: render.energy(e.get("dynamic_uj")), right=True),
-    Column("SOURCE", lambda e: render.name(e.get("source"))),
-)
-DOMAIN_WIDE: Final = (
-    Column("IDLE FLOOR", lambda e: render.power(_floor(e).get("power_w")), right=True),
-    Column("FLOOR ±", lambda e: render.power(_margin_w(e)), right=True),
-    Column("FLOOR AGE", lambda e: render.duration(_floor(e).get("age_s")), right=True),
-    Column("TRUST", lambda e: _percent(_floor(e).get("confidence")), right=True),
-    Column("COVERAGE", lambda e: _percent(e.get("coverage")), right=True),
-    Column("THROUGH", lambda e: render.moment(e.get("through"))),
-)
-ZONE_COLUMNS: Final = (
-    Column("ZONE", lambda e: render.name(e.get("name")), shrinks=True),
-    Column("SOCKET", lambda e: render.name(e.get("socket")), right=True),
-    Column("QUALITY", lambda e: render.name(e.get("quality"))),
-    Column("POWER", lambda e: render.power(e.get("power_w")), right=True),
-    Column("ENERGY", _counted, right=True),
-    Column("UUID", lambda e: render.name(e.get("uuid")), shrinks=True),
-)
-SOURCE_COLUMNS: Final = (
-    Column("SOURCE", lambda e: render.name(e.get("name"))),
-    Column("STATE", lambda e: render.name(e.get("state"))),
-    Column("QUALITY", lambda e: render.name(e.get("quality"))),
-    Column("INTERVAL", lambda e: render.duration(e.get("interval_s")), right=True),
-    Column("SAMPLES", lambda e: render.name(e.get("samples")), right=True),
-    Column("ERRORS", lambda e: render.name(e.get("errors")), right=True),
-    Column("LAST SAMPLE", lambda e: _last(e.get("last_sample"))),
-)
-SOURCE_WIDE: Final = (
-    Column("ENABLED", lambda e: _value(e.get("enabled"))),
-    Column("DELAY", lambda e: render.duration(e.get("delay_s")), right=True),
-    Column("LATE", lambda e: render.name(e.get("late")), right=True),
-)
 SETTING_COLUMNS: Final = (
     Column("SETTING", lambda e: render.name(e.get("key"))),
-    Column("VALUE", lambda e: _value(e.get("value")), shrinks=True),
+    Column("VALUE", lambda e: render.setting(e.get("value")), shrinks=True),
     Column("ORIGIN", lambda e: render.name(e.get("origin")), shrinks=True),
 )
 SETTING_WIDE: Final = (
-    Column("DEFAULT", lambda e: _value(e.get("default")), shrinks=True),
+    Column("DEFAULT", lambda e: render.setting(e.get("default")), shrinks=True),
     Column("MEANING", lambda e: render.name(e.get("doc")), shrinks=True),
 )
-
-
-def _last(time: object) -> str:
-    return "never" if time is None else render.moment(time)
-
-
-def _value(value: object) -> str:
-    """Return a setting's value as TOML writes it."""
-    import json
-
-    return render.escape(json.dumps(value, ensure_ascii=False))
-
-
-def _domains(reply: Reply) -> list[Entry]:
-    domains = section(reply, "domains")
-    return [{**section(domains, name), "name": name} for name in domains]
-
-
-def _zones(reply: Reply) -> list[Entry]:
-    return [{**z, "domain": d["name"]} for d in _domains(reply) for z in entries(d, "zones")]
-
-
-def render_node(reply: Reply, view: View) -> str:
-    """Return the node's domains; wide: its zones, too."""
-    domains, zones = _domains(reply), _zones(reply)
-    columns = DOMAIN_COLUMNS + (DOMAIN_WIDE if view.wide else ())
-    lines = render.table(columns, domains, view.width)
-    if not domains:
-        lines = ["no source of energy: tychoctl sources says why"]
-    if view.wide and zones:
-        lines += ["", *render.table(ZONE_COLUMNS, zones, view.width)]
-    lines += ["", render_window(reply), f"idle energy: {_idle_policy(reply)}"]
-    lines += [*render_qualities(section(reply, "domains")), *_flags(domains)]
-    lines += [
-        f"{render.escape(z.get('name'))}: {render.name(z.get('quality'))}"
-        f" ({render.escape(z.get('reason'))})"
-        for z in zones
-        if z.get("reason") and z.get("quality") != "modelled"
-    ]
-    return "\n".join(lines) + "\n"
-
-
-IDLE_WORDS: Final = {
-    "system": "no workload's, booked to system",
-    "reserved": "shared by requests, the rest by activity of workloads without one",
-    "proportional": "shared by activity",
-    "equal": "shared in equal parts",
-}
-
-
-def _idle_policy(reply: Reply) -> str:
-    """Return who gets idle energy, in words, and the setting that says so."""
-    policy = section(reply, "attribution").get("idle")
-    if not isinstance(policy, str):
-        return render.UNKNOWN
-    setting = f"[attribution] idle = {render.escape(policy)}"
-    return f"{IDLE_WORDS[policy]} ({setting})" if policy in IDLE_WORDS else setting
-
-
-def _flags(domains: list[Entry]) -> list[str]:
-    """Return a line for each flag of a domain; a newer daemon's may have no explanation here."""
-    flagged = [(d.get("name"), flag) for d in domains for flag in flags_of(d)]
-    if not flagged:
-        return []
-    from tychod.flags import DOMAIN_FLAGS  # most answers need none
-
-    return [
-        f"{render.name(name)}: {render.escape(flag)}"
-        + (f" ({DOMAIN_FLAGS[flag]})" if flag in DOMAIN_FLAGS else "")
-        for name, flag in flagged
-    ]
-
-
-def rows_of_node(reply: Reply, _: View) -> Rows:
-    """Return header and rows of the domains for CSV."""
-    keys = ["source", "quality", "reason", "through"]
-    numbers = ["energy_uj", "idle_uj", "dynamic_uj", "power_w", "coverage"]
-    floor = ["power_w", "sd_w", "age_s", "confidence"]
-    end = section(reply, "window").get("end")
-    rows = [
-        [end, d["name"], *(d.get(key) for key in (*keys, *numbers)), *map(_floor(d).get, floor)]
-        for d in _domains(reply)
-    ]
-    return ["window_end", "domain", *keys, *numbers, *(f"idle_floor_{key}" for key in floor)], rows
-
-
-def render_sources(reply: Reply, view: View) -> str:
-    """Return the health of every source, with reason and remedy below those that need it."""
-    sources = entries(reply, "sources")
-    columns = SOURCE_COLUMNS + (SOURCE_WIDE if view.wide else ())
-    lines = render.table(columns, sources, view.width)
-    for source in sources:
-        lines += [f"\n{render.name(source.get('name'))}: {line}" for line in _reasons(source)[:1]]
-        lines += [f"  {line}" for line in _reasons(source)[1:]]
-    if entries(reply, "identity"):
-        from tychoctl import routes
-
-        lines += ["", *routes.render_routes(entries(reply, "identity"), view)]
-    return "\n".join(lines) + "\n"
-
-
-def _reasons(source: Entry) -> list[str]:
-    """Return reason and remedy of a source that has a reason to be otherwise than ok."""
-    if not source.get("reason"):
-        return []
-    remedy = source.get("remedy")
-    return [
-        render.escape(source["reason"]),
-        *([f"remedy: {render.escape(remedy)}"] if remedy else []),
-    ]
-
-
-def rows_of_sources(reply: Reply, _: View) -> Rows:
-    """Return header and rows of the sources for CSV."""
-    keys = ["name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"]
-    keys += ["samples", "errors", "late", "last_sample"]
-    return keys, [[source.get(key) for key in keys] for source in entries(reply, "sources")]
 
 
 def render_config(reply: Reply, view: View) -> str:
@@ -212,7 +33,12 @@ def render_config(reply: Reply, view: View) -> str:
 def rows_of_config(reply: Reply, _: View) -> Rows:
     """Return header and rows of the settings for CSV; values as TOML writes them."""
     rows: list[list[object]] = [
-        [e.get("key"), _value(e.get("value")), e.get("origin"), _value(e.get("default"))]
+        [
+            e.get("key"),
+            render.setting(e.get("value")),
+            e.get("origin"),
+            render.setting(e.get("default")),
+        ]
         for e in entries(reply, "config")
     ]
     return ["key", "value", "origin", "default"], rows
@@ -227,6 +53,7 @@ def render_status(reply: Reply, view: View) -> str:
     for source in entries(reply, "sources"):
         head = f"  {render.name(source.get('name')):<{LABEL_WIDTH - 2}}"
         lines.append(f"{head}{render.name(source.get('state'))}, {_source_words(source)}")
+        lines += [f"    {note}" for note in render.notes(source)]
     return "\n".join([*lines, "", *_render_problems(reply)]) + "\n"
 
 
@@ -247,6 +74,7 @@ def _source_words(source: Entry) -> str:
 
 def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
     from tychoctl import routes
+    from tychoctl.node import idle_policies
 
     accounting, own = section(reply, "accounting"), section(reply, "self")
     facts = [
@@ -259,7 +87,7 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
         ("last window", _render_last_window(reply)),
         ("counting", f"since {render.moment(reply.get('since'))}"),
         ("conservation", _render_conservation(reply.get("conservation_violations"))),
-        ("idle energy", _idle_policy(reply)),
+        *(("idle energy", line) for line in idle_policies(reply)),
         ("own cost", _render_cost(own)),
     ]
     if view.wide:
@@ -376,18 +204,56 @@ def rows_of_versions(reply: Reply, _: View) -> Rows:
     return ["program", *keys], rows
 
 
+def _node(reply: Reply, view: View) -> str:
+    from tychoctl.node import render_node
+
+    return render_node(reply, view)
+
+
+def _rows_of_node(reply: Reply, view: View) -> Rows:
+    from tychoctl.node import rows_of_node
+
+    return rows_of_node(reply, view)
+
+
+def _gpus(reply: Reply, view: View) -> str:
+    from tychoctl.gpus import render_gpus
+
+    return render_gpus(reply, view)
+
+
+def _rows_of_gpus(reply: Reply, view: View) -> Rows:
+    from tychoctl.gpus import rows_of_gpus
+
+    return rows_of_gpus(reply, view)
+
+
+def _sources(reply: Reply, view: View) -> str:
+    from tychoctl.sources import render_sources
+
+    return render_sources(reply, view)
+
+
+def _rows_of_sources(reply: Reply, view: View) -> Rows:
+    from tychoctl.sources import rows_of_sources
+
+    return rows_of_sources(reply, view)
+
+
 TEXTS: Final[Mapping[str, Callable[[Reply, View], str]]] = {
     "status": render_status,
-    "sources": render_sources,
-    "node": render_node,
+    "sources": _sources,
+    "node": _node,
+    "gpus": _gpus,
     "config": render_config,
     "version": render_versions,
 }
 ROWS: Final[Mapping[str, Callable[[Reply, View], Rows]]] = {
     "status": rows_of_status,
-    "sources": rows_of_sources,
-    "node": rows_of_node,
+    "sources": _rows_of_sources,
+    "node": _rows_of_node,
+    "gpus": _rows_of_gpus,
     "config": rows_of_config,
     "version": rows_of_versions,
 }
-"""The commands whose answers these are."""
+"""The commands whose answers these are; a module is imported when its answer is asked for."""

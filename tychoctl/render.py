@@ -79,7 +79,9 @@ def energy(microjoules: object) -> str:
     joules = value / 1e6
     if joules == 0:
         return "0 J"
-    if 0 < joules < 0.0005:
+    if joules < 0:  # a residual may be
+        return f"-{energy(-value)}"
+    if joules < 0.0005:
         return "<0.001 J"
     for limit, size, unit in ((999.5, 1.0, "J"), (999_500.0, 1e3, "kJ")):
         if joules < limit:
@@ -124,6 +126,20 @@ def moment(time: object) -> str:
     if not isinstance(time, str):
         return UNKNOWN
     return f"{escape(time)[:19].replace('T', ' ')}Z"
+
+
+def setting(value: object) -> str:
+    """Return a setting's value as TOML writes it."""
+    import json
+
+    return escape(json.dumps(value, ensure_ascii=False))
+
+
+def notes(source: dict[str, object]) -> list[str]:
+    """Return what an operator should know of a source, a line each."""
+    found = source.get("notes")
+    told = found if isinstance(found, list) else []
+    return [f"note: {name(note, MOST_CHARS)}" for note in told]
 
 
 def display_width(text: str) -> int:

@@ -112,7 +112,7 @@ def test_json_is_what_the_daemon_said(path: Path, latest: Latest[Snapshot]) -> N
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["gpus"],
+        ["disks"],
         ["pods", "-o", "yaml"],
         ["pods", "-w", "0"],
         ["pods", "--wait", "-1"],

@@ -227,6 +227,7 @@ def test_wrapping_loses_nothing_but_spaces(text: str, width: int) -> None:
         (99.96, "100 W"),
         (1234.5, "1234 W"),
         (-1.5, "-1.50 W"),
+        (-0.0, "0 W"),
         ("x", "n/a"),
         (True, "n/a"),
     ],
@@ -248,6 +249,9 @@ def test_power_is_written_in_watts(watts: object, text: str) -> None:
         (999_400_000_000, "999 kJ"),
         (999_600_000_000, "278 Wh"),
         (3_600_000_000_000_000, "1000 kWh"),
+        (-7, "-<0.001 J"),
+        (-1_500_000_000, "-1.50 kJ"),
+        (-999_600_000_000, "-278 Wh"),
     ],
 )
 def test_energy_is_written_by_size(microjoules: object, text: str) -> None:
@@ -599,3 +603,106 @@ def test_ways_to_names_are_seen_at_a_glance() -> None:
     reply["identity"] = {"kubelet": "no"}
     status = output.render(COMMANDS["status"], reply, "table", View())
     assert "names        from cgroup paths alone; not by kubelet" in status
+
+
+def test_what_is_not_known_of_a_gpu_is_never_zero() -> None:
+    """A lost GPU has no watts, no use and no energy; the one beside it is shown as it is."""
+    text = rendered("gpus", "wide")
+    lost = next(line for line in text.splitlines() if "A100" in line)
+
+    assert "0 W" not in lost
+    assert "0 J" not in lost
+    assert "0 %" not in lost
+    assert lost.count("n/a") == 13
+    assert "GPU 1: the GPU is lost: unplugged, or fallen off the bus\n" in text
+
+
+def test_who_is_on_a_gpu_is_told_by_name() -> None:
+    """The table names those who used it most; without a user, in brackets, whom it is assigned."""
+    busy, lost = rendered("gpus", "table").splitlines()[1:3]
+
+    assert "shop/job/train 120 W, shop/web/nginx 60.2 W, evil\\x1b[2J.service 2.00 W" in busy
+    assert busy.endswith(", 1 more")
+    assert lost.endswith("(shop/web/pause)")
+    assert "container     shop       job  train" in rendered("gpus", "wide")
+
+
+def test_a_node_without_gpus_says_where_to_look() -> None:
+    """No empty table: a sentence."""
+    snapshot = dataclasses.replace(made.make_snapshot(), gpus=())
+    reply = reply_for("gpus", snapshot)
+
+    assert COMMANDS["gpus"].text(reply, View()).startswith("no GPU was read: tychoctl sources ")
+    assert COMMANDS["gpus"].rows(reply, View())[1] == []
+
+
+def test_a_gpus_csv_has_a_row_each_and_every_workload() -> None:
+    """Programs get raw numbers; what is not known is empty."""
+    rows = list(csv.DictReader(io.StringIO(rendered("gpus", "csv"))))
+
+    assert [row["uuid"] for row in rows] == ["GPU-7", "GPU-8\\x1b[2J"]
+    assert rows[0]["workloads"].split(";")[0] == made.JOB_ID
+    assert rows[0]["workloads_power_w"].split(";")[0] == "120.5"
+    assert (rows[1]["power_w"], rows[1]["sm_percent"]) == ("", "")
+
+
+def test_a_platform_whose_readings_are_held_says_why() -> None:
+    """Until the delay is known there is a number, with the reason why it is no better."""
+    fit = dataclasses.replace(
+        made.FIT, method="hold", reason="no reading yet", centroid_s=None, coefficients={}
+    )
+    rest = dataclasses.replace(made.RESIDUAL, usable=False, reason="the readings\x1b are late")
+    reply = reply_for("node", dataclasses.replace(made.make_snapshot(), fit=fit, residual=rest))
+    text = COMMANDS["node"].text(reply, View(wide=True))
+
+    assert "platform: each reading held until the next (no reading yet)\n" in text
+    assert "late; base" not in text
+    assert "COEFFICIENT" not in text
+    assert "  not to be believed now: the readings\\x1b are late\n" in text
+
+
+def test_a_residual_keeps_its_sign() -> None:
+    """What is below zero is shown so: clamping it would hide a wrong platform reading."""
+    rest = dataclasses.replace(made.RESIDUAL, energy_uj=-2_000_000_000, power_w=-12.5)
+    reply = reply_for("node", dataclasses.replace(made.make_snapshot(), residual=rest))
+    text = COMMANDS["node"].text(reply, View())
+    rows = list(csv.DictReader(io.StringIO(output.render(COMMANDS["node"], reply, "csv", View()))))
+
+    assert "residual: -12.5 W (idle 169 W); -2.00 kJ = platform 29.5 kJ - parts 12.5 kJ\n" in text
+    assert (rows[-1]["domain"], rows[-1]["energy_uj"]) == ("residual", "-2000000000")
+
+
+def test_a_node_without_a_meter_of_the_platform_says_nothing_of_it() -> None:
+    """Nothing measures the whole machine: no line, no row."""
+    snapshot = dataclasses.replace(made.make_snapshot(), fit=None, residual=None)
+    reply = reply_for("node", snapshot)
+    del reply["domains"]["platform"]
+
+    assert "platform" not in COMMANDS["node"].text(reply, View(wide=True))
+    assert "residual" not in COMMANDS["node"].text(reply, View(wide=True))
+    assert {row[1] for row in COMMANDS["node"].rows(reply, View())[1]} == {
+        "package",
+        "dram",
+        "psys",
+    }
+
+
+def test_a_certificate_that_nobody_verifies_is_told_in_sources_and_status() -> None:
+    """An insecure setting is seen without asking for more columns."""
+    for command in ("sources", "status"):
+        assert "note: TLS certificate is not verified: [redfish] insecure\n" in rendered(
+            command, "table"
+        )
+
+
+def test_who_gets_the_idle_energy_of_gpus_is_told_where_there_are_any() -> None:
+    """The rule stands beside the numbers that follow it."""
+    for command in ("node", "status"):
+        reply = reply_for(command)
+        assert "of GPUs" not in COMMANDS[command].text(reply, View())
+        reply["domains"]["gpu"] = {**reply["domains"]["dram"]}
+        reply["attribution"]["gpu_idle"] = "allocated"
+        assert (
+            "of GPUs: of whom each is assigned to ([attribution] gpu_idle = allocated)\n"
+            in COMMANDS[command].text(reply, View())
+        )

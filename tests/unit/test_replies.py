@@ -52,7 +52,24 @@ DOMAIN = {
 }
 SOURCE = {
     *("name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"),
-    *("samples", "errors", "last_sample"),
+    *("samples", "errors", "last_sample", "notes", "devices"),
+}
+DEVICE = {
+    *("name", "fingerprint", "period_s", "period_sd_s", "delay_s", "delay_sd_s", "origin"),
+}
+RESIDUAL = {
+    *("energy_uj", "idle_uj", "dynamic_uj", "platform_uj", "parts_uj", "power_w", "idle_w"),
+    *("usable", "reason", "through"),
+}
+PLATFORM = {
+    *("method", "reason", "centroid_s", "centroid_sd_s", "delay_s", "lag_s", "boxcar_s"),
+    *("base_w", "base_sd_w", "coefficients", "period_s", "readings", "rejected"),
+}
+GPU = {
+    *("uuid", "number", "name", "pci", "quality", "reason", "energy", "power_w", "power_sd_w"),
+    *("idle_w", "method", "period_s", "pstate", "sm_percent", "memory_percent"),
+    *("memory_used_bytes", "memory_total_bytes", "sm_mhz", "memory_mhz", "celsius"),
+    *("workloads", "allocated", "instances"),
 }
 STATUS = {
     *("version", "commit", "uptime_s", "state", "accounting", "hierarchy", "workloads", "self"),
@@ -111,7 +128,9 @@ def test_leaves_have_exactly_the_keys_of_the_contract() -> None:
 def test_node_status_and_pods_have_their_keys() -> None:
     """The other answers, too, are what the contract says."""
     assert all(domain.keys() == DOMAIN for domain in answer("node")["domains"].values())
-    assert answer("node")["residual"] is None
+    assert answer("node")["residual"].keys() == RESIDUAL
+    assert answer("node")["platform"].keys() == PLATFORM
+    assert all(gpu.keys() == GPU for gpu in answer("gpus")["gpus"])
     rule = {"idle": "system", "gpu_idle": "system"}
     assert answer("node")["attribution"] == answer("status")["attribution"] == rule
     assert answer("status").keys() >= STATUS
@@ -553,3 +572,60 @@ def test_a_process_has_the_agreed_keys_and_names_its_workload() -> None:
     assert told["method"] == "procfs"
     alone = answer("processes", dataclasses.replace(made.make_snapshot(), leaves=()))
     assert {entry["name"] for entry in alone["processes"]} == {None}
+
+
+def test_a_gpu_names_who_used_it_and_whom_it_is_assigned_to() -> None:
+    """Most first; a workload that is no longer listed keeps its id, and nothing is made up."""
+    busy, lost = answer("gpus")["gpus"]
+
+    assert [(one["id"], one["pod"]) for one in busy["workloads"][:2]] == [
+        (made.JOB_ID, "job"),
+        (made.WEB_ID, "web"),
+    ]
+    assert busy["workloads"][-1] == {
+        "id": "gone",
+        "kind": "unattributed",
+        "name": "gone",
+        "namespace": None,
+        "pod": None,
+        "power_w": 0.35,
+    }
+    assert [one["name"] for one in busy["allocated"]] == ["train"]
+    assert (busy["power_w"], busy["power_sd_w"]) == (251.5, 1.2)
+    assert (lost["power_w"], lost["sm_percent"], lost["pstate"]) == (None, None, None)
+    assert (lost["workloads"], lost["instances"]) == ([], ["1g.5gb", "3g.20gb"])
+
+
+def test_the_residual_is_signed_and_its_ledger_closes() -> None:
+    """What the client gets adds up: platform less parts is idle plus dynamic."""
+    rest = answer("node")["residual"]
+
+    assert rest["platform_uj"] - rest["parts_uj"] == rest["energy_uj"]
+    assert rest["idle_uj"] + rest["dynamic_uj"] == rest["energy_uj"]
+    assert rest["dynamic_uj"] < 0
+    assert rest["through"] == "2025-06-15T15:07:42.000000Z"
+
+
+def test_how_the_platform_is_put_together_is_told() -> None:
+    """Method, delay with its doubt, base, and a coefficient with its doubt for each part."""
+    fit = answer("node")["platform"]
+
+    assert (fit["method"], fit["centroid_s"], fit["centroid_sd_s"]) == ("fused", 2.31, 0.04)
+    assert fit["coefficients"]["package"] == {"value": 1.25, "sd": 0.01}
+
+
+def test_where_nothing_measures_the_platform_there_is_none() -> None:
+    """Null, not a platform of 0 W."""
+    told = answer("node", dataclasses.replace(made.make_snapshot(), fit=None, residual=None))
+
+    assert (told["platform"], told["residual"]) == (None, None)
+
+
+def test_a_sources_devices_and_notes_are_told() -> None:
+    """Period and delay of each device; what an operator should know, in `status` as well."""
+    redfish = next(one for one in answer("sources")["sources"] if one["name"] == "redfish")
+
+    assert [device.keys() for device in redfish["devices"]] == [DEVICE, DEVICE]
+    assert redfish["devices"][1]["period_s"] is None
+    assert redfish in answer("status")["sources"]
+    assert redfish["notes"] == ["TLS certificate is not verified: [redfish] insecure"]
