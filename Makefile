@@ -82,7 +82,7 @@ bench: $(STAMP) $(BPF_OBJECT) ## Measure the daemon's cost: name, figure, target
 	@$(LEAN) .venv/bin/python -m tests.bench
 
 # SEEDS=3 for a quick look, ROWS="mixed steady" for a part, SEED0 for other seeds, JSON=FILE for all figures.
-accuracy: $(STAMP) ## Print the errors against known truth: pooled shares, tychod, oracle; exit 1 on a MISS
+accuracy: $(STAMP) ## Print the errors against known truth: CPU shares, platform, GPUs; exit 1 on a MISS
 	@$(LEAN) .venv/bin/python -m tests.accuracy
 
 deb: ## Build the Debian package into dist/

@@ -40,7 +40,7 @@ from tests.sim.nvml.world import (
 )
 from tychod import config
 from tychod.clock import SystemClock
-from tychod.collectors.base import GpuCollector, Ready, Unavailable
+from tychod.collectors.base import GpuCollector, Ready, Timing, Unavailable
 from tychod.collectors.nvml import Nvml, probe
 from tychod.hostfs import Host
 from tychod.samples import GpuSample, GpuUse
@@ -478,13 +478,22 @@ def test_what_the_driver_names_is_bounded_and_visible(
 def test_a_calibrated_period_is_believed_from_the_start(
     make_world: MakeWorld, stub: Path, host: Host
 ) -> None:
-    """The publish periods of a calibration are handed in by uuid."""
+    """What a calibration tells of a device by uuid and fingerprint is where it begins."""
     world = make_world(Gpu())
-    collector = opened_by(probe(host, settings(stub), world, {Gpu().uuid: (0.25, 0.001)}))
-    (published,) = collector.published()
+    collector = opened_by(probe(host, settings(stub), world))
+    asked: list[tuple[str, str]] = []
+
+    def timings(name: str, fingerprint: str) -> Timing:
+        asked.append((name, fingerprint))
+        return Timing(0.25, 0.001, 0.03)
+
+    collector.calibrate(timings)
+    (published,), (device,) = collector.published(), collector.devices
     collector.close()
 
     assert (published.period_s, published.origin) == (0.25, "calibrated")
+    assert asked == [(published.name, published.fingerprint)]
+    assert device.delay_s == 0.03
 
 
 NO_DRIVER = """

@@ -93,6 +93,18 @@ class EnergyCollector(Protocol):
         """Give back what the probe opened."""
 
 
+class Timing(NamedTuple):
+    """When a device publishes, as calibrated, in seconds; None: not measured."""
+
+    period_s: float | None
+    period_sd_s: float | None
+    delay_s: float | None
+
+
+Timings = Callable[[str, str], Timing | None]
+"""Returns what is known of a device by its name and fingerprint; None: nothing that still holds."""
+
+
 @runtime_checkable
 class SelfTimed(Protocol):
     """A source that publishes in its own time: it is read when its next value is expected.
@@ -102,6 +114,9 @@ class SelfTimed(Protocol):
 
     def due_ns(self, now_ns: int) -> int:
         """Return the monotonic time at which to read next."""
+
+    def calibrate(self, timings: Timings) -> None:
+        """Begin with what is known of each device, those that are found later too."""
 
     def published(self) -> tuple[SourceDevice, ...]:
         """Return when each of its devices publishes, as learned or calibrated."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from tychod.clock import Clock
+    from tychod.collectors.base import Timings
     from tychod.config import Config
     from tychod.hostfs import Host
     from tychod.model import SourceDevice
@@ -125,11 +126,14 @@ class Nvml:
             found.append(self._uses.popleft())
         return tuple(found)
 
+    def calibrate(self, timings: Timings) -> None:
+        """Begin with what is known of each device, those that are found later too."""
+        self._locks.calibrate(timings, [device.facts for device, _ in self._members])
+        self._tell()
+
     def published(self) -> tuple[SourceDevice, ...]:
         """Return when each device publishes, as known at present."""
-        return tuple(
-            device.published(self._locks.origin(device.facts.uuid)) for device, _ in self._members
-        )
+        return tuple(device.published() for device, _ in self._members)
 
     def close(self) -> None:
         """Close the library."""
@@ -178,7 +182,7 @@ class Nvml:
         calls = Calls(self._pynvml, handle)
         try:
             facts = read_facts(calls, number, version)
-            device = Device(calls, facts, self._locks.get(facts.uuid), self._clock)
+            device = Device(calls, facts, self._locks, self._clock)
             device.mig.look()
         except DeviceLostError:
             return None
@@ -287,20 +291,12 @@ class Nvml:
         self.problems = tuple(d.problem for d, _ in self._members if d.problem is not None)
 
 
-def probe(
-    host: Host,
-    config: Config,
-    clock: Clock,
-    known: Mapping[str, tuple[float, float]] = MappingProxyType({}),
-) -> Ready[GpuCollector] | Unavailable:
-    """Open the driver's library if there is one; nothing of it is imported where there is none.
-
-    ``known``: uuid -> publish period and its standard deviation, in seconds.
-    """
+def probe(host: Host, config: Config, clock: Clock) -> Ready[GpuCollector] | Unavailable:
+    """Open the driver's library if there is one; nothing of it is imported where there is none."""
     pynvml = load(host, config.nvml.library)
     if isinstance(pynvml, Unavailable):
         return pynvml
-    collector = Nvml(host, config, clock, pynvml, Locks(config.nvml.interval, known))
+    collector = Nvml(host, config, clock, pynvml, Locks(config.nvml.interval))
     try:
         collector.open()
     except DriverDownError as exc:

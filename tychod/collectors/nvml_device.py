@@ -17,9 +17,10 @@ from tychod.model import SourceDevice
 from tychod.samples import GpuDevice, GpuSample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from tychod.clock import Clock
+    from tychod.collectors.base import Timing, Timings
 
 LEAST_RETRY_S: Final = 0.001
 """A call into the driver takes about so long; asking again sooner finds nothing new."""
@@ -40,26 +41,45 @@ class Facts(NamedTuple):
 class Locks:
     """The publish lock of each device; they outlive a restart of the driver."""
 
-    def __init__(self, period_s: float, known: Mapping[str, tuple[float, float]]) -> None:
-        """``known``: uuid -> period and its standard deviation, in seconds, as calibrated."""
+    def __init__(self, period_s: float) -> None:
+        """``period_s``: guess for a device of which nothing is known."""
         self._period_s = period_s
-        self._known = known
+        self._timings: Timings = lambda _name, _fingerprint: None
         self._locks: dict[str, PublishLock] = {}
+        self._known: dict[str, Timing] = {}
 
-    def get(self, uuid: str) -> PublishLock:
+    def calibrate(self, timings: Timings, found: Iterable[Facts]) -> None:
+        """Begin with what is known of the devices found so far, and of those that come."""
+        self._timings = timings
+        for facts in found:
+            self._look_up(facts)
+
+    def get(self, facts: Facts) -> PublishLock:
         """Return a device's lock."""
-        if uuid not in self._locks:
-            period_s, sd_s = self._known.get(uuid, (self._period_s, None))
+        if facts.uuid not in self._locks:
             seed = len(self._locks) + 1  # so that two devices are not read off phase together
-            self._locks[uuid] = PublishLock(
-                period_s, known_sd_s=sd_s, least_retry_s=LEAST_RETRY_S, seed=seed
+            self._locks[facts.uuid] = PublishLock(
+                self._period_s, least_retry_s=LEAST_RETRY_S, seed=seed
             )
-        return self._locks[uuid]
+            self._look_up(facts)
+        return self._locks[facts.uuid]
+
+    def _look_up(self, facts: Facts) -> None:
+        known = self._timings(facts.uuid, facts.fingerprint)
+        if known is None:
+            return
+        self._known[facts.uuid] = known
+        if known.period_s is not None and known.period_sd_s is not None:
+            self._locks[facts.uuid].know(known.period_s, known.period_sd_s)
+
+    def delay_s(self, uuid: str) -> float:
+        """Return by how much a device's values are older than their publication, in seconds."""
+        known = self._known.get(uuid)
+        return (known.delay_s or 0.0) if known else 0.0
 
     def origin(self, uuid: str) -> str:
         """Say where a device's period comes from."""
-        lock = self._locks.get(uuid)
-        if lock is not None and lock.is_locked:
+        if self._locks[uuid].is_locked:
             return "learned"
         return "calibrated" if uuid in self._known else "default"
 
@@ -67,9 +87,10 @@ class Locks:
 class Device:
     """One GPU in one life of the driver."""
 
-    def __init__(self, calls: Calls, facts: Facts, lock: PublishLock, clock: Clock) -> None:
+    def __init__(self, calls: Calls, facts: Facts, locks: Locks, clock: Clock) -> None:
         self.facts: Final = facts
-        self.lock: Final = lock
+        self.lock: Final = locks.get(facts)
+        self._locks = locks
         self.mig: Final = Mig(calls)
         self.calls: Final = calls
         self._clock = clock
@@ -115,7 +136,7 @@ class Device:
             average_s=AVERAGE_S if self._fields.has_average else 0.0,
             sensor_s=self._rule.sensor_s,
             period_s=self.lock.period_s if self.lock.is_locked else 0.0,
-            delay_s=0.0,
+            delay_s=self._locks.delay_s(self.facts.uuid),
             slices=self.mig.slices,
             instances=self.mig.instances,
         )
@@ -149,7 +170,7 @@ class Device:
             missed=stamp.missed,
         )
 
-    def published(self, origin: str) -> SourceDevice:
+    def published(self) -> SourceDevice:
         """Return when it publishes, as known at present."""
         return SourceDevice(
             name=self.facts.uuid,
@@ -158,7 +179,7 @@ class Device:
             period_sd_s=self.lock.period_sd_s,
             delay_s=None,
             delay_sd_s=None,
-            origin=origin,
+            origin=self._locks.origin(self.facts.uuid),
         )
 
 

@@ -11,7 +11,6 @@ from typing import Final, Literal, Protocol
 from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, SystemClock
-from tychod.collectors.base import UNREADABLE_REMEDY
 from tychod.collectors.cpu import grid_s
 from tychod.config import Config
 from tychod.hostfs import (
@@ -33,12 +32,14 @@ from tychod.runtime.gpus import GpuSampler, gpu_sampler
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, kubelet_status
 from tychod.runtime.plans import Plan
+from tychod.runtime.problems import source_troubles
 from tychod.runtime.processes import ProcessSampler, open_processes
 from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
 from tychod.runtime.sources import EnergySampler, cpu_sampler, energy_samplers, off_status
 from tychod.runtime.store import Store
+from tychod.runtime.timings import TimingKeeper
 from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
 from tychod.settings import Settings, flat, plain
@@ -134,13 +135,15 @@ class Daemon:
         crashed = self._note_crash
         config, clock = self.settings.config, self._clock
         epoch_ns = self._begun_ns // BUCKET_NS * BUCKET_NS  # so that windows end with bins
-        self._energy = energy_samplers(host, config, clock, epoch_ns, crashed)
+        self._timings = TimingKeeper(store.directory, clock)
+        find = self._timings.find
+        self._energy = energy_samplers(host, config, clock, epoch_ns, crashed, find)
         self._cpu = cpu_sampler(host, config, clock, epoch_ns, crashed, saved.baseline)
         self._processes = None
         if config.accounting.processes:
             opener = partial(open_processes, host, clock)
             self._processes = ProcessSampler(self._cpu.collector, opener, clock, crashed)
-        self._gpus = gpu_sampler(host, config, self._version, clock, epoch_ns, crashed)
+        self._gpus = gpu_sampler(host, config, self._version, clock, epoch_ns, crashed, find)
         naming = build_naming(host, config, self._read_cgroups, clock, crashed)
         self._metadata, self._kubelet, self._machines = naming
         self._analyser = Analyser(
@@ -262,11 +265,17 @@ class Daemon:
             return f"configuration rejected: {self._rejected}"
         return "; ".join(f"{s.name} {s.state}" for s in self.sources())
 
+    def learn_timings(self) -> None:
+        """Keep what was learned of when devices publish; cheap where there are none."""
+        if self._timings.is_due():
+            self._timings.learn(self.sources())
+
     def sources(self) -> tuple[SourceStatus, ...]:
         """Return the health of every source."""
         rows = [source.sampler.status() for source in self._timed()]
         rows += off_status(self.settings.config)
         snapshot = self._latest.get()
+        rows = [*self._timings.shown(rows, snapshot)]
         pods_seen = any(leaf.identity.pod_uid for leaf in snapshot.leaves) if snapshot else False
         kubelet = kubelet_status(self._kubelet, self.settings.config, pods_seen=pods_seen)
         return (self._cpu.sampler.status(), *rows, kubelet)
@@ -299,9 +308,8 @@ class Daemon:
             yield from self._processes.troubles()
         for problem in self._metadata.problems():
             yield Trouble("identity", problem, "see who makes cgroups of such names")
-        for source in self._timed():
-            for problem in source.problems():
-                yield Trouble(source.sampler.plan.name, problem, UNREADABLE_REMEDY)
+        told = {s.sampler.plan.name: s.problems() for s in self._timed()}
+        yield from source_troubles(told | self._timings.problems())
         if not may_read_everything():
             yield LACKS_CAPABILITY
 

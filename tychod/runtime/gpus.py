@@ -10,13 +10,13 @@ from typing import Final, Literal
 from tychod.buffer import Buffer
 from tychod.clock import Clock
 from tychod.collectors import GPU_COLLECTOR
-from tychod.collectors.base import GpuCollector, Pace, Ready, Unavailable
+from tychod.collectors.base import GpuCollector, Pace, Ready, Timings, Unavailable
 from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.model import Window
 from tychod.runtime.plans import Access, Plan
 from tychod.runtime.sampler import Sampler
-from tychod.runtime.sources import Crashed, due_ns, published_s
+from tychod.runtime.sources import Crashed, calibrated, due_ns, published_s, untimed
 from tychod.samples import CgroupRef, GpuProcess, GpuSample, GpuSeries, GpuUse
 
 LOOK_AHEAD_S: Final = 0.3
@@ -149,6 +149,7 @@ def gpu_sampler(
     clock: Clock,
     epoch_ns: int,
     crashed: Crashed,
+    timings: Timings = untimed,
 ) -> GpuSampler | None:
     """Return the sampler of graphics processors; None where the settings switch it off."""
     spec, length_s = GPU_COLLECTOR, config.window.length
@@ -158,7 +159,7 @@ def gpu_sampler(
     interval_s = spec.interval_s(config)
     history_s = 2 * length_s + MARGIN_NS / 1e9 + 10.0
     plan = Plan(spec.name, enabled, spec.quality, interval_s, history_s, epoch_ns)
-    find = partial(spec.find, host, config, clock)
+    find = partial(calibrated, partial(spec.find, host, config, clock), timings)
     return GpuSampler(plan, find, version, clock, crashed)
 
 

@@ -1,11 +1,11 @@
 """What somebody may want to mend, and whether the daemon is degraded by it; pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from tychod.analysis.policy import is_request_unknown, pods_told
 from tychod.collectors.base import UNREADABLE_REMEDY
-from tychod.model import DaemonStatus, Domain, Snapshot, SourceStatus
+from tychod.model import DaemonStatus, Domain, Snapshot, SourceStatus, Trouble
 
 LOSSES: Final = frozenset({"stale", "unavailable"})
 """Qualities of a zone or domain that mean missing data."""
@@ -23,6 +23,9 @@ UNTOLD: Final = (
     "what is not reserved stays with system"
 )
 TELL_REQUESTS: Final = "let tychod ask the kubelet (docs/manual.md, Pods), or choose another policy"
+
+FILE_SOURCES: Final = frozenset({"rapl", "model"})
+"""Their problems are files that cannot be read."""
 
 Problem = dict[str, str | None]
 
@@ -70,6 +73,14 @@ def problems_of(status: DaemonStatus, snapshot: Snapshot | None) -> list[Problem
         remedy = "mend the files named, then reload: systemctl reload tychod"
         found.append(_problem("config", status.config_rejected, remedy))
     return found
+
+
+def source_troubles(told: Mapping[str, Iterable[str]]) -> Iterator[Trouble]:
+    """Yield what is degraded in a source's files or devices, by source; the text says what."""
+    for name, problems in told.items():
+        remedy = UNREADABLE_REMEDY if name in FILE_SOURCES else None
+        for problem in problems:
+            yield Trouble(name, problem, remedy)
 
 
 def _is_problem(source: SourceStatus) -> bool:

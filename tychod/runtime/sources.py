@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from tychod.clock import Clock
 from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
@@ -15,6 +15,7 @@ from tychod.collectors.base import (
     Pace,
     Ready,
     SelfTimed,
+    Timings,
     Unavailable,
 )
 from tychod.config import Config
@@ -36,6 +37,7 @@ from tychod.samples import (
 )
 
 Crashed = Callable[[str], None]
+C = TypeVar("C", bound=EnergyCollector | GpuCollector)
 CPU_DOMAINS: Final = frozenset({"package", "psys"})
 """A meter of one of these measures the CPU; then no model is needed."""
 PLATFORM: Final = "platform"
@@ -218,8 +220,27 @@ class CpuSampler:
         return baseline_of(found.method, last, found.cgroups, found.stamp)
 
 
+def untimed(_name: str, _fingerprint: str) -> None:
+    """Know nothing of any device."""
+
+
+def calibrated(
+    find: Callable[[], Ready[C] | Unavailable], timings: Timings
+) -> Ready[C] | Unavailable:
+    """Probe, and tell what is found when its devices publish, as far as that is known."""
+    outcome = find()
+    if isinstance(outcome, Ready) and isinstance(outcome.collector, SelfTimed):
+        outcome.collector.calibrate(timings)
+    return outcome
+
+
 def energy_samplers(
-    host: Host, config: Config, clock: Clock, epoch_ns: int, crashed: Crashed
+    host: Host,
+    config: Config,
+    clock: Clock,
+    epoch_ns: int,
+    crashed: Crashed,
+    timings: Timings = untimed,
 ) -> tuple[EnergySampler, ...]:
     """Return a sampler for each enabled energy source; a model yields to what is measured."""
     made: list[EnergySampler] = []
@@ -237,7 +258,7 @@ def energy_samplers(
             epoch_ns,
             spec.remote,
         )
-        probe = partial(spec.find, host, config, clock)
+        probe = partial(calibrated, partial(spec.find, host, config, clock), timings)
         better = tuple(meters) if spec.quality == "modelled" else ()
         access = Access(
             probe,

@@ -184,6 +184,7 @@ def _watch(
             return EXIT_OK
         if b"H" in words:
             _reload(args, environ, daemon, notifier)
+        daemon.learn_timings()
         if (summary := daemon.summary()) != told and b"H" not in words:
             notifier.status(summary)
             told = summary
