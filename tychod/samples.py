@@ -59,6 +59,7 @@ class EnergySample(NamedTuple):
     energy_uj: tuple[int | None, ...]  # native counters in the order of the zones; None: not read
     power_uw: tuple[int | None, ...] = ()  # in the order of the sensors; None: not read
     half_ns: int = 0  # they were published within so long of ``t_ns``; 0: the source does not tell
+    continued: bool = False  # nothing tells whether they are new: the same value was told again
 
 
 @dataclass(frozen=True, slots=True)

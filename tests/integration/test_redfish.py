@@ -15,7 +15,7 @@ from tests.sim.bmccadence import Cadence
 from tests.sim.kubelet import Pair
 from tychod.clock import SystemClock
 from tychod.collectors import redfish
-from tychod.collectors.base import EnergyCollector, Ready, SelfTimed
+from tychod.collectors.base import EnergyCollector, Ready, SelfTimed, Timing
 from tychod.collectors.redfish import Redfish
 from tychod.config import Config
 from tychod.config import Host as Roots
@@ -148,6 +148,22 @@ def test_22_nothing_new_is_no_sample_and_no_failure(start: Start) -> None:
     assert bench.collector.failure == ""
 
 
+def test_22_a_value_that_nothing_but_itself_tells_is_told_again(start: Start) -> None:
+    """Invariant 22: without a mark the same value is a continuation, at most once a heartbeat."""
+    bench = start(dialect="legacy", cadence=Cadence(period_s=30.0))
+    first = bench.collector.read()
+    soon = bench.collector.read()
+    bench.clock.ahead_ns += 61_000_000_000
+    later, at_once = bench.collector.read(), bench.collector.read()
+
+    assert first is not None
+    assert later is not None
+    assert (soon, at_once) == (None, None)
+    assert (first.continued, later.continued) == (False, True)
+    assert later.power_uw == first.power_uw
+    assert later.t_ns > first.t_ns
+
+
 def test_each_published_value_is_one_sample_dated_by_when_it_was_published(start: Start) -> None:
     """The stamp's interval holds the true moment of publication; none is seen twice."""
     bench = start(power_w=lambda t_s: 200.0 + 10 * int(t_s / 0.1), cadence=Cadence(period_s=0.5))
@@ -161,6 +177,23 @@ def test_each_published_value_is_one_sample_dated_by_when_it_was_published(start
         true_ns = bench.bmc.publisher.begun_ns + round(truth[value].t_s * 1e9)
         # The stamp is the mean of an even distribution: the bracket's own half width.
         assert abs(sample.t_ns - true_ns) <= sample.half_ns + 1
+
+
+def test_a_calibrated_period_is_begun_with_once_the_bmc_is_known(start: Start) -> None:
+    """It is asked for by the chassis and its firmware; until then nothing is known."""
+    bench = start()
+    asked = []
+
+    def timing(name: str, device: str) -> Timing:
+        asked.append((name, device))
+        return Timing(0.2, 0.01, 1.75)
+
+    bench.collector.calibrate(timing)
+    bench.collector.read()
+    told = bench.collector.published()[0]
+
+    assert asked == [("redfish:1", "Simulant, M1, firmware 2.14")]
+    assert told.origin == "calibrated"
 
 
 def test_the_same_value_published_again_is_new_by_its_etag(start: Start) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tychod.clock import Clock
+    from tychod.collectors.base import Timings
     from tychod.collectors.redfish_client import Client, RedfishError
     from tychod.collectors.redfish_credentials import Bmc
     from tychod.collectors.redfish_schema import Chassis, Reading
@@ -38,6 +39,9 @@ LOGIN_WAITS_S: Final = (300.0, 900.0, 3600.0)
 """After a refused password.  Usual locks: three to ten failures within minutes to an hour."""
 LONGEST_RETRY_S: Final = 3600.0
 """A BMC may ask to be left alone for so long, at most."""
+BEATS: Final = 1.5
+BEAT_RANGE_S: Final = (2.0, 60.0)
+"""A value is told again after so many periods, within these bounds (measurement.md 5.3)."""
 CHOOSE_AGAIN: Final = 3
 """So many failed readings of a chassis in a row: look where else it tells its power."""
 LOOK_NS: Final = 600 * NS
@@ -94,10 +98,13 @@ class Redfish:
         self._clock = clock
         self._client: Client = Client(bmc, config.redfish, host, clock)
         self._lock = PublishLock(config.redfish.interval, least_retry_s=LEAST_RETRY_S)
+        self._timings: Timings | None = None
+        self._is_calibrated = False
         self._members: tuple[_Member, ...] = ()
         self._found: tuple[str, ...] = ()
         self._not_before_ns = 0
         self._next_look_ns = 0
+        self._told_ns = 0
         self._failures = 0
         self._login_failures = 0
         self.sensors: tuple[PowerSensor, ...] = ()
@@ -120,11 +127,25 @@ class Redfish:
         """Return the monotonic time at which to read next."""
         return max(self._lock.due_ns(now_ns), self._not_before_ns)
 
+    def calibrate(self, timings: Timings) -> None:
+        """Begin with what is known of the BMC, as soon as it has said who it is."""
+        self._timings = timings
+        self._look_up()
+
+    def _look_up(self) -> None:
+        if self._timings is None or not self._members:
+            return
+        known = self._timings(self.sensors[0].key, self._members[0].chassis.fingerprint)
+        self._is_calibrated = known is not None
+        if known and known.period_s is not None and known.period_sd_s is not None:
+            self._lock.know(known.period_s, known.period_sd_s)
+
     def published(self) -> tuple[SourceDevice, ...]:
         """Return how often the BMC publishes: one lock for all of its chassis."""
         if not self._members:
             return ()
         lock = self._lock
+        begun = "calibrated" if self._is_calibrated else "default"
         return (
             SourceDevice(
                 name=self.sensors[0].key,
@@ -133,7 +154,7 @@ class Redfish:
                 period_sd_s=lock.period_sd_s,
                 delay_s=None,
                 delay_sd_s=None,
-                origin="learned" if lock.is_locked else "default",
+                origin="learned" if lock.is_locked else begun,
             ),
         )
 
@@ -176,6 +197,7 @@ class Redfish:
         told = f"chassis {ways}; authentication: {self._client.authentication}"
         self.notes = (*self.notes, told, *found.notes)
         self._next_look_ns = self._clock.now_ns() + LOOK_NS
+        self._look_up()
 
     def _look(self) -> None:
         """Say so, once for each look, when other chassis count than those that are read."""
@@ -239,12 +261,29 @@ class Redfish:
         first, is_new = leader
         is_begun = self._lock.reads > 0
         stamp = self._lock.saw(first.sent_ns, first.got_ns, is_new)
-        if not is_new:
+        if not is_new and not self._is_silent(now_ns):
             return None
         power_uw = tuple(round(r.power_w * 1e6) if r else None for r in readings)
+        if not is_new:
+            return self._undated(first, power_uw)._replace(continued=True)
+        self._told_ns = now_ns
         if stamp is not None:
             return EnergySample(stamp.t_ns, (), power_uw, stamp.half_ns)
         return self._undated(first, power_uw) if not is_begun else None
+
+    def _is_silent(self, now_ns: int) -> bool:
+        """Say whether to tell the same value again: nothing but the value says what is new.
+
+        On an idle machine it may stay the same for long, and silence would look like a BMC that
+        is stuck.  Where a mark tells, silence is what it looks like.
+        """
+        if any(member.novelty.tells for member in self._members):
+            return False
+        beat_s = min(max(BEATS * self._lock.period_s, BEAT_RANGE_S[0]), BEAT_RANGE_S[1])
+        if now_ns - self._told_ns < beat_s * NS:
+            return False
+        self._told_ns = now_ns
+        return True
 
     def _undated(self, first: Reading, power_uw: tuple[int | None, ...]) -> EnergySample:
         """Return the first value of all: published within the interval before it was read."""

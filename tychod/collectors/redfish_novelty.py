@@ -29,6 +29,14 @@ class Novelty:
         self._streaks = [0, 0, 0]
         self._changes = [0, 0, 0]  # of the value, within a streak
         self._doubted = [False, False, False]
+        self._has_moved = [False, False, False]
+
+    @property
+    def tells(self) -> bool:
+        """Whether some mark says that a value is new though it is the same as before."""
+        usable = [moved and not d for moved, d in zip(self._has_moved, self._doubted, strict=True)]
+        usable[DATE] = usable[DATE] and self._is_dated
+        return any(usable)
 
     @property
     def doubted(self) -> tuple[str, ...]:
@@ -42,6 +50,7 @@ class Novelty:
         self._date(changed[DATE], now_ns)
         if not first:
             self._doubt(changed, is_other)
+            self._has_moved = [a or b for a, b in zip(self._has_moved, changed, strict=True)]
         believed = [c and not d for c, d in zip(changed, self._doubted, strict=True)]
         believed[DATE] = believed[DATE] and self._is_dated
         self._value, self._marks = value, marks
