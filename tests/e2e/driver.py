@@ -141,12 +141,15 @@ def builds_are_equal(build: Build) -> str:
 
 
 def programs_are_built(build: Build) -> str:
-    """The loads in containers, and what stands in for hypervisors, are linked statically."""
+    """The loads in containers and what stands in for hypervisors are static; a GPU's library."""
     directory = build.directory / "programs"
     directory.mkdir()
     for name, source in PROGRAMS.items():
         argv = ("cc", "-O2", "-static", "-pthread", "-o", str(directory / name))
         call(*argv, str(build.source / source))
+    made = "import sys, pathlib; from tests.sim.nvml.world import compile_stub"
+    script = f"{made}; compile_stub(pathlib.Path(sys.argv[1]))"
+    call("env", "-C", str(build.source), "python3", "-B", "-c", script, str(directory))
     return ", ".join(PROGRAMS)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from tests.e2e.inside import (
     access,
     energy,
+    hardware,
     identity,
     kernel,
     life,
@@ -40,6 +41,9 @@ DEB: Final[Steps] = (
     Step("energy follows the meters", energy.energy_follows_the_meters),
     Step("pods have names", energy.pods_have_names),
     Step("a member sees no more than the socket", access.member_sees_no_more),
+    Step("hardware: pynvml comes along", hardware.package_brings_nvml),
+    Step("hardware: BMC by credential, GPU, no password told", hardware.power_and_gpus, 240),
+    Step("hardware: open credentials are refused", hardware.open_credentials_are_refused, 240),
     Step("journal fields", access.journal_has_fields),
     Step("kill -9 under load loses nothing", energy.kill_loses_nothing, 120),
     Step("kernel accounting: a restart keeps it", kernel.restart_keeps_the_stamp),
