@@ -84,7 +84,11 @@ def _reasons(source: Entry) -> list[str]:
 
 
 def rows_of_sources(reply: Reply, _: View) -> Rows:
-    """Return header and rows of the sources for CSV."""
+    """Return header and rows of the sources for CSV; notes are joined, devices are in JSON alone."""
     keys = ["name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"]
     keys += ["samples", "errors", "late", "last_sample"]
-    return keys, [[source.get(key) for key in keys] for source in entries(reply, "sources")]
+    rows = []
+    for source in entries(reply, "sources"):
+        notes = "; ".join(note.removeprefix("note: ") for note in render.notes(source))
+        rows.append([*(source.get(key) for key in keys), notes])
+    return [*keys, "notes"], rows
