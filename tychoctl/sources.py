@@ -84,7 +84,7 @@ def _reasons(source: Entry) -> list[str]:
 
 
 def rows_of_sources(reply: Reply, _: View) -> Rows:
-    """Return header and rows of the sources for CSV; notes are joined, devices are in JSON alone."""
+    """Return header and rows of the sources for CSV; devices are in JSON alone."""
     keys = ["name", "enabled", "state", "quality", "reason", "remedy", "interval_s", "delay_s"]
     keys += ["samples", "errors", "late", "last_sample"]
     rows = []
