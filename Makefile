@@ -30,7 +30,7 @@ FIND_SHELL_SCRIPTS := find . \( -name .git -o -name .venv -o -name .state -o -na
 
 # .venv first: making it may install the compiler.
 .NOTPARALLEL:
-.PHONY: help setup run test check bpf e2e e2e-kernels bench accuracy deb rpm
+.PHONY: help setup run test check bpf e2e e2e-kernels bench accuracy demo deb rpm
 
 help: ## Print the targets and what they do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,10 @@ bench: $(STAMP) $(BPF_OBJECT) ## Measure the daemon's cost: name, figure, target
 # SEEDS=3 for a quick look, ROWS="mixed steady" for a part, SEED0 for other seeds, JSON=FILE for all figures.
 accuracy: $(STAMP) ## Print the errors against known truth: CPU shares, platform, GPUs; exit 1 on a MISS
 	@$(LEAN) .venv/bin/python -m tests.accuracy
+
+# SECONDS=20 ends by itself.
+demo: $(STAMP) ## Run simulated BMC, RAPL and GPUs, tychod on them, and a live view, until Ctrl-C
+	@$(LEAN) exec .venv/bin/python -m tests.sim.demo --seconds $(or $(SECONDS),0)
 
 deb: ## Build the Debian package into dist/
 	@packaging/setup.sh --packages

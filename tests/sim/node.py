@@ -46,6 +46,11 @@ class Node:
             raise RuntimeError("the daemon was not started")
         return self._child
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is, or was, a process of it."""
+        return self._child is not None
+
     def spawn(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start a daemon process on this node's directories and do not wait for it."""
         given = {

@@ -20,6 +20,7 @@ TARGETS = (
     "e2e-kernels",
     "bench",
     "accuracy",
+    "demo",
     "deb",
     "rpm",
 )
