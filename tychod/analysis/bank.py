@@ -18,6 +18,7 @@ from tychod.analysis.bank_features import (
     DELAYS_S,
     HISTORY_S,
     History,
+    Kernel,
     Seen,
     centroids,
     seen,
@@ -54,8 +55,10 @@ __all__ = [
 ]
 
 RESET_AFTER: Final = 20
-HYSTERESIS: Final = 4.0
+HYSTERESIS, BLUNT_HYSTERESIS = 4.0, 8.0
 """Nats: only so much likelier a candidate replaces the one in use."""
+SHARP_S: Final = 0.3
+"""Standard deviation of the centroid below which the data say something of it."""
 STUCK_SIGMA, STUCK_REACH, STUCK_AFTER = 4.0, 10.0, 3
 READY_AFTER, READY_SD_S, READY_BOXCAR_S = 5, 0.5, 10.0
 OTHER_CLOCK_NS: Final = 60_000_000_000
@@ -163,7 +166,7 @@ def _settled(bank: Bank, found: Seen, filters: Filters) -> tuple[Filters, int]:
     """Choose the candidate to apply, and let the hopeless begin anew from it."""
     score = np.where(found.covered, filters.evidence + log_prior(bank.kernels), -np.inf)
     applied = int(np.argmax(score))
-    if score[applied] < score[bank.applied] + HYSTERESIS:
+    if score[applied] < score[bank.applied] + _needed(score, bank.kernels):
         applied = bank.applied
     lost = ~found.covered
     if bank.readings >= RESET_AFTER:
@@ -171,6 +174,19 @@ def _settled(bank: Bank, found: Seen, filters: Filters) -> tuple[Filters, int]:
     theta = np.where(lost, filters.theta[:, applied : applied + 1], filters.theta)
     cov = np.where(lost, filters.cov[:, :, applied : applied + 1], filters.cov)
     return Filters(theta, cov, filters.evidence), applied
+
+
+def _needed(score: Float64s, kernels: tuple[Kernel, ...]) -> float:
+    """Return the lead that another candidate needs, in nats: more while the data say little.
+
+    Without load steps all scores are close, and among so many one leads by chance now and then.
+    """
+    share = np.exp(score - score.max())
+    share /= share.sum()
+    centroid = centroids(kernels)
+    mean = float(np.sum(share * centroid))
+    spread_s = math.sqrt(max(float(np.sum(share * (centroid - mean) ** 2)), 0.0))
+    return HYSTERESIS if spread_s < SHARP_S else BLUNT_HYSTERESIS
 
 
 def _is_sure(bank: Bank) -> bool:
