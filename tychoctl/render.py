@@ -1,5 +1,6 @@
 """Values and tables as text for people; pure."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -46,9 +47,10 @@ def name(value: object, most: int = NAME_CHARS) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a number of an answer, or None for anything else."""
+    """Return a finite number of an answer, or None for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]
+    found = float(value) if is_number else math.inf  # type: ignore[arg-type]
+    return found if math.isfinite(found) else None
 
 
 def three_digits(value: float) -> str:

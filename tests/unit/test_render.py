@@ -228,6 +228,8 @@ def test_wrapping_loses_nothing_but_spaces(text: str, width: int) -> None:
         (1234.5, "1234 W"),
         (-1.5, "-1.50 W"),
         (-0.0, "0 W"),
+        (float("inf"), "n/a"),
+        (float("nan"), "n/a"),
         ("x", "n/a"),
         (True, "n/a"),
     ],
@@ -263,6 +265,7 @@ def test_energy_is_written_by_size(microjoules: object, text: str) -> None:
     ("seconds", "text"),
     [
         (None, "n/a"),
+        (float("inf"), "n/a"),
         (0, "0 s"),
         (0.0001, "<1 ms"),
         (0.05, "50 ms"),
