@@ -4,9 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from tychod.settings import add_arguments, arguments_from, check_config
 from tychod.version import read_build, render_version
+
+
+CALIBRATION_S: Final = 60.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +52,6 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         metavar="N",
         type=_seconds,
-        default=60.0,
         help="with --calibrate: follow them for N seconds (default: 60)",
     )
     parser.add_argument(
@@ -83,8 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _replay(namespace.replay, as_json=namespace.json, verify=namespace.verify)
     if namespace.calibrate:
         return _calibrate(namespace)
-    if namespace.json or namespace.verify or namespace.load:
-        parser.error("--verify goes with --replay FILE, --load with --calibrate, --json with both")
+    if namespace.json or namespace.verify or namespace.load or namespace.seconds:
+        parser.error(
+            "--verify goes with --replay FILE, --load and --seconds with --calibrate, "
+            "--json with both"
+        )
     from tychod.runtime.supervisor import run  # numpy and the sources: not for --version
 
     return run(arguments_from(namespace), os.environ)
@@ -97,7 +103,7 @@ def _calibrate(namespace: argparse.Namespace) -> int:
     outcome = calibrate(
         arguments_from(namespace),
         os.environ,
-        seconds=namespace.seconds,
+        seconds=namespace.seconds or CALIBRATION_S,
         load=namespace.load,
         as_json=namespace.json,
     )
