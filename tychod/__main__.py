@@ -9,7 +9,6 @@ from typing import Final
 from tychod.settings import add_arguments, arguments_from, check_config
 from tychod.version import read_build, render_version
 
-
 CALIBRATION_S: Final = 60.0
 
 
