@@ -43,6 +43,7 @@ DEB: Final[Steps] = (
     Step("a member sees no more than the socket", access.member_sees_no_more),
     Step("hardware: pynvml comes along", hardware.package_brings_nvml),
     Step("hardware: BMC by credential, GPU, no password told", hardware.power_and_gpus, 240),
+    Step("hardware: calibration by hand", hardware.calibrated_by_hand, 120),
     Step("hardware: open credentials are refused", hardware.open_credentials_are_refused, 240),
     Step("journal fields", access.journal_has_fields),
     Step("kill -9 under load loses nothing", energy.kill_loses_nothing, 120),

@@ -4,6 +4,7 @@ import base64
 import secrets
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,9 +21,10 @@ from tests.e2e.inside.machine import (
     run,
     set_drop_in,
     unit_property,
+    wait_for_window,
     wait_until,
 )
-from tests.e2e.inside.scene import Scene, cgroup_of
+from tests.e2e.inside.scene import Scene, cgroup_of, describe
 from tests.e2e.steps import StepError, require
 from tests.sim.bmc import SimBmc, fingerprint, make_certificate
 from tests.sim.bmccadence import Cadence
@@ -35,6 +37,12 @@ COMMANDS: Final = (
     *("config", "version"),
 )
 FORMS: Final = ("table", "wide", "csv", "json")
+KEPT: Final = Path("/var/lib/tychod/calibration.toml")
+CALIBRATE: Final = (
+    *("systemd-run", "--pipe", "--wait", "--quiet", "--uid=tychod", "-p", "StateDirectory=tychod"),
+    *("-p", "StateDirectoryMode=0700", "-p", f"LoadCredential=redfish:{CREDENTIALS}"),
+)
+BY_HAND: Final = ("tychod", "--calibrate", "--seconds", "20")
 MACHINE_W: Final = 300.0
 GPU_W: Final = 250.0
 
@@ -79,6 +87,26 @@ def open_credentials_are_refused(scene: Scene) -> str:
         wait_until("redfish is in use", lambda: _redfish("ok"), 60, pause_s=0.5)
         require_secret(scene, password)
     return f"{found['reason']}; mended by: {found['remedy']}"
+
+
+def calibrated_by_hand(scene: Scene) -> str:
+    """The manual's command stores periods as the daemon's user, who alone may read them."""
+    password = secrets.token_urlsafe(24)
+    with hardware(scene, password):
+        run("systemctl", "stop", "tychod")
+        try:
+            world = f"--setenv=TYCHOD_SIM_NVML=/run/{scene.name}/world"
+            told = run(*CALIBRATE, world, *BY_HAND).stdout
+            kept = tomllib.loads(KEPT.read_text(encoding="utf-8"))
+            require(describe(KEPT) == "0600 tychod:tychod", f"{KEPT} is {describe(KEPT)}")
+            require(describe(KEPT.parent) == "0700 tychod:tychod", f"{KEPT.parent} was opened")
+        finally:
+            KEPT.unlink(missing_ok=True)
+        found = kept["devices"].get(Gpu.uuid, {})
+        require(abs(found.get("period_s", 0) - 0.1) < 0.005, f"kept: {kept}")
+        require(Gpu.uuid in told, told)
+        require(password not in told, "the password is in what it says")
+    return f"{Gpu.uuid}: {found['period_s']:.4f} s"
 
 
 def package_brings_nvml(_: Scene) -> str:
@@ -193,6 +221,7 @@ def _redfish(state: str) -> Answer | None:
 
 def require_secret(scene: Scene, password: str) -> int:
     """StepError if anything that tychod writes or says has the password in it; return how many."""
+    wait_for_window()
     basic = base64.b64encode(f"reader:{password}".encode()).decode()
     found = 0
     for name, read in _outputs(scene):
