@@ -103,7 +103,8 @@ def calibrated_by_hand(scene: Scene) -> str:
         finally:
             KEPT.unlink(missing_ok=True)
         found = kept["devices"].get(Gpu.uuid, {})
-        require(abs(found.get("period_s", 0) - 0.1) < 0.005, f"kept: {kept}")
+        jitter_s = Gpu.jitter * Gpu.period_s  # machines of these checks may be short of CPU time
+        require(abs(found.get("period_s", 0) - Gpu.period_s) < jitter_s, f"kept: {kept}")
         require(Gpu.uuid in told, told)
         require(password not in told, "the password is in what it says")
     return f"{Gpu.uuid}: {found['period_s']:.4f} s"
