@@ -79,7 +79,8 @@ class PlatformWorld:
         self.start_ns = BEGIN_NS - round(settings.lead_s * 1e9)
         self.end_ns = BEGIN_NS + round(settings.seconds * 1e9)
         # Each kind of chance has its own numbers: what is late is otherwise the same world.
-        load, hidden, publish, sensor = np.random.default_rng(seed).spawn(4)
+        seeds = np.random.SeedSequence(seed).spawn(4)  # Generator.spawn came with numpy 1.25
+        load, hidden, publish, sensor = map(np.random.default_rng, seeds)
         self._bins = math.ceil((self.end_ns - self.start_ns) / GRID_NS)
         self.steps_ns: list[int] = []
         """When a measured part stepped, in order."""

@@ -134,7 +134,7 @@ class World:
     ) -> None:
         """``cpu_from``: cgroup whose CPU use drives the package; ``users``: at most two a GPU."""
         power = Power(IDLE_W, {str(cpu_from): CPU_W} if cpu_from else {})
-        self.package: Final = Package(Machine(place / "sys", ZONES, power, mode=0o444))
+        self.package: Final = Package(Machine(place / "sys", ZONES, power, mode=0o644))
         self.start_ns: Final = time.monotonic_ns()
         self.bursts: Final = (
             Bursts(1, self.start_ns, 62.0, (180.0, 420.0)),
