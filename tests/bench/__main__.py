@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import accounting, analyse, churn, client, daemon, footprint, identity
+from tests.bench import accounting, analyse, churn, client, daemon, footprint, identity, platform
 from tests.bench.figures import Figure, render
 from tests.bench.interpreter import daemon_python
 
@@ -21,6 +20,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "accounting": accounting.measure,
     "identity": identity.measure,
     "footprint": footprint.measure,
+    "platform": platform.measure,
 }
 
 
@@ -29,7 +29,7 @@ def read_machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return f"{model}, {os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.release()}"
+    return f"{model}, {os.cpu_count()} CPUs, {memory:.0f} GiB, {os.uname().release}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
