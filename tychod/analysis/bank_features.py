@@ -69,6 +69,7 @@ def seen(history: History, t_ns: int, kernels: Sequence[Kernel]) -> Seen | None:
     end = reach - before - DELAYS_S / BIN_S
     begin = end - (boxcar / BIN_S)[:, None]
     warm_up = np.array([WARM_UP_S / BIN_S if lag > 0.0 else -1e-6 for lag, _ in kernels])
+    end = np.minimum(end, len(energy_j) - 1.0)
     late_j, late_w = _at(joules, watts, row[:, None], np.broadcast_to(end, begin.shape))
     early_j, early_w = _at(joules, watts, row[:, None], begin)
     width = np.repeat(boxcar, len(DELAYS_S))[:, None]
@@ -115,5 +116,5 @@ def _at(
     left = np.maximum(at, 0.0).astype(np.int64)
     part = (at - left).reshape(-1, 1)
     left = (left + row).ravel()
-    before = joules.take(left, axis=0)
-    return before + part * (joules.take(left + 1, axis=0) - before), watts.take(left, axis=0)
+    before, right = joules.take(left, axis=0), np.minimum(left + 1, len(joules) - 1)  # at the end
+    return before + part * (joules.take(right, axis=0) - before), watts.take(left, axis=0)

@@ -26,7 +26,8 @@ class Devices(NamedTuple):
     """The GPUs in one window: those whose energy is known, and those that were never read."""
 
     read: Sequence[DeviceWindow]
-    unread: Sequence[UnreadZone]
+    silent: Sequence[GpuDevice]
+    unread: Sequence[UnreadZone]  # the zones of those
     memory: Mapping[str, GpuMemory]
 
 
@@ -42,15 +43,15 @@ def devices_of(observations: Observations, window: Window, state: State, params:
     """Return each GPU's energy of the window."""
     series = observations.gpus
     if series is None:
-        return Devices((), (), state.gpus)
+        return Devices((), (), (), state.gpus)
     read, memory = device_windows(series, window, state.zones, state.gpus, params)
     found = {one.device.uuid for one in read}
+    silent = [device for device in series.devices if device.uuid not in found]
     unread = [
         UnreadZone(_zone(device), series.source, series.reasons.get(device.uuid) or UNREAD)
-        for device in series.devices
-        if device.uuid not in found
+        for device in silent
     ]
-    return Devices(read, unread, memory)
+    return Devices(read, silent, unread, memory)
 
 
 def _zone(device: GpuDevice) -> EnergyZone:
@@ -107,10 +108,38 @@ def gpu_rows(hardware: Hardware, zones: Sequence[Zone], window: Window) -> tuple
     """Return the GPUs; ``zones`` are the domain's as published."""
     by_uuid = {zone.uuid: zone for zone in zones}
     shares = {share.uuid: share for share in hardware.gpus.shares} if hardware.gpus else {}
-    return tuple(
+    rows = [
         _gpu_row(one, by_uuid[one.device.uuid], shares[one.device.uuid], hardware, window)
         for one in hardware.devices.read
         if one.device.uuid in by_uuid and one.device.uuid in shares
+    ]
+    rows += [
+        _silent_row(device, by_uuid[device.uuid].reason)
+        for device in hardware.devices.silent
+        if device.uuid in by_uuid
+    ]
+    return tuple(sorted(rows, key=lambda gpu: (gpu.number, gpu.uuid)))
+
+
+def _silent_row(device: GpuDevice, reason: str | None) -> Gpu:
+    """Return a GPU that the driver lists and that was never read."""
+    return Gpu(
+        uuid=device.uuid,
+        number=device.number,
+        name=device.name,
+        pci=device.pci,
+        quality="unavailable",
+        reason=reason,
+        energy=Energy(),
+        power_w=None,
+        sd_w=None,
+        idle_w=None,
+        method="unknown",
+        period_s=None,
+        workloads={},
+        allocated=(),
+        instances=tuple(instance.profile for instance in device.instances),
+        **_telemetry(None),
     )
 
 
