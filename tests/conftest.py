@@ -21,7 +21,7 @@ KEPT_OPEN = ("/dev/urandom",)
 settings.register_profile("dev", max_examples=30, deadline=None)
 settings.register_profile(
     "ci",
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     print_blob=True,
