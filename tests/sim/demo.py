@@ -160,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say("starting a BMC, RAPL, hwmon, two GPUs, two processes, and tychod on them")
                 parts = start(undo, options.window)
                 say(f"ready after {time.monotonic() - began_s:.1f} s; Ctrl-C ends it")
+                say("the BMC is 1.75 s late: about a minute passes until tychod has learned that")
                 say(f"also: export TYCHOD_SOCKET={parts.node.socket}")
                 watch(parts, stop, time.monotonic() + (options.seconds or 1e9))
         except (FailedError, NoCompilerError, OSError, RuntimeError) as exc:

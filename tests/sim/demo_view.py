@@ -86,6 +86,8 @@ def row(name: str, true_w: float, told: Mapping[str, Any] | None) -> str:
     power_w = (told or {}).get("power_w")
     shown = "-" if power_w is None else f"{power_w:.1f} W"
     quality = (told or {}).get("quality", "")
+    if told and not told.get("usable", True):
+        quality = "not usable yet"
     return f"{name:<20} {true_w:18.1f} W {shown:>10}  {quality}".rstrip()
 
 
