@@ -52,8 +52,7 @@ def gpu_window_ms() -> float:
         for each in devices
         for sample in gpuworld.samples(gpuworld.bursts(rng, seconds), sensor, rng, 0.0, seconds)
     )
-    identities = tenants_of(leaf(1), leaf(2))
-    tenants = Tenants(identities, {who.id for who in identities.values()})
+    tenants = Tenants(tenants_of(leaf(1), leaf(2)), {leaf(1).id, leaf(2).id})
     users = (process(1, 30.0), process(2, 60.0))
     points: dict[str, ZonePoint] = {}
     memory: dict[str, GpuMemory] = {}
@@ -62,8 +61,8 @@ def gpu_window_ms() -> float:
         window = Window(3 * index * S, 3 * (index + 1) * S)
         inside = tuple(s for s in samples if window.start_ns - 4 * S < s.t_ns <= window.end_ns + S)
         looks = tuple(
-            GpuUse(window.start_ns + k * S, each.uuid, window.start_ns + (k - 1) * S, users)
-            for k in range(1, 4)
+            GpuUse(end_ns, each.uuid, end_ns - S, users)
+            for end_ns in range(window.start_ns + S, window.end_ns + 1, S)
             for each in devices
         )
         series = GpuSeries("nvml", tuple(devices), inside, looks, {})
