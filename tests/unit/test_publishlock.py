@@ -10,6 +10,7 @@ from tychod.collectors.publishlock import PublishLock
 
 MS: Final = 1_000_000
 PROMPT: Final = Reader(hiccups=0.0)
+STALLED: Final = Reader(hiccup_s=(0.01, 0.15), hiccups=0.2)
 
 
 def idle(lock: PublishLock, now_ns: int, until_ns: int, *, fails: bool = False) -> int:
@@ -208,3 +209,18 @@ def test_least_retry_is_kept() -> None:
         lock.saw(due_ns, now_ns, index > newest)
         newest = index
     assert lock.updates > 20
+
+
+@pytest.mark.parametrize("grid", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_stalls_longer_than_the_period_make_it_no_other(seed: int, grid: bool) -> None:
+    """A fifth of all readings up to 1.5 periods late: the period is within what it claims."""
+    random = Random(f"{seed} stalls {grid}")
+    times = publish_times(random, 0.1, 400, grid=grid)
+
+    run = follow(PublishLock(0.1, seed=seed), times, random, STALLED)
+
+    sd_s = run.lock.period_sd_s
+    assert sd_s is not None
+    true_s = (times[-1] - times[0]) / (len(times) - 1) / NS
+    assert abs(run.lock.period_s - true_s) < 4 * sd_s

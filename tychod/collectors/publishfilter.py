@@ -19,7 +19,9 @@ MOST_JITTER: Final = 0.2
 JITTER_GAINS: Final = (0.03, 0.005)  # at first, and in the long run
 # Beyond this the expectation is worth nothing: the interval alone is taken.
 FAR_SD: Final = 5.0
+FAR_JITTERS: Final = 8.0
 LONG_PERIODS: Final = 8  # without a publish; then only the period is kept
+SURE_SD: Final = 3.0  # a reading so close to when a publish is due does not tell whether it was
 
 
 class Interval(NamedTuple):
@@ -98,16 +100,37 @@ class PublishFilter:
         )
         return Moment(self.last_ns + ahead * self.period_ns, max(variance, LEAST_JITTER_NS**2))
 
-    def passed(self, at_ns: float) -> int:
-        """Return how many publishes there have been at a time, at least one.
+    def passed(self, within: Interval) -> int:
+        """Return which publish ahead, at least the first, is the newest one in an interval.
 
-        Down, not to the nearest: a reading that comes late would invent publishes.
+        The last that is due in it, for a reading that comes late would invent publishes; where
+        none is due in it the nearest: one that was taken for missing had been seen before.
         """
-        return max(1, math.floor((at_ns - self.last_ns) / self.period_ns))
+        low, high = ((edge - self.last_ns) / self.period_ns for edge in within)
+        ahead = math.floor(high)
+        if ahead < low and ahead + 1 - high < low - ahead:
+            ahead += 1
+        return max(1, ahead)
+
+    def is_unsure(self, within: Interval) -> bool:
+        """Whether a reading came so late that it cannot be said which publish it saw.
+
+        With the wrong one every later reading would see the publish before the one that it was
+        meant for, always "new", and draw the period down.
+        """
+        ahead = max(1, round((within.high_ns - self.last_ns) / self.period_ns))
+        due = self.expect(ahead)
+        is_wide = within.high_ns - within.low_ns > self.period_ns / 2
+        return (
+            ahead > 1 and is_wide and abs(within.high_ns - due.t_ns) < SURE_SD * due.variance**0.5
+        )
 
     def take(self, within: Interval, passed: int) -> Moment:
         """Take the publish that lies in an interval; return its moment."""
         if passed > LONG_PERIODS:
+            self.period_variance += (0.02 * self.period_ns) ** 2
+            return self._restart(within)
+        if self.is_unsure(within):
             return self._restart(within)
         expected = self.expect(passed)
         seen = censor(expected, within)
@@ -123,7 +146,6 @@ class PublishFilter:
         near = Interval(max(within.low_ns, within.high_ns - self.period_ns), within.high_ns)
         self.last_ns, self._last_variance = near.mid_ns, near.variance
         self._shared = 0.0
-        self.period_variance += (0.02 * self.period_ns) ** 2
         return Moment(near.mid_ns, near.variance)
 
     def _predict(self, ahead: int) -> None:
@@ -145,6 +167,8 @@ class PublishFilter:
 
     def _learn_jitter(self, innovation: float, expected: float, seen: float) -> None:
         """Learn from all publishes: those that a reading just missed alone would stamp early."""
+        if expected > FAR_JITTERS * self._jitter:
+            return  # the phase was lost, and what is found of it is no jitter
         surplus = min(innovation**2, 9 * expected) + seen - expected
         self._taken += 1
         gain = max(JITTER_GAINS[1], min(JITTER_GAINS[0], 1 / self._taken))

@@ -132,8 +132,9 @@ class PublishLock:
     def _take(self, last: Interval, reading: Interval, is_new: bool) -> Stamp | None:
         """Take one reading after another."""
         phase, guarding = self._phase, self._is_off_phase(reading)
+        is_late = self._is_late(reading)
         if isinstance(phase, Search):
-            phase.reads += 1
+            phase.reads += not is_late
         if not is_new:
             self._old += 0 if guarding else 1
             if guarding:
@@ -142,19 +143,25 @@ class PublishLock:
         # When a reading saw the value is known to its length only; its middle is unbiased.
         within = Interval(last.mid_ns, reading.mid_ns)
         if isinstance(phase, Search):
-            moment, missed = self._search(phase, within)
+            moment, missed = self._search(phase, within, is_late=is_late)
         elif guarding:
             moment, missed = self._find_off_phase(phase, within)
         else:
-            moment, missed = self._follow(phase, within)
+            moment, missed = self._follow(phase, within, is_late=is_late)
         self._new_ns, self._old = reading.high_ns, 0
         self.updates += 1
         self.missed += missed
         return _stamp(moment, reading.variance, missed)
 
-    def _search(self, search: Search, within: Interval) -> tuple[Moment, int]:
+    def _is_late(self, reading: Interval) -> bool:
+        """Whether a reading came so late that publishes may have been stepped over."""
+        phase = self._phase
+        most_ns = phase.step_ns if isinstance(phase, Search) else phase.period_ns / 2
+        return self._planned_ns is not None and reading.low_ns - self._planned_ns > most_ns
+
+    def _search(self, search: Search, within: Interval, *, is_late: bool) -> tuple[Moment, int]:
         """Take a publish while period or phase are not known."""
-        search.take(within)
+        search.take(within, is_late=is_late)
         if search.is_over:
             can_be_finer = search.step_ns > self._least_ns
             if search.is_coarse and can_be_finer:
@@ -184,15 +191,18 @@ class PublishLock:
             self._phase = Search(phase.period_ns, None, SHORTER_STEPS)
         return (Moment(within.mid_ns, within.variance), 0)
 
-    def _follow(self, phase: PublishFilter, within: Interval) -> tuple[Moment, int]:
+    def _follow(
+        self, phase: PublishFilter, within: Interval, *, is_late: bool
+    ) -> tuple[Moment, int]:
         """Take the publish that was waited for, or one of those after it."""
-        passed = phase.passed(within.high_ns)
+        passed = phase.passed(within)
         seen = phase.take(within, passed)
         phase.period_ns = _bounded(phase.period_ns)
         # Between two readings that lie close no value was missed: the device was silent.
         gap_ns = within.high_ns - within.low_ns
         missed = min(passed - 1, math.floor(gap_ns / phase.period_ns))
-        self._skips = self._skips + 1 if passed > 1 else 0
+        if not is_late:
+            self._skips = self._skips + 1 if passed > 1 else 0
         self._guard.plan()
         if self._skips >= SKIPS_IN_ROW:
             self._skips = 0

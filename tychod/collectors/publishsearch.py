@@ -2,7 +2,6 @@
 
 import math
 from collections import deque
-from itertools import pairwise
 from typing import Final
 
 from tychod.collectors.publishfilter import Interval, Moment, PublishFilter
@@ -11,6 +10,7 @@ SEARCH_STEPS: Final = 12  # readings in a period while it is not known
 SHORTER_STEPS: Final = 16  # the same where it has become shorter
 SEARCH_GAPS: Final = 8
 LEAST_SEARCH_READS: Final = 2.5  # for each publish; with fewer some were stepped over
+LATE_SHARE: Final = 0.25  # of a gap: a late reading that says so much less of when is no use
 GUARD_EVERY: Final = 50  # updates between two readings off phase
 GUARD_SOON: Final = 3  # the same once one of them has found a publish
 GUARD_SHARES: Final = (0.5, 0.65)  # of the period: past the middle, where one half as long shows
@@ -24,36 +24,55 @@ class Search:
         """``sd_ns``: of a period that is known; then one publish is enough, to find the phase."""
         self.period_ns: Final = period_ns
         self.step_ns: Final = period_ns / steps
-        self.reads = 0
+        self.reads = 0  # that came in time
         self._sd_ns: Final = sd_ns
-        self._seen: list[Interval] = []
+        self._last: Interval | None = None
+        self._was_late = False
+        self._in_time = 0  # publishes that readings in time have seen
+        self._gaps: list[float] = []
+        self._width_ns = 0.0
 
-    def take(self, within: Interval) -> None:
-        """Take a publish that lies in an interval."""
-        self._seen.append(within)
+    def take(self, within: Interval, *, is_late: bool) -> None:
+        """Take a publish that lies in an interval; ``is_late``: its end came later than planned.
+
+        A late reading may have stepped over publishes: what lies about it tells no period, or a
+        machine short of CPU time would make the device another one.
+        """
+        last, self._last = self._last, within
+        was_late, self._was_late = self._was_late, is_late
+        self._in_time += not is_late
+        if last is None:
+            return
+        gap_ns = within.mid_ns - last.mid_ns
+        ends = ((last, was_late), (within, is_late))
+        if not any(late and i.high_ns - i.low_ns > LATE_SHARE * gap_ns for i, late in ends):
+            self._gaps.append(gap_ns)
+            self._width_ns = max(self._width_ns, *(i.high_ns - i.low_ns for i, _ in ends))
 
     @property
     def is_over(self) -> bool:
         """Whether enough has been seen."""
-        return len(self._seen) > (SEARCH_GAPS if self._sd_ns is None else 0)
+        if self._sd_ns is not None:
+            return self._last is not None
+        return self.is_coarse or len(self._gaps) >= SEARCH_GAPS
 
     @property
     def is_coarse(self) -> bool:
-        """Whether the steps were too wide for a period as short as this."""
-        return self._sd_ns is None and self.reads < LEAST_SEARCH_READS * len(self._seen)
+        """Whether the steps are too wide for a period as short as this."""
+        is_told = self._sd_ns is None and self._in_time > SEARCH_GAPS
+        return is_told and self.reads < LEAST_SEARCH_READS * self._in_time
 
     def result(self) -> PublishFilter:
         """Return the filter to go on with, once it is over."""
-        last = Moment(self._seen[-1].mid_ns, self._seen[-1].variance)
-        if self._sd_ns is not None:
-            return PublishFilter(last, self.period_ns, self._sd_ns**2)
-        mids = [interval.mid_ns for interval in self._seen]
-        gaps = [after - before for before, after in pairwise(mids)]
-        median = sorted(gaps)[len(gaps) // 2]
+        within = self._last or Interval(0.0, 0.0)
+        last = Moment(within.mid_ns, within.variance)
+        if self._sd_ns is not None or not self._gaps:
+            return PublishFilter(last, self.period_ns, (self._sd_ns or self.period_ns) ** 2)
+        median = sorted(self._gaps)[len(self._gaps) // 2]
         # A gap of two periods is one publish that was missed; the median says which those are.
-        periods = sum(max(1, round(gap / median)) for gap in gaps)
-        period_ns = (mids[-1] - mids[0]) / periods
-        width_ns = math.sqrt(max(interval.variance for interval in self._seen))
+        periods = sum(max(1, round(gap / median)) for gap in self._gaps)
+        period_ns = sum(self._gaps) / periods
+        width_ns = self._width_ns / math.sqrt(12)
         return PublishFilter(last, period_ns, max(0.05 * period_ns, width_ns / 2) ** 2)
 
 
