@@ -50,6 +50,17 @@ def test_rise_is_always_believed() -> None:
     assert step(capped, 1_000_000, 3_500_000, SECOND // 20) == (2_500_000, None)
 
 
+@pytest.mark.parametrize("slip", [2**40, 2**62])
+def test_endless_counter_that_leaps_books_nothing(slip: int) -> None:
+    """A rise over what the load can draw is no energy; one that was counted late is."""
+    away = step(ENDLESS, 1_000_000, slip, SECOND)
+    assert away.energy_uj == 0
+    assert "more than it can measure" in (away.problem or "")
+    assert step(ENDLESS, slip, 2_000_000, SECOND).energy_uj == 0
+    most_uj = round(ENDLESS.max_power_w * 3e6)
+    assert step(ENDLESS, 0, most_uj, SECOND) == (most_uj, None)
+
+
 def test_endless_counter_that_goes_back_books_nothing() -> None:
     """A counter without a range has no wrap to explain a fall."""
     assert step(ENDLESS, 5, 4, SECOND).energy_uj == 0

@@ -18,7 +18,7 @@ from tychod.analysis.energy import (
 )
 from tychod.analysis.state import Params, State, ZonePoint
 from tychod.model import Window
-from tychod.samples import EnergySample, EnergySeries, EnergyZone
+from tychod.samples import EnergySample, EnergySeries, EnergyZone, PowerSensor
 
 S = 1_000_000_000
 J = 1_000_000
@@ -202,6 +202,23 @@ def test_a_counter_that_stands_still_is_no_news() -> None:
     found = cut(0, 3, at(0, 0), (0, 0), (0.5, 0), (1, 10), (1.5, 10), (2, 20), (2.5, 20), (3, 30))
 
     assert (found.meter.marks_ns / S).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [2**62, 2**63, 2**64 - 5, 10**100, -1])
+def test_no_value_of_a_collector_stops_the_analysis(value: int) -> None:
+    """A counter or a power that no machine can have is left out; the others are booked."""
+    sensor = PowerSensor("x:p", "other", "p", None, 1000.0)
+    good = [(0.0, 10), (1.0, 20), (2.0, 30), (3.0, 40), (4.0, 50)]
+    for of in (PACKAGE, PACKAGE._replace(max_range_uj=0)):
+        known = replace(series(*good, of=of), sensors=(sensor,), period_ns=S)
+        samples = [s._replace(power_uw=(5 * J,)) for s in known.samples]
+        samples[2] = samples[2]._replace(energy_uj=(value,), power_uw=(value,))
+        counter, power = zone_windows(
+            replace(known, samples=tuple(samples)), Window(S, 4 * S), State(), PARAMS
+        )
+        assert counter.energy_uj == 30 * J
+        assert counter.reason is None
+        assert power.energy_uj == 15 * J
 
 
 def test_the_delay_is_taken_off() -> None:

@@ -6,12 +6,18 @@ load can draw at most (``max_power_w``) decides what is believable.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tychod.samples import EnergyZone
 
 MARGIN_NS = 1_000_000
 """A RAPL counter is updated about every 0.976 ms, so a reading may hold that much of the past."""
+
+SLACK_NS: Final = 2_000_000_000
+"""A counter in 64 bits may be counted up so late, and then make up for it."""
+LEAPT: Final = "its counter rose by more than it can measure; counting goes on from the new value"
+COUNTER_END: Final = 2**62
+"""No counter in microjoules gets there: at 1 GW after 146 years."""
 
 
 class Step(NamedTuple):
@@ -35,14 +41,16 @@ def step(zone: EnergyZone, previous_uj: int, current_uj: int, elapsed_ns: int) -
     """Return the energy between two readings of a zone, ``elapsed_ns`` apart.
 
     Nothing is booked, and the reason told, when the counter went back by more than a wrap at the
-    hardware's utmost power explains (it was reset), or may have wrapped more than once.
+    hardware's utmost power explains (it was reset), or may have wrapped more than once, or has no
+    range and rose by more than that power explains: in 64 bits a slip would be booked for good.
     Any other rise is believed: no guess about the hardware's limits drops what a meter counted.
     """
     energy_uj = unwrap(previous_uj, current_uj, zone.max_range_uj)
     if energy_uj is None:
         return Step(0, "its counter was reset; counting goes on from the new value")
     if not zone.max_range_uj:
-        return Step(energy_uj)
+        most_uj = zone.max_power_w * (elapsed_ns + SLACK_NS) / 1_000
+        return Step(energy_uj) if energy_uj <= most_uj else Step(0, LEAPT)
     limit_uj = zone.max_power_w * (elapsed_ns + MARGIN_NS) / 1_000
     if current_uj < previous_uj and energy_uj > limit_uj:
         return Step(0, "its counter went back without a wrap; counting goes on from the new value")

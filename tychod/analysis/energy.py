@@ -1,12 +1,13 @@
 """Energy of each zone and domain in one window, exact in total and resolved by bin."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from tychod.analysis.bins import Meter
-from tychod.analysis.counters import Track, energy_at, native_at, track
+from tychod.analysis.counters import COUNTER_END, Track, energy_at, native_at, track
 from tychod.analysis.powers import as_zone, power_track
 from tychod.analysis.state import Params, State, ZonePoint
 from tychod.model import Window
@@ -18,6 +19,8 @@ PLATFORM: Final = "platform"
 GPU: Final = "gpu"
 OTHER: Final = "other"
 """What sensors measure that is no domain of ours: it is shown, and is in no total."""
+POWER_END: Final = 2**50
+"""No power in microwatts gets there (1 GW); collectors know what each sensor can say."""
 
 
 class ZoneWindow(NamedTuple):
@@ -33,6 +36,21 @@ class ZoneWindow(NamedTuple):
     meter: Meter  # the window's part, on the axis that the source's delay is taken off
     reason: str | None
     broken: bool = False  # it was reset or may have wrapped unseen: its bins do not show its power
+    sensor: PowerSensor | None = None  # the readings that were added up; None: a counter did so
+    interval_ns: int | None = None  # how far apart they are; None: a counter, or not known
+
+
+class Followed(NamedTuple):
+    """One zone's energy since a point, however it is known."""
+
+    zone: EnergyZone
+    source: str
+    quality: str
+    point: ZonePoint
+    track: Track  # begins at the point
+    marks_ns: Int64s  # when something new was read
+    reason: str | None  # why it cannot be read now
+    missing_ns: int = 0  # of the time that the track covers: nothing is known of it
 
 
 class UnreadZone(NamedTuple):
@@ -108,16 +126,21 @@ def zone_windows(
         point = _point(zone, state)
         if point.native_uj is None and not readings:
             continue
-        marked = readings
+        begun = point
+        if point.native_uj is None:
+            begin = _begun if sensor else partial(_seed, zone)
+            begun = begin(readings, window, point)
+        native_uj = begun.native_uj or 0
         if sensor is None:
-            begun = point if point.native_uj is not None else _seed(zone, readings, window, point)
-            moved = track(zone, begun.t_ns, begun.native_uj or 0, readings)
+            moved, marks_ns = track(zone, begun.t_ns, native_uj, readings), _marks(readings)
         else:
-            begun = point if point.native_uj is not None else _begun(readings, window, point)
-            booked_uj = begun.native_uj or 0
-            moved = power_track(sensor, begun.t_ns, booked_uj, readings, series.period_ns)
-            marked = [(t_ns, news) for news, (t_ns, _) in enumerate(readings)]
-        found.append(_zone_window(zone, series, (moved, marked), window, begun, params))
+            moved = power_track(sensor, begun.t_ns, native_uj, readings, series.period_ns)
+            marks_ns = np.array([t_ns for t_ns, _ in readings], np.int64)
+        reason = series.zone_reasons.get(zone.key)
+        followed = Followed(zone, series.source, series.quality, begun, moved, marks_ns, reason)
+        interval_ns = series.period_ns or None if sensor else None
+        booked = zone_window(followed, window, params)
+        found.append(booked._replace(sensor=sensor, interval_ns=interval_ns))
     return found
 
 
@@ -154,15 +177,18 @@ def _powers(series: EnergySeries, index: int) -> list[tuple[int, int]]:
     return [
         (s.t_ns - series.delay_ns, value)
         for s in series.samples
-        if index < len(s.power_uw) and (value := s.power_uw[index]) is not None
+        if index < len(s.power_uw)
+        and (value := s.power_uw[index]) is not None
+        and 0 <= value < POWER_END
     ]
 
 
 def _readings(series: EnergySeries, index: int) -> list[tuple[int, int]]:
+    """Return the readings of a counter, without what no collector should let through."""
     return [
         (s.t_ns - series.delay_ns, value)
         for s in series.samples
-        if (value := s.energy_uj[index]) is not None
+        if (value := s.energy_uj[index]) is not None and 0 <= value < COUNTER_END
     ]
 
 
@@ -170,30 +196,24 @@ def _point(zone: EnergyZone, state: State) -> ZonePoint:
     return state.zones.get(zone.key) or ZonePoint(0, None, 0, zone.domain)
 
 
-def _zone_window(
-    zone: EnergyZone,
-    series: EnergySeries,
-    seen: tuple[Track, Sequence[tuple[int, int]]],
-    window: Window,
-    point: ZonePoint,
-    params: Params,
-) -> ZoneWindow:
-    found, readings = seen
+def zone_window(followed: Followed, window: Window, params: Params) -> ZoneWindow:
+    """Cut what is known of a zone at the window's ends; what came too late is told apart."""
+    zone, point, found = followed.zone, followed.point, followed.track
     until_ns, native_uj = native_at(found, window.end_ns, zone.max_range_uj)
     rise_uj = energy_at(found, window.end_ns)
     is_late = point.t_ns < window.start_ns - params.late_tolerance_ns
     late_uj = energy_at(found, window.start_ns) if is_late else 0
-    end = ZonePoint(until_ns, native_uj, point.booked_uj + rise_uj, zone.domain)
+    first_ns = window.start_ns if is_late else point.t_ns
     return ZoneWindow(
         zone,
-        series.source,
-        series.quality,
-        end,
+        followed.source,
+        followed.quality,
+        ZonePoint(until_ns, native_uj, point.booked_uj + rise_uj, zone.domain),
         rise_uj - late_uj,
         late_uj,
-        max(until_ns - point.t_ns, 0),
-        _meter(found, readings, window, is_late=is_late),
-        series.zone_reasons.get(zone.key) or (found.problems[-1] if found.problems else None),
+        max(until_ns - point.t_ns - followed.missing_ns, 0),
+        _meter(found, followed.marks_ns, first_ns, window.end_ns),
+        followed.reason or (found.problems[-1] if found.problems else None),
         bool(found.problems),
     )
 
@@ -208,20 +228,18 @@ def _seed(
     return ZonePoint(t_ns, native_uj, before.booked_uj, zone.domain)
 
 
-def _meter(
-    found: Track, readings: Sequence[tuple[int, int]], window: Window, *, is_late: bool
-) -> Meter:
-    """Return the track inside the window; a little lateness before it belongs to its first bin."""
-    first_ns = window.start_ns if is_late else found.times_ns[0]
+def _meter(found: Track, marks_ns: Int64s, first_ns: int, end_ns: int) -> Meter:
+    """Return a track from the first to the last moment, as the bins want it."""
     times = np.array(found.times_ns, np.int64)
     energy = np.array(found.energy_uj, np.float64) / 1e6
-    ends = np.array([first_ns, min(max(found.times_ns[-1], first_ns), window.end_ns)], np.int64)
+    last_ns = min(max(found.times_ns[-1], first_ns), end_ns)
+    ends = np.array([first_ns, last_ns], np.int64)
     at_ends = np.interp(ends - first_ns, times - first_ns, energy)
-    inner = (times > ends[0]) & (times < ends[1])
+    inner = (times > first_ns) & (times < last_ns)
     return Meter(
         np.concatenate([ends[:1], times[inner], ends[1:]]),
         np.concatenate([at_ends[:1], energy[inner], at_ends[1:]]) - at_ends[0],
-        _marks(readings),
+        marks_ns,
     )
 
 

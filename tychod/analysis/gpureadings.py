@@ -5,6 +5,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Final, NamedTuple
 
+from tychod.analysis.counters import COUNTER_END
 from tychod.samples import GpuDevice, GpuSample
 
 PERIOD_S: Final = 0.1
@@ -13,7 +14,7 @@ MOST_W: Final = 10_000.0
 """No device draws more; for those whose utmost power is not known."""
 ALL_ONES_UJ: Final = frozenset({(2**32 - 1) * 1_000, (2**64 - 1) * 1_000})
 """What drivers say in place of millijoules that they do not have."""
-COUNTER_MAX_UJ: Final = 2**62
+
 GAP_PERIODS: Final = 4
 """One period is normal and three more are bridged; what is longer is a gap."""
 
@@ -85,7 +86,7 @@ def _watts(value_uw: int | None, max_w: float) -> float | None:
 
 def _energy_uj(sample: GpuSample) -> int | None:
     value = sample.energy_uj
-    if value is None or not 0 <= value < COUNTER_MAX_UJ or value in ALL_ONES_UJ:
+    if value is None or not 0 <= value < COUNTER_END or value in ALL_ONES_UJ:
         return None
     return value
 

@@ -10,9 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tychod.analysis.bins import Meter as BinMeter
-from tychod.analysis.counters import Track, energy_at, native_at
-from tychod.analysis.energy import ZoneWindow
+from tychod.analysis.counters import Track, native_at
+from tychod.analysis.energy import Followed, ZoneWindow, zone_window
 from tychod.analysis.gpucounter import counter_track, is_refused, learn, method_of
 from tychod.analysis.gpumemory import GpuMemory, Meter
 from tychod.analysis.gpureadings import GAP_PERIODS, Readings, readings_of, segments
@@ -20,7 +19,7 @@ from tychod.analysis.gpusolve import BIN_NS, Piece, lines, undone
 from tychod.analysis.gpuspread import spread_j
 from tychod.analysis.state import Params, ZonePoint
 from tychod.model import GpuMethod, Window
-from tychod.samples import EnergyZone, GpuDevice, GpuSample, GpuSeries, Int64s
+from tychod.samples import EnergyZone, GpuDevice, GpuSample, GpuSeries
 
 DOMAIN: Final = "gpu"
 
@@ -36,11 +35,10 @@ class DeviceWindow(NamedTuple):
     rejected: int = 0  # values read in the window that cannot be
 
 
-class _Followed(NamedTuple):
+class _Counted(NamedTuple):
     """A GPU's energy since a point."""
 
     point: ZonePoint
-    native_uj: int
     track: Track
     missing_ns: int = 0  # of the time that the track covers: nothing is known of it
 
@@ -61,24 +59,46 @@ def device_windows(
 
     The memory of a device that is gone is kept: it may come back.
     """
-    found, learned = [], dict(memory)
+    found: dict[str, DeviceWindow] = {}
+    learned = dict(memory)
+    by_device: dict[str, list[GpuSample]] = {}
+    for sample in series.samples:
+        by_device.setdefault(sample.device, []).append(sample)
     for device in series.devices:
+        if device.uuid in found:
+            continue  # two of one name cannot be told apart: they are booked as one
         before = memory.get(device.uuid, GpuMemory())
         point = points.get(zone_key(device)) or ZonePoint(0, None, 0, DOMAIN)
-        readings = readings_of(device, series.samples)
-        followed, meter = _followed(readings, window, point, before)
+        readings = readings_of(device, by_device.get(device.uuid, ()))
+        counted, meter = _counted(readings, window, point, before)
         learned[device.uuid] = after = replace(before, meter=meter)
-        if followed:
-            zone = _zone_window(device, series, readings, window, followed, params)
-            after = learn(after, readings, followed.point.t_ns, zone.point.t_ns)
+        if counted:
+            zone = _booked(series, device, readings, counted, window, params)
+            after = learn(after, readings, counted.point.t_ns, zone.point.t_ns)
             learned[device.uuid] = after
-            found.append(_device_window(device, zone, readings, window, after))
-    return found, learned
+            found[device.uuid] = _device_window(device, zone, readings, window, after)
+    return list(found.values()), learned
 
 
-def _followed(
+def _booked(
+    series: GpuSeries,
+    device: GpuDevice,
+    readings: Readings,
+    counted: _Counted,
+    window: Window,
+    params: Params,
+) -> ZoneWindow:
+    zone = EnergyZone(zone_key(device), DOMAIN, device.name, None, 0, readings.max_w)
+    reason = series.reasons.get(device.uuid)
+    marks_ns = np.array([r.t_ns for r in readings.found], np.int64)
+    point, track, missing_ns = counted
+    followed = Followed(zone, series.source, "measured", point, track, marks_ns, reason, missing_ns)
+    return zone_window(followed, window, params)
+
+
+def _counted(
     readings: Readings, window: Window, point: ZonePoint, memory: GpuMemory
-) -> tuple[_Followed | None, Meter]:
+) -> tuple[_Counted | None, Meter]:
     meter = _meter(readings, point, memory)
     is_new = point.native_uj is None or not memory.meter
     begin = ZonePoint(window.start_ns, None, point.booked_uj, DOMAIN) if is_new else point
@@ -96,7 +116,7 @@ def _meter(readings: Readings, point: ZonePoint, memory: GpuMemory) -> Meter:
     return "counter" if has_counter and not is_refused(memory.agreement) else "series"
 
 
-def _by_counter(readings: Readings, begin: ZonePoint, *, is_same: bool) -> _Followed | None:
+def _by_counter(readings: Readings, begin: ZonePoint, *, is_same: bool) -> _Counted | None:
     """Follow the device's counter; where it begins to count, it does so without a rise."""
     native_uj = begin.native_uj if is_same else None
     if native_uj is None:
@@ -106,10 +126,10 @@ def _by_counter(readings: Readings, begin: ZonePoint, *, is_same: bool) -> _Foll
         until_ns = max(begin.t_ns, first[0])
         t_ns, native_uj = native_at(counter_track(readings, *first), until_ns, 0)
         begin = begin._replace(t_ns=t_ns)
-    return _Followed(begin, native_uj, counter_track(readings, begin.t_ns, native_uj))
+    return _Counted(begin, counter_track(readings, begin.t_ns, native_uj))
 
 
-def _by_series(readings: Readings, begin: ZonePoint, end_ns: int) -> _Followed | None:
+def _by_series(readings: Readings, begin: ZonePoint, end_ns: int) -> _Counted | None:
     """Count the energy of readings that nobody else counts."""
     pieces = _pieces(readings, begin.t_ns, end_ns)
     if begin.native_uj is None:
@@ -121,7 +141,7 @@ def _by_series(readings: Readings, begin: ZonePoint, end_ns: int) -> _Followed |
     rise_uj = [round(j * 1e6) for j in energy]
     told = f"it was not read for {missing_ns / 1e9:.1f} s: the energy of that time is missing"
     track = Track(times, rise_uj, [native_uj + uj for uj in rise_uj], [told] if missing_ns else [])
-    return _Followed(begin, native_uj, track, missing_ns)
+    return _Counted(begin, track, missing_ns)
 
 
 def _pieces(readings: Readings, from_ns: int, end_ns: int) -> list[Piece]:
@@ -164,49 +184,6 @@ def _joined(pieces: Sequence[Piece], t_ns: int, hold_ns: int) -> tuple[list[int]
         energy += (piece.energy_j[later] + (energy[-1] - at_j)).tolist()
         times += piece.times_ns[later].tolist()
     return times, energy, missing_ns
-
-
-def _zone_window(
-    device: GpuDevice,
-    series: GpuSeries,
-    readings: Readings,
-    window: Window,
-    followed: _Followed,
-    params: Params,
-) -> ZoneWindow:
-    track, point = followed.track, followed.point
-    until_ns, native_uj = native_at(track, window.end_ns, 0)
-    rise_uj = energy_at(track, window.end_ns)
-    is_late = point.t_ns < window.start_ns - params.late_tolerance_ns
-    late_uj = energy_at(track, window.start_ns) if is_late else 0
-    zone = EnergyZone(zone_key(device), DOMAIN, device.name, None, 0, readings.max_w)
-    reason = series.reasons.get(device.uuid) or (track.problems[-1] if track.problems else None)
-    return ZoneWindow(
-        zone,
-        series.source,
-        "measured",
-        ZonePoint(until_ns, native_uj, point.booked_uj + rise_uj, DOMAIN),
-        rise_uj - late_uj,
-        late_uj,
-        max(until_ns - point.t_ns - followed.missing_ns, 0),
-        _inside(track, window.start_ns if is_late else point.t_ns, window.end_ns, _marks(readings)),
-        reason,
-        bool(track.problems),
-    )
-
-
-def _inside(track: Track, first_ns: int, end_ns: int, marks_ns: Int64s) -> BinMeter:
-    """Return a track inside the window, as the bins want it."""
-    times = np.array(track.times_ns, np.int64)
-    last_ns = min(max(int(times[-1]), first_ns), end_ns)
-    inner = times[(times > first_ns) & (times < last_ns)]
-    at = np.concatenate([[first_ns], inner, [last_ns]]).astype(np.int64)
-    energy = np.interp(at - first_ns, times - first_ns, np.array(track.energy_uj) / 1e6)
-    return BinMeter(at, energy - energy[0], marks_ns)
-
-
-def _marks(readings: Readings) -> Int64s:
-    return np.array([r.t_ns for r in readings.found], np.int64)
 
 
 def _device_window(

@@ -24,6 +24,14 @@ ALL_ONES: Final = frozenset(
 )
 """What a driver passes on where the chip or the firmware knows no value; ACPI's is in mW."""
 
+COUNTER_END: Final = 2**62
+"""A counter gets there in 146 years at 1 GW; what is above is a negative number read unsigned."""
+
+SLACK_NS: Final = 2_000_000_000
+"""A driver may count so late and then make up for it: amd_energy adds up by a thread of its own."""
+
+LEAPT: Final = "rejected: its counter leapt; it is believed once the next values follow it"
+
 ROOT_ONLY: Final = "readable by root only"
 
 REOPEN_INTERVAL_NS: Final = 1_000_000_000
@@ -82,12 +90,36 @@ class Gauge:
         self.reason = reason
 
 
+class Level:
+    """Where a counter is: one that leaps is believed once the next value follows from there."""
+
+    def __init__(self, max_power_w: float) -> None:
+        self._max_power_w: Final = max_power_w
+        self._last: tuple[int, int] | None = None  # when it was believed, and the value in uJ
+        self._doubtful: tuple[int, int] | None = None
+
+    def takes(self, now_ns: int, value: int) -> bool:
+        """Say whether a value (uJ) follows from the last one, or from the one rejected last."""
+        seen = (now_ns, value)
+        known = [before for before in (self._last, self._doubtful) if before]
+        if not known or any(self._follows(before, seen) for before in known):
+            self._last, self._doubtful = seen, None
+        else:
+            self._doubtful = seen
+        return self._doubtful is None
+
+    def _follows(self, before: tuple[int, int], after: tuple[int, int]) -> bool:
+        elapsed_ns = after[0] - before[0] + SLACK_NS
+        return 0 <= after[1] - before[1] <= self._max_power_w * elapsed_ns / 1_000
+
+
 class Meter:
     """One sensor with its gauge, and how many implausible values were rejected."""
 
     def __init__(self, host: Host, known: EnergyZone | PowerSensor, paths: Sequence[str]) -> None:
         self.known: Final = known
         self._gauge = Gauge(host, paths)
+        self._level = Level(known.max_power_w) if isinstance(known, EnergyZone) else None
         self._rejected = 0
         self._last_ns = 0
         self.reason: str | None = None
@@ -96,12 +128,18 @@ class Meter:
         """Return the value in uJ or uW, or None with ``reason`` set."""
         value = self._gauge.read(now_ns)
         self.reason = self._gauge.reason
-        if value is None or not (fault := find_fault(self.known, value)):
+        if value is None or not (fault := self._fault(value, now_ns)):
             return value
         self._rejected += 1
         self._last_ns = now_ns
         self.reason = fault
         return None
+
+    def _fault(self, value: int, now_ns: int) -> str | None:
+        fault = find_fault(self.known, value)
+        if fault is None and self._level and not self._level.takes(now_ns, value):
+            return LEAPT
+        return fault
 
     def problem(self, now_ns: int) -> str | None:
         """Return how many values were rejected; None where none was in the last ten minutes."""
@@ -124,6 +162,8 @@ def find_fault(meter: EnergyZone | PowerSensor, value: int) -> str | None:
         return "rejected: all bits are set, which means no value"
     if value < 0:
         return "rejected: it is negative"
+    if not is_power and value >= COUNTER_END:
+        return "rejected: no counter gets so far: a negative number without its sign"
     if is_power and value > meter.max_power_w * 1e6:
         return f"rejected: it is over the most that is possible, {meter.max_power_w:g} W"
     if is_power and not value and meter.domain == "platform":
