@@ -73,6 +73,17 @@ def said_j(found: Sequence[DeviceWindow]) -> float:
     return sum(w.zone.energy_uj + w.zone.late_uj for w in found) / J
 
 
+def test_a_device_listed_twice_is_booked_once() -> None:
+    """Two devices of one name cannot be told apart: their energy is in the total once."""
+    found = tuple(sample(0.1 * i, 30.0 * i, 300.0) for i in range(-20, 40))
+    once = series(GPU, found, -2.0, 3.5)
+    window = Window(0, 3 * S)
+    twice = replace(once, devices=(GPU, GPU._replace(number=1)))
+    (said,), _ = device_windows(twice, window, {}, {}, PARAMS)
+    (expected,), _ = device_windows(once, window, {}, {}, PARAMS)
+    assert said.zone.energy_uj == expected.zone.energy_uj == 900 * J
+
+
 def bins_j(found: DeviceWindow, *at_s: float) -> list[float]:
     """Energy up to these moments."""
     meter = found.zone.meter

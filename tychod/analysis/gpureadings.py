@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from tychod.analysis.counters import COUNTER_END
 from tychod.samples import GpuDevice, GpuSample
@@ -42,25 +42,37 @@ class Readings(NamedTuple):
     newest: GpuSample | None
 
 
+class _OfDevice(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfDevice)
+
+
+def by_device(found: Iterable[T]) -> dict[str, list[T]]:
+    """Return what belongs to each device, by its uuid."""
+    groups: dict[str, list[T]] = {}
+    for one in found:
+        groups.setdefault(one.device, []).append(one)
+    return groups
+
+
 def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
-    """Return what a device's samples say; values that cannot be are left out and counted."""
+    """Return what a device's own samples say; values that cannot be are left out and counted."""
     max_w = device.max_power_w if device.max_power_w > 0 else MOST_W
-    delay_ns = round(device.delay_s * 1e9)
+    delay_ns, most_uw = round(device.delay_s * 1e9), max_w * 1e6
     found: list[Reading] = []
     rejected: list[int] = []
-    newest = None
+    newest = last_ns = None
     for sample in samples:
-        if sample.device != device.uuid:
+        newest, t_ns = sample, sample.published_ns - delay_ns
+        if last_ns is not None and t_ns <= last_ns:
             continue
-        newest = sample
-        t_ns = sample.published_ns - delay_ns
-        if found and t_ns <= found[-1].t_ns:
-            continue
-        reading = _reading(sample, t_ns, max_w)
-        found.append(reading)
-        told = sample.energy_uj, sample.instant_uw, sample.average_uw
-        odd = sum(v is None and t is not None for v, t in zip(reading[2:], told, strict=True))
-        rejected += [sample.t_ns] * odd
+        last_ns = t_ns
+        found.append(reading := _reading(sample, t_ns, most_uw))
+        told = (sample.energy_uj, sample.instant_uw, sample.average_uw)
+        rejected += [sample.t_ns] * (reading[2:].count(None) - told.count(None))
     period_ns = _period_ns(device, found)
     sensor_ns = round(device.sensor_s * 1e9) or period_ns // 4
     return Readings(
@@ -75,20 +87,16 @@ def readings_of(device: GpuDevice, samples: Iterable[GpuSample]) -> Readings:
     )
 
 
-def _reading(sample: GpuSample, t_ns: int, max_w: float) -> Reading:
-    instant_w, average_w = (_watts(v, max_w) for v in (sample.instant_uw, sample.average_uw))
-    return Reading(t_ns, sample.sd_ns, _energy_uj(sample), instant_w, average_w)
-
-
-def _watts(value_uw: int | None, max_w: float) -> float | None:
-    return value_uw / 1e6 if value_uw is not None and 0 <= value_uw <= max_w * 1e6 else None
-
-
-def _energy_uj(sample: GpuSample) -> int | None:
-    value = sample.energy_uj
-    if value is None or not 0 <= value < COUNTER_END or value in ALL_ONES_UJ:
-        return None
-    return value
+def _reading(sample: GpuSample, t_ns: int, most_uw: float) -> Reading:
+    energy, instant, average = sample.energy_uj, sample.instant_uw, sample.average_uw
+    counts = energy is not None and 0 <= energy < COUNTER_END and energy not in ALL_ONES_UJ
+    return Reading(
+        t_ns,
+        sample.sd_ns,
+        energy if counts else None,
+        instant / 1e6 if instant is not None and 0 <= instant <= most_uw else None,
+        average / 1e6 if average is not None and 0 <= average <= most_uw else None,
+    )
 
 
 def _period_ns(device: GpuDevice, found: Sequence[Reading]) -> int:

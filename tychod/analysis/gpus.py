@@ -6,7 +6,7 @@ the energy of each.
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
 from typing import Final, NamedTuple
@@ -18,12 +18,13 @@ from tychod.analysis.energy import ZoneWindow
 from tychod.analysis.gpuidle import UNTOLD, IdleMemory, Level, Tail, idle_j, learned, level
 from tychod.analysis.gpumemory import GpuMemory
 from tychod.analysis.gpupieces import Looked, Seen, pieces_of
+from tychod.analysis.gpureadings import by_device
 from tychod.analysis.gpuseries import DeviceWindow
 from tychod.analysis.gpushare import Holders, Split, claims_on, holders, looked
 from tychod.analysis.gputail import evened, owed_j, tail_of
 from tychod.analysis.state import Params
 from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Identity, IdleFloor, Window
-from tychod.samples import GpuDevice, GpuSample, GpuSeries
+from tychod.samples import GpuDevice, GpuSample, GpuSeries, GpuUse
 
 LATE: Final = "it is from before the window, and who used it then is not known"
 UNREAD_USERS: Final = "which processes use this GPU is not known"
@@ -104,11 +105,15 @@ def gpu_window(
     ``others`` are meters of GPUs of which nothing else is known.
     """
     claimed = claims(tenants.identities.values(), [d.device for d in devices])
+    samples = by_device(series.samples) if series else {}
+    uses = by_device(series.uses) if series else {}
     parts = []
     for one in devices:
         mine = claimed.get(one.device.uuid, ())
         before = memory.get(one.device.uuid, GpuMemory())
-        parts.append(_part(one, series, tenants, window, mine, before, params))
+        uuid = one.device.uuid
+        seen = _seen(one.device, samples.get(uuid, ()), uses.get(uuid, ()))
+        parts.append(_part(one, seen, tenants, window, mine, before, params))
     unknown_uj = sum(zone.energy_uj + zone.late_uj for zone in others)
     reasons = _summed([*(p.share.reasons for p in parts), {UNREAD_USERS: unknown_uj}])
     zones = [*(d.zone for d in devices), *others]
@@ -123,7 +128,7 @@ def gpu_window(
 
 def _part(
     one: DeviceWindow,
-    series: GpuSeries | None,
+    seen: Seen,
     tenants: Tenants,
     window: Window,
     claimed: Sequence[Claim],
@@ -131,7 +136,7 @@ def _part(
     params: Params,
 ) -> _Part:
     held = holders(claimed, tenants.live, before.idle.allocated)
-    seen = _seen(one.device, series, is_assigned=bool(held.claims))
+    seen = seen._replace(is_assigned=bool(held.claims))
     pieces = pieces_of(one.zone, seen)
     inside = [each.piece for each in pieces if not each.is_late]
     idle = before.idle if one.zone.broken else learned(before.idle, inside)
@@ -154,14 +159,10 @@ def _part(
     return _Part(share, replace(before, idle=idle), doubts, known, lost_uj)
 
 
-def _seen(device: GpuDevice, series: GpuSeries | None, *, is_assigned: bool) -> Seen:
-    samples, uses = (series.samples, series.uses) if series else ((), ())
-    return Seen(
-        sorted((s for s in samples if s.device == device.uuid), key=_published),
-        sorted((u for u in uses if u.device == device.uuid), key=lambda u: u.t_ns),
-        is_assigned,
-        frozenset(part.number for part in instances(device)),
-    )
+def _seen(device: GpuDevice, samples: Iterable[GpuSample], uses: Iterable[GpuUse]) -> Seen:
+    parts = frozenset(part.number for part in instances(device))
+    looks = sorted(uses, key=lambda use: use.t_ns)
+    return Seen(sorted(samples, key=_published), looks, is_assigned=False, instances=parts)
 
 
 def _published(sample: GpuSample) -> int:

@@ -14,7 +14,7 @@ from tychod.analysis.counters import Track, native_at
 from tychod.analysis.energy import Followed, ZoneWindow, zone_window
 from tychod.analysis.gpucounter import counter_track, is_refused, learn, method_of
 from tychod.analysis.gpumemory import GpuMemory, Meter
-from tychod.analysis.gpureadings import GAP_PERIODS, Readings, readings_of, segments
+from tychod.analysis.gpureadings import GAP_PERIODS, Readings, by_device, readings_of, segments
 from tychod.analysis.gpusolve import BIN_NS, Piece, lines, undone
 from tychod.analysis.gpuspread import spread_j
 from tychod.analysis.state import Params, ZonePoint
@@ -61,15 +61,13 @@ def device_windows(
     """
     found: dict[str, DeviceWindow] = {}
     learned = dict(memory)
-    by_device: dict[str, list[GpuSample]] = {}
-    for sample in series.samples:
-        by_device.setdefault(sample.device, []).append(sample)
+    samples = by_device(series.samples)
     for device in series.devices:
         if device.uuid in found:
             continue  # two of one name cannot be told apart: they are booked as one
         before = memory.get(device.uuid, GpuMemory())
         point = points.get(zone_key(device)) or ZonePoint(0, None, 0, DOMAIN)
-        readings = readings_of(device, by_device.get(device.uuid, ()))
+        readings = readings_of(device, samples.get(device.uuid, ()))
         counted, meter = _counted(readings, window, point, before)
         learned[device.uuid] = after = replace(before, meter=meter)
         if counted:
