@@ -8,8 +8,9 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from http.client import HTTPException
-from typing import Any, Final, TypeVar
+from http.client import HTTPException, HTTPResponse
+from io import BufferedReader
+from typing import Any, Final, TypeVar, cast
 
 import requests
 import urllib3
@@ -26,20 +27,73 @@ BROKEN: Final = (
 """How a peer that hangs up shows, in TLS 1.3 also one that refused the client certificate."""
 OUT_OF_DATE: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
 HOSTNAME_MISMATCH: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_
+HEAD_LIMIT: Final = 64 << 10
+"""Bytes of an answer's head, provisional ones before it included: servers take 8 to 64 KiB."""
+_UNFIT: Final = (
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""What parsers of the standard library raise of an answer that nobody thought of."""
 
 E = TypeVar("E", bound=BaseException)
+
+
+class _Head:
+    """The lines of an answer's head: so many bytes at most, and no line within a line.
+
+    `email` takes a lone CR for the end of a line: 6 MB of head become 2 million fields, or
+    thousands of messages one inside another.
+    """
+
+    def __init__(self, lines: BufferedReader) -> None:
+        self._lines = lines
+        self._left = HEAD_LIMIT
+
+    def readline(self, limit: int) -> bytes:
+        """Return a line; HTTPException where no honest peer would have sent it."""
+        line = self._lines.readline(limit)
+        self._left -= len(line)
+        if self._left < 0 or b"\r" in line.removesuffix(b"\n").removesuffix(b"\r"):
+            raise HTTPException("the head is too long, or there is a line within a line")
+        return line
+
+
+class _Response(HTTPResponse):
+    """An answer of which neither head nor chunks can be what takes all memory."""
+
+    def begin(self, **options: Any) -> None:
+        """Read the head."""
+        lines = self.fp
+        self.fp = cast("BufferedReader", _Head(lines))
+        try:
+            super().begin(**options)
+        finally:
+            self.fp = lines
+
+    def _read_next_chunk_size(self) -> int:
+        """Return the size of a chunk; the library takes -1 and reads to the end of the stream."""
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise HTTPException("a chunk of negative size")
+        return size
 
 
 class Line:
     """The newest connection of a session, which another thread may cut.
 
     A time-out is for one wait only: a peer that sends a byte now and then has all the time it
-    wants, in the head of an answer as in its body.
+    wants, in the handshake, in the head of an answer and in its body.
     """
 
     def __init__(self, session: requests.Session) -> None:
         """Know of every connection that the session makes from now on."""
         self._socket: socket.socket | None = None
+        self._dialled: socket.socket | None = None  # what TLS is begun on
+        self.is_ended = False
         for adapter in session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
                 pools = adapter.poolmanager
@@ -49,11 +103,17 @@ class Line:
     def cut(self) -> None:
         """Shut the connection down: whoever waits for its answer gets an error at once.
 
-        While it is being made there is nothing to cut; that ends in its own time-out.
+        Before the peer has accepted it there is nothing to cut; that ends in its own time-out.
         """
-        if self._socket is not None:
-            with suppress(OSError):  # closed meanwhile, by its owner or the peer
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS
+        for found in (self._socket, self._dialled):
+            if found is not None:
+                with suppress(OSError):  # closed meanwhile, by its owner or the peer
+                    socket.socket.shutdown(found, socket.SHUT_RDWR)  # below TLS
+
+    def end(self) -> None:
+        """Cut, and let no later connection of the session come about either."""
+        self.is_ended = True
+        self.cut()
 
     def _pool(self, make: Callable[..., Any], *args: Any, **options: Any) -> object:
         pool = make(*args, **options)
@@ -62,12 +122,28 @@ class Line:
 
     def _connection(self, make: Callable[..., Any], *args: Any, **options: Any) -> object:
         connection = make(*args, **options)
+        connection.response_class = _Response
+        connection._new_conn = partial(self._dial, connection._new_conn)  # noqa: SLF001 - no other
         connection.connect = partial(self._connect, connection, connection.connect)
         return connection
 
+    def _dial(self, dial: Callable[[], socket.socket]) -> socket.socket:
+        dialled = dial()
+        self._dialled = dialled.dup()  # TLS takes the other one over before it shakes hands
+        if self.is_ended:
+            self.cut()
+        return dialled
+
     def _connect(self, connection: Any, connect: Callable[[], None]) -> None:
-        connect()
-        self._socket = connection.sock
+        try:
+            connect()
+            self._socket = connection.sock
+        finally:
+            dialled, self._dialled = self._dialled, None
+            if dialled is not None:
+                dialled.close()
+        if self.is_ended:
+            self.cut()
 
 
 def read_body(response: requests.Response, size: int) -> Iterator[bytes]:
@@ -85,6 +161,13 @@ def read_body(response: requests.Response, size: int) -> Iterator[bytes]:
         raise requests.exceptions.SSLError(exc) from exc
     except (urllib3.exceptions.HTTPError, HTTPException) as exc:
         raise requests.exceptions.ChunkedEncodingError(exc) from exc
+    except _UNFIT as exc:
+        raise _unfit(exc) from exc
+
+
+def _unfit(exc: Exception) -> requests.ConnectionError:
+    """Return what tells of an answer that is not HTTP; with no word of it."""
+    return requests.ConnectionError(urllib3.exceptions.ProtocolError(type(exc).__name__))
 
 
 def new_session() -> requests.Session:
@@ -113,7 +196,13 @@ def ask(
     request = session.prepare_request(plain)
     verify = True if session.verify is None else session.verify
     timeouts_s = (timeout_s, timeout_s)
-    return session.get_adapter(url).send(request, stream=True, timeout=timeouts_s, verify=verify)
+    adapter = session.get_adapter(url)
+    try:
+        return adapter.send(request, stream=True, timeout=timeouts_s, verify=verify)
+    except requests.RequestException:
+        raise
+    except (urllib3.exceptions.HTTPError, HTTPException, *_UNFIT) as exc:
+        raise _unfit(exc) from exc
 
 
 def system_ca() -> str | bool:

@@ -74,9 +74,10 @@ class PublishLock:
     @property
     def period_sd_s(self) -> float | None:
         """How sure the period is; None while it is not known."""
-        if isinstance(self._phase, Search):
+        phase = self._phase  # once: another thread may ask while it is replaced
+        if isinstance(phase, Search):
             return None
-        return math.sqrt(max(self._phase.period_variance, 0.0)) / NS
+        return math.sqrt(max(phase.period_variance, 0.0)) / NS
 
     def know(self, period_s: float, sd_s: float) -> None:
         """Take a calibrated period, unless one has been learned by now."""
