@@ -298,6 +298,7 @@ class SourceDevice(NamedTuple):
     delay_s: float | None
     delay_sd_s: float | None
     origin: str  # "calibrated 2026-01-02", "learned" or "default"
+    updates: int = 0  # how many it was followed for in this life of its source
 
 
 @dataclass(frozen=True, slots=True)

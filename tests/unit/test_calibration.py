@@ -11,7 +11,7 @@ from tychod.runtime.calibration_run import Power, calibrate, delay_of
 from tychod.runtime.store import Store
 from tychod.settings import Arguments
 
-GPU = SourceDevice("GPU-1", "A100; driver 550", 0.1, 0.0005, None, None, "learned")
+GPU = SourceDevice("GPU-1", "A100; driver 550", 0.1, 0.0005, None, None, "learned", 100)
 ENTRY = Entry("A100; driver 550", 0.1, 0.0005, 0.2, 0.02, "2026-01-02")
 
 
@@ -91,8 +91,8 @@ def test_absent_file_is_nothing_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("period_s", "sd_s", "origin", "is_written"),
     [
-        (0.101, 0.0001, "learned", False),  # 1 %
-        (0.103, 0.0020, "learned", False),  # 3 %, but not sure
+        (0.101, 0.0003, "learned", False),  # 1 %
+        (0.103, 0.0010, "learned", False),  # 3 %, and not sure
         (0.103, 0.0005, "learned", True),
         (0.103, 0.0005, "calibrated", False),  # nobody learned it
         (0.200, 0.0200, "learned", False),  # 10 % unsure
@@ -116,12 +116,44 @@ def test_drift_is_written(
     )
 
 
+@pytest.mark.parametrize(
+    ("period_s", "sd_s", "updates", "is_kept"),
+    [
+        (0.0971, 0.0037, 100, False),  # 4 % unsure
+        (0.1, 0.0009, 49, False),
+        (0.1, 0.0009, 50, True),
+        (2.0, 0.09, 9, False),
+        (2.0, 0.11, 10, False),
+        (2.0, 0.09, 10, True),  # a BMC's fifty updates would take minutes
+    ],
+)
+def test_first_guess_is_not_kept(
+    tmp_path: Path, period_s: float, sd_s: float, updates: int, is_kept: bool
+) -> None:
+    """A device is followed for a while before its period is stored."""
+    now = GPU._replace(period_s=period_s, period_sd_s=sd_s, updates=updates)
+
+    assert CalibrationFile(tmp_path).learn([now], 0.0, "2026-01-02") is is_kept
+
+
+def test_surer_value_replaces_a_rough_one(tmp_path: Path) -> None:
+    """A value with less than half the standard deviation is kept in place of the one before."""
+    rough = ENTRY._replace(period_s=0.0971, period_sd_s=0.0037, delay_s=1.9, delay_sd_s=0.4)
+    save(tmp_path / FILE_NAME, Calibration({"GPU-1": rough}))
+    file = CalibrationFile(tmp_path)
+
+    assert file.learn([GPU._replace(delay_s=1.75, delay_sd_s=0.05)], 0.0, "2026-03-04")
+    assert load(file.path).devices["GPU-1"][1:5] == (0.1, 0.0005, 1.75, 0.05)
+    as_sure = GPU._replace(period_s=0.1003, period_sd_s=0.0003, delay_s=1.8, delay_sd_s=0.04)
+    assert not file.learn([as_sure], 100.0, "2026-03-05")
+
+
 def test_it_is_written_once_a_minute_at_most(tmp_path: Path) -> None:
     """A period that keeps changing does not wear the disk."""
     file = CalibrationFile(tmp_path)
 
     written = [
-        file.learn([GPU._replace(period_s=0.1 + second / 100)], float(second), "2026-01-02")
+        file.learn([GPU._replace(period_s=0.1 + second / 1000)], float(second), "2026-01-02")
         for second in range(181)
     ]
 

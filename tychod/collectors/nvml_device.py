@@ -180,6 +180,7 @@ class Device:
             delay_s=None,
             delay_sd_s=None,
             origin=self._locks.origin(self.facts.uuid),
+            updates=self.lock.updates,
         )
 
 

@@ -155,6 +155,7 @@ class Redfish:
                 delay_s=None,
                 delay_sd_s=None,
                 origin="learned" if lock.is_locked else begun,
+                updates=lock.updates,
             ),
         )
 

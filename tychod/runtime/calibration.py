@@ -24,7 +24,11 @@ LONGEST_S: Final = 3600.0
 WRITE_EVERY_S: Final = 60.0
 DRIFT_SDS: Final = 3.0
 DRIFT_SHARE: Final = 0.02
-SURE_SHARE: Final = 0.05  # of the period: a learned one that is less sure is not worth keeping
+SURER: Final = 0.5  # of the standard deviation that is kept: what is so much surer replaces it
+# A period is kept once it is as sure as this share of it, after so many updates.
+SURE: Final = (0.01, 50)
+SURE_SLOW: Final = (0.05, 10)
+SLOW_S: Final = 0.25  # a BMC and not a GPU: fifty updates may take minutes
 
 
 class Entry(NamedTuple):
@@ -182,23 +186,34 @@ def _learned(known: Entry | None, device: SourceDevice, date: str) -> Entry | No
     """Return a device's new entry; None where what is kept is good enough."""
     base = known or Entry(_bounded(device.fingerprint), None, None, None, None, date)
     period, delay = base[1:3], base[3:5]
-    sure_s = SURE_SHARE * (device.period_s or 0.0)
-    is_sure = device.origin == "learned" and (device.period_sd_s or math.inf) <= sure_s
-    if is_sure and has_drifted(period, (device.period_s, device.period_sd_s)):
+    if is_settled(device) and is_better(period, (device.period_s, device.period_sd_s)):
         period = (device.period_s, device.period_sd_s)
-    if has_drifted(delay, (device.delay_s, device.delay_sd_s)):
+    if is_better(delay, (device.delay_s, device.delay_sd_s)):
         delay = (device.delay_s, device.delay_sd_s)
     entry = Entry(base.fingerprint, *period, *delay, date)
     return entry if entry[1:5] != base[1:5] else None
 
 
-def has_drifted(
+def is_settled(device: SourceDevice) -> bool:
+    """Whether a device was followed for long enough that its period is worth keeping."""
+    if device.origin != "learned" or device.period_s is None or device.period_sd_s is None:
+        return False
+    share, updates = SURE_SLOW if device.period_s >= SLOW_S else SURE
+    return device.updates >= updates and device.period_sd_s <= share * device.period_s
+
+
+def is_better(
     kept: tuple[float | None, float | None], now: tuple[float | None, float | None]
 ) -> bool:
-    """Whether a value differs from the one kept by more than both are unsure, and by 2 %."""
+    """Whether a value is half as unsure as the one kept, or differs from it.
+
+    That is by more than both are unsure, and by 2 %.
+    """
     if now[0] is None or now[1] is None:
         return False
     if kept[0] is None or kept[1] is None:
+        return True
+    if now[1] < SURER * kept[1]:
         return True
     away = abs(now[0] - kept[0])
     return away > DRIFT_SDS * math.hypot(kept[1], now[1]) and away > DRIFT_SHARE * kept[0]

@@ -20,11 +20,11 @@ from tychod.collectors.base import EnergyCollector, GpuCollector, SelfTimed, Una
 from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.model import SourceDevice
-from tychod.runtime.calibration import CalibrationFile
+from tychod.runtime.calibration import CalibrationFile, is_settled
 from tychod.runtime.daemon import StartError
 from tychod.runtime.store import StateInUseError, Store
 from tychod.runtime.supervisor import state_directory
-from tychod.samples import GpuSample
+from tychod.samples import EnergySample, GpuSample
 from tychod.settings import Arguments, SettingsError, load_settings
 
 NS: Final = 1_000_000_000
@@ -37,6 +37,7 @@ LEAST_STEP_W: Final = 1.0
 STEP_SDS: Final = 2.0
 LEAST_EDGES: Final = 3
 STOP_S: Final = 5.0
+NOT_SURE: Final = "its period is not sure yet and was not stored: follow it longer, --seconds N"
 
 Collector = EnergyCollector | GpuCollector
 
@@ -77,6 +78,15 @@ class Follower:
         if not self._thread.is_alive():
             self.collector.close()
 
+    @property
+    def problem(self) -> str:
+        """Why it is not followed, asked before it is stopped; empty: it is."""
+        if not self._thread.is_alive():
+            return "it is not followed, because of an error in tychod: report what is above"
+        if self.collector.failure:
+            return self.collector.failure
+        return "" if self.devices() else "it has not answered yet: give it longer with --seconds"
+
     def devices(self) -> tuple[SourceDevice, ...]:
         """Return what is known by now."""
         return self.collector.published() if isinstance(self.collector, SelfTimed) else ()
@@ -86,8 +96,9 @@ class Follower:
             now_ns = self._clock.now_ns()
             if self._ended.wait((self.collector.due_ns(now_ns) - now_ns) / NS):
                 return
-            found = self.collector.read()
-            if isinstance(found, tuple):
+            found: object = self.collector.read()
+            # A BMC's sample is a tuple as well; how late that is needs the daemon's analysis.
+            if isinstance(found, tuple) and not isinstance(found, EnergySample):
                 self.powers += powers(found)
 
 
@@ -172,44 +183,52 @@ def _calibrate(config: Config, environ: Mapping[str, str], store: Store, asked: 
     command = _split(asked.load)
     clock = SystemClock()
     host = Host(config.host, environ.get("CREDENTIALS_DIRECTORY", ""))
-    followers, reasons = find_sources(host, config, clock)
+    found = find_sources(host, config, clock)
+    followers, problems = found.followers, found.problems
     try:
         for follower in followers:
             follower.start()
         launches_ns = follow(followers, clock, asked, command)
+        problems += [f"{f.collector.name}: {f.problem}" for f in followers if f.problem]
         devices = [d for follower in followers for d in follower.devices()]
         values = [v for follower in followers for v in follower.powers]
     finally:
         for follower in followers:
             follower.stop()
     devices = with_delays(devices, values, launches_ns)
-    learned = [device for device in devices if device.origin == "learned"]
-    reasons += [f"{f.collector.name}: {f.collector.failure}" for f in followers if _is_mute(f)]
-    if not learned:
-        why = "\n".join(reasons) or "none of them published anything"
+    if not any(device.origin == "learned" for device in devices):
+        why = "\n".join([*problems, *found.absent])
         return Outcome(f"tychod: no device publishes that could be followed\n{why}\n", EXIT_FAILED)
+    problems += [f"{d.name}: {NOT_SURE}" for d in devices if not is_settled(d)]
     file = CalibrationFile(store.directory)
-    file.learn(learned, clock.now_ns() / NS, time.strftime("%Y-%m-%d"))
-    text = render(devices, reasons, asked, str(file.path))
-    return Outcome(f"tychod: {file.problem}\n" if file.problem else text, bool(file.problem))
+    file.learn(devices, clock.now_ns() / NS, time.strftime("%Y-%m-%d"))
+    if file.problem:
+        return Outcome(f"tychod: {file.problem}\n", EXIT_FAILED)
+    text = render(devices, Told(problems, found.absent, str(file.path)), as_json=asked.as_json)
+    return Outcome(text, EXIT_FAILED if problems else EXIT_OK)
 
 
-def _is_mute(follower: Follower) -> bool:
-    return bool(follower.collector.failure)
+class Found(NamedTuple):
+    """The sources that publish in their own time, and a line for each that cannot be followed."""
+
+    followers: list[Follower]
+    problems: list[str]
+    absent: list[str]  # this host has no such thing: no fault
 
 
-def find_sources(host: Host, config: Config, clock: Clock) -> tuple[list[Follower], list[str]]:
-    """Return the sources that publish in their own time, and why others cannot be read."""
-    followers, reasons = [], []
+def find_sources(host: Host, config: Config, clock: Clock) -> Found:
+    """Look for them."""
+    found = Found([], [], [])
     for spec in (*ENERGY_COLLECTORS, GPU_COLLECTOR):
         if spec.enabled(config) is False or spec.name not in ("redfish", GPU_COLLECTOR.name):
             continue
         outcome = spec.find(host, config, clock)
         if isinstance(outcome, Unavailable):
-            reasons.append(f"{spec.name}: {outcome.reason}; {outcome.remedy}")
+            lines = found.absent if outcome.absent else found.problems
+            lines.append(f"{spec.name}: {outcome.reason}; {outcome.remedy}")
         else:
-            followers.append(Follower(outcome.collector, clock))
-    return followers, reasons
+            found.followers.append(Follower(outcome.collector, clock))
+    return found
 
 
 def follow(
@@ -275,10 +294,19 @@ def _progress(followers: Sequence[Follower], elapsed_s: float, asked: Asked) -> 
     sys.stderr.flush()
 
 
-def render(devices: Sequence[SourceDevice], reasons: Sequence[str], asked: Asked, path: str) -> str:
+class Told(NamedTuple):
+    """What is said beside the devices: what went wrong, what is not there, the file."""
+
+    problems: Sequence[str]
+    absent: Sequence[str]
+    path: str
+
+
+def render(devices: Sequence[SourceDevice], told: Told, *, as_json: bool) -> str:
     """Return the table, or one JSON object."""
-    if asked.as_json:
-        plain = {"devices": [d._asdict() for d in devices], "reasons": reasons, "file": path}
+    if as_json:
+        reasons = [*told.problems, *told.absent]
+        plain = {"devices": [d._asdict() for d in devices], "reasons": reasons, "file": told.path}
         return json.dumps(plain) + "\n"
     lines = [f"{'DEVICE':<44}{'PERIOD':>20}{'DELAY':>20}"]
     for device in devices:
@@ -286,7 +314,10 @@ def render(devices: Sequence[SourceDevice], reasons: Sequence[str], asked: Asked
         lines.append(f"{device.name:<44}{period:>20}{_told(device.delay_s, device.delay_sd_s):>20}")
     if all(device.delay_s is None for device in devices):
         lines.append("Delays were not measured: a GPU's needs --load COMMAND, a BMC's the daemon.")
-    return "\n".join([*lines, *reasons, f"stored in {path}"]) + "\n"
+    lines += [f"tychod: {problem}" for problem in told.problems]
+    what = "The others are stored" if told.problems else "Stored"
+    stored = [f"{what} in {told.path}"] if any(map(is_settled, devices)) else []
+    return "\n".join([*lines, *told.absent, *stored]) + "\n"
 
 
 def _told(value_s: float | None, sd_s: float | None) -> str:

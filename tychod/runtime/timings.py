@@ -25,7 +25,7 @@ class TimingKeeper:
         """``directory``: the daemon's state."""
         self._file: Final = CalibrationFile(directory)
         self._clock = clock
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()  # devices as they are now
         self._due_ns = 0
 
     def problems(self) -> dict[str, tuple[str, ...]]:
@@ -40,8 +40,8 @@ class TimingKeeper:
         """Return what is known of a device, called by collectors on their threads."""
         known = self._file.calibration
         refusal = known.refusal(name, fingerprint)
-        if refusal and name not in self._refused:
-            self._refused.add(name)
+        if refusal and (name, fingerprint) not in self._refused:
+            self._refused.add((name, fingerprint))
             log.info("%s", refusal, extra={"event": "calibration-refused"})
         entry = known.entry(name, fingerprint)
         return Timing(entry.period_s, entry.period_sd_s, entry.delay_s) if entry else None
