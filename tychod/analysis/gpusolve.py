@@ -19,6 +19,9 @@ it: half the error at the window's ends (fusion.md 3.2)."""
 AVERAGE_WEIGHT: Final = 6.0
 SMOOTHNESS: Final = 0.005
 RIDGE: Final = 1e-12
+LEAST_APART_NS: Final = 40_000_000
+"""Averages closer than this are left out: they hardly differ, and each costs a row of each bin."""
+BEND: Final = (1.0, -2.0, 1.0)
 MOST_ROUNDS: Final = 8
 
 
@@ -85,7 +88,7 @@ def _solved(readings: Readings, found: Sequence[Reading], edges: Int64s) -> Floa
         edges,
     )
     averages = _rows(
-        [(r.t_ns, r.average_w) for r in found if r.average_w is not None],
+        _apart([(r.t_ns, r.average_w) for r in found if r.average_w is not None]),
         readings.average_ns,
         edges,
     )
@@ -93,9 +96,23 @@ def _solved(readings: Readings, found: Sequence[Reading], edges: Int64s) -> Floa
         return None
     rows = np.vstack([instants[0], AVERAGE_WEIGHT * averages[0]])
     values = np.concatenate([instants[1], AVERAGE_WEIGHT * averages[1]])
-    bend = np.diff(np.eye(len(edges) - 1), 2, axis=0)
-    matrix = rows.T @ rows + SMOOTHNESS * (bend.T @ bend) + RIDGE * np.eye(len(edges) - 1)
+    matrix = rows.T @ rows
+    matrix[np.diag_indices_from(matrix)] += RIDGE
+    inner = np.arange(len(matrix) - 2)
+    for i, one in enumerate(BEND):  # second differences, squared
+        for j, other in enumerate(BEND):
+            matrix[inner + i, inner + j] += SMOOTHNESS * one * other
     return _not_negative(matrix, rows.T @ values)
+
+
+def _apart(known: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return the newest and, going back, those that are far enough from the one kept before."""
+    kept: list[tuple[int, float]] = []
+    for one in reversed(known):
+        if not kept or kept[-1][0] - one[0] >= LEAST_APART_NS:
+            kept.append(one)
+    kept.reverse()
+    return kept
 
 
 def _rows(
