@@ -16,7 +16,7 @@ from tychod.hostfs import Host
 from tychod.model import Window
 from tychod.runtime.plans import Access, Plan
 from tychod.runtime.sampler import Sampler
-from tychod.runtime.sources import Crashed, calibrated, due_ns, published_s, untimed
+from tychod.runtime.sources import Crashed, calibrated, self_timed, untimed
 from tychod.samples import CgroupRef, GpuProcess, GpuSample, GpuSeries, GpuUse
 
 LOOK_AHEAD_S: Final = 0.3
@@ -53,8 +53,7 @@ class GpuSampler:
             self._read,
             outdated=attrgetter("outdated"),
             pace=partial(_pace, plan),
-            due=due_ns,
-            period_s=published_s,
+            timed=self_timed,
         )
         self.sampler: Final = Sampler(plan, access, clock, crashed)
 
@@ -75,7 +74,7 @@ class GpuSampler:
         opened = self.sampler.opened()
         if opened is None or self.sampler.health().state != "ok" or not self._live():
             return None
-        return published_s(opened.collector) + opened.collector.delay_s + LOOK_AHEAD_S
+        return opened.published_s() + opened.collector.delay_s + LOOK_AHEAD_S
 
     def newest_ns(self) -> int | None:
         """Monotonic time up to which every device that answers is known, look-ahead included."""
@@ -90,7 +89,7 @@ class GpuSampler:
         opened = self.sampler.opened()
         if opened is None:
             return []
-        silent_ns = round(SILENT_PERIODS * max(published_s(opened.collector), 0.1) * 1e9)
+        silent_ns = round(SILENT_PERIODS * max(opened.published_s(), 0.1) * 1e9)
         since_ns = self._clock.now_ns() - silent_ns
         there = {device.uuid for device in opened.collector.devices}
         return [t for uuid, t in self._published.items() if uuid in there and t >= since_ns]

@@ -11,6 +11,7 @@ from tychod.collectors.base import (
     GpuCollector,
     Pace,
     Ready,
+    SelfTimed,
     Unavailable,
 )
 from tychod.model import Quality, SourceState
@@ -70,6 +71,16 @@ class Opened(NamedTuple, Generic[R, S]):
     buffer: Buffer[S]
     run: int  # another number: its samples have nothing to do with those before
     pace: Pace
+    timed: SelfTimed | None = None  # the collector, where it says itself when to be read
+
+    def due_ns(self, now_ns: int) -> int | None:
+        """Return when it wants to be read next; None: at its pace."""
+        return self.timed.due_ns(now_ns) if self.timed else None
+
+    def published_s(self) -> float:
+        """Return the longest period in seconds at which a device of it publishes; 0: not known."""
+        devices = self.timed.published() if self.timed else ()
+        return max((device.period_s or 0.0 for device in devices), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +94,4 @@ class Access(Generic[R, S]):
     pace: Callable[[R], Pace | None] = lambda _: None  # where the plan's does not fit
     last: Callable[[R], Sequence[S]] | None = None  # read so at the end, then wait to be let go
     goes_on: bool = False  # samples of one that is opened anew go on from those before
-    due: Callable[[R, int], int | None] = lambda *_: None  # when to read next; None: at its pace
-    period_s: Callable[[R], float] = lambda _: 0.0  # how often it publishes, where it knows
+    timed: Callable[[R], SelfTimed | None] = lambda _: None  # asked once; None: read at its pace

@@ -10,7 +10,7 @@ from typing import Final, Generic
 
 from tychod.buffer import Buffer, Latest
 from tychod.clock import Clock, next_deadline_ns
-from tychod.collectors.base import Pace, Ready, SelfTimed, Unavailable
+from tychod.collectors.base import Pace, Ready, Unavailable
 from tychod.hostfs import render_error
 from tychod.model import Quality, SourceStatus
 from tychod.runtime.plans import Access, Closed, Health, Opened, Plan, R, S, unavailable
@@ -131,7 +131,7 @@ class Sampler(Generic[R, S]):
         """Return the row for ``tychoctl sources``."""
         health, opened = self.health(), self.opened()
         quality: Quality = self.plan.quality if health.state == "ok" else "unavailable"
-        timed = opened.collector if opened and isinstance(opened.collector, SelfTimed) else None
+        timed = opened.timed if opened else None
         return SourceStatus(
             name=self.plan.name,
             enabled=self.plan.enabled,
@@ -197,7 +197,8 @@ class Sampler(Generic[R, S]):
         before = self._newest
         if before is not None and self._access.goes_on:
             return Opened(ready.collector, before.buffer.grown(capacity), before.run, pace)
-        return Opened(ready.collector, Buffer(capacity), before.run + 1 if before else 0, pace)
+        run, timed = before.run + 1 if before else 0, self._access.timed(ready.collector)
+        return Opened(ready.collector, Buffer(capacity), run, pace, timed)
 
     def _pace(self) -> Pace:
         opened = self.opened()
@@ -206,8 +207,7 @@ class Sampler(Generic[R, S]):
     def _period_s(self) -> float:
         """Return the seconds between two samples: the pace's, or how often the source publishes."""
         opened = self.opened()
-        published_s = self._access.period_s(opened.collector) if opened else 0.0
-        return max(self._pace().interval_s, published_s)
+        return max(self._pace().interval_s, opened.published_s() if opened else 0.0)
 
     def _publish(self, opened: Opened[R, S]) -> None:
         self._newest = opened
@@ -251,7 +251,7 @@ class Sampler(Generic[R, S]):
                 opened = self._renewed(opened)
                 deadline_ns = self._first_deadline_ns(opened.pace)
             now_ns, interval_ns = self._clock.now_ns(), round(opened.pace.interval_s * 1e9)
-            due_ns = self._access.due(opened.collector, now_ns)
+            due_ns = opened.due_ns(now_ns)
             if due_ns is not None:
                 self._stop.wait(max(due_ns - now_ns, LEAST_WAIT_NS) / 1e9)
                 continue
@@ -264,10 +264,9 @@ class Sampler(Generic[R, S]):
 
     def _is_given_up(self, opened: Opened[R, S], last_good_ns: int) -> bool:
         """Say whether to probe anew; a source that times itself knows how often it failed."""
-        now_ns = self._clock.now_ns()
-        if self._access.due(opened.collector, now_ns) is not None:
+        if opened.timed is not None:
             return False
-        return now_ns - last_good_ns > GIVE_UP_AFTER_S * 1e9
+        return self._clock.now_ns() - last_good_ns > GIVE_UP_AFTER_S * 1e9
 
     def _read_last(self, opened: Opened[R, S]) -> None:
         """Read up to the end, and keep it open until everything has been made of it."""
@@ -300,8 +299,7 @@ class Sampler(Generic[R, S]):
     def _without_sample(self, opened: Opened[R, S], health: Health) -> bool:
         """Say whether a reading without a sample is as it should be: nothing new was published."""
         reason = opened.collector.failure
-        is_timed = self._access.due(opened.collector, self._clock.now_ns()) is not None
-        if not reason and is_timed:
+        if not reason and opened.timed is not None:
             if not health.tried or health.state != "ok":
                 self._change(health._replace(state="ok", reason=None, remedy=None, tried=True))
             return True

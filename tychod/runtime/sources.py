@@ -90,7 +90,7 @@ class EnergySampler:
             zone_reasons=collector.zone_reasons,
             delay_ns=late_ns,
             sensors=collector.sensors,
-            period_ns=round(published_s(collector) * 1e9) or round(opened.pace.interval_s * 1e9),
+            period_ns=round(opened.published_s() * 1e9) or round(opened.pace.interval_s * 1e9),
         )
 
     def _is_abandoned(self) -> bool:
@@ -266,8 +266,7 @@ def energy_samplers(
             _yield_to(better),
             attrgetter("outdated"),
             partial(energy_pace, plan),
-            due=due_ns,
-            period_s=published_s,
+            timed=self_timed,
         )
         sampler = Sampler(plan, access, clock, crashed)
         for source in better:
@@ -277,16 +276,9 @@ def energy_samplers(
     return tuple(made)
 
 
-def due_ns(collector: EnergyCollector | GpuCollector, now_ns: int) -> int | None:
-    """Return when a source wants to be read next; None: at its plan's interval."""
-    return collector.due_ns(now_ns) if isinstance(collector, SelfTimed) else None
-
-
-def published_s(collector: EnergyCollector | GpuCollector) -> float:
-    """Return the longest period in seconds at which a device of it publishes; 0: not known."""
-    if not isinstance(collector, SelfTimed):
-        return 0.0
-    return max((device.period_s or 0.0 for device in collector.published()), default=0.0)
+def self_timed(collector: EnergyCollector | GpuCollector) -> SelfTimed | None:
+    """Return a source that says itself when to be read; ask once, a protocol's check is slow."""
+    return collector if isinstance(collector, SelfTimed) else None
 
 
 def read_energy(collector: EnergyCollector) -> tuple[EnergySample, ...]:
