@@ -68,6 +68,7 @@ class PlatformSettings:
     spikes: float = 0.0  # share of the readings that are 300 W off
     lost: float = 0.0  # share of the readings that never arrive
     stuck: tuple[Span, ...] = ()  # old value, fresh stamps
+    off: tuple[tuple[str, float, float], ...] = ()  # a part uses nothing between two seconds
 
 
 class PlatformWorld:
@@ -132,6 +133,8 @@ class PlatformWorld:
             level = first if s.together else own
             noise = rng.normal(0.0, s.load_noise_w, -(-self._bins // NOISE_BINS))
             rows.append(np.maximum(level + np.repeat(noise, NOISE_BINS)[: self._bins], 0.0))
+        for name, from_s, to_s in s.off:
+            rows[s.parts.index(name)][self._bin(from_s) : self._bin(to_s)] = 0.0
         self.steps_ns.sort()
         return np.array(rows)
 

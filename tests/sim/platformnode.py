@@ -31,6 +31,14 @@ Blind = tuple[str, float, float]
 """A part that cannot be read between two seconds."""
 
 
+class Faults(NamedTuple):
+    """What goes wrong with the reading."""
+
+    blind: Blind | None = None
+    reset: tuple[str, float] | None = None  # a part's counter begins anew at a second
+    average_s: float = 0.0  # what the BMC tells of its averaging
+
+
 class Row(NamedTuple):
     """One window and what was made of it."""
 
@@ -50,7 +58,7 @@ def rows(
     window_s: float = 3.0,
     from_s: float = 0.0,
     until_s: float | None = None,
-    blind: Blind | None = None,
+    faults: Faults | None = None,
 ) -> Iterator[Row]:
     """Follow the world between two of its seconds, cold or with what was known."""
     memory = memory or PlatformMemory()
@@ -60,17 +68,21 @@ def rows(
     start_ns = BEGIN_NS + round(from_s * NS)
     for end in ends.tolist():
         window = Window(start_ns, BEGIN_NS + round(end * NS))
-        zones = parts(world, window, points, blind)
+        zones = parts(world, window, points, faults)
         points |= {zone.zone.key: zone.point for zone in zones}
         seen, memory = platform_window(
-            bmc(world, window), domain_windows(zones), window, memory, PARAMS
+            bmc(world, window, faults.average_s if faults else 0.0),
+            domain_windows(zones),
+            window,
+            memory,
+            PARAMS,
         )
         assert seen is not None
         yield Row(window, seen, memory)
         start_ns = window.end_ns
 
 
-def bmc(world: PlatformWorld, window: Window) -> EnergySeries:
+def bmc(world: PlatformWorld, window: Window, average_s: float = 0.0) -> EnergySeries:
     """What has arrived of the readings: one before the window, those in it, one after."""
     known = [r for r in world.readings if r.t_ns + r.half_ns <= window.end_ns + LAG_NS]
     before = [r for r in known if r.t_ns <= window.start_ns][-1:]
@@ -78,14 +90,15 @@ def bmc(world: PlatformWorld, window: Window) -> EnergySeries:
     samples = tuple(
         EnergySample(r.t_ns, (), (round(r.power_w * 1e6),), r.half_ns) for r in (*before, *inside)
     )
-    return EnergySeries("redfish", "measured", (), samples, {}, sensors=(sensor(),))
+    chassis = sensor()._replace(average_s=average_s)
+    return EnergySeries("redfish", "measured", (), samples, {}, sensors=(chassis,))
 
 
 def parts(
     world: PlatformWorld,
     window: Window,
     points: Mapping[str, ZonePoint],
-    blind: Blind | None = None,
+    faults: Faults | None = None,
 ) -> list[ZoneWindow]:
     """What the parts' own meters show in a window."""
     found = []
@@ -94,10 +107,14 @@ def parts(
         every = EVERY_NS[name]
         first = (window.start_ns - MARGIN_NS) // every
         at = np.arange(first, (window.end_ns + MARGIN_NS) // every + 1, dtype=np.int64) * every
+        blind, reset, _ = faults or Faults()
+        after_s = (at - BEGIN_NS) / NS
         if blind and blind[0] == name:
-            after_s = (at - BEGIN_NS) / NS
             at = at[(after_s < blind[1]) | (after_s >= blind[2])]
         joules = world.parts_j(at)[index]
+        if reset and reset[0] == name:
+            reset_ns = np.array([BEGIN_NS + round(reset[1] * NS)], np.int64)
+            joules = joules - np.where(at >= reset_ns, world.parts_j(reset_ns)[index], 0.0)
         native = np.floor(joules * 1e6 / UNIT_UJ[name]).astype(np.int64) * UNIT_UJ[name]
         samples = tuple(
             EnergySample(t, (uj,)) for t, uj in zip(at.tolist(), native.tolist(), strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.sim.bmcpower import BEGIN_NS, PlatformSettings, PlatformWorld
-from tests.sim.platformnode import PARAMS, Row, parts, rows, sensor
+from tests.sim.platformnode import PARAMS, Faults, Row, parts, rows, sensor
 from tychod.analysis.energy import DomainWindow, domain_windows
 from tychod.analysis.platform import CARRY_NS, platform_window
 from tychod.analysis.platform_memory import PlatformMemory, from_plain, to_plain
@@ -296,13 +296,13 @@ def test_another_source_begins_anew_and_the_counter_goes_on() -> None:
 def test_a_late_part_is_held_and_made_good() -> None:
     """Its mean power stands in for it, said as modelled; what it really used ends in the ledger."""
     world = PlatformWorld(replace(SHORT, seconds=150.0), 7)
-    seen = list(rows(world, blind=("gpu", 75.0, 120.0)))
+    seen = list(rows(world, faults=Faults(blind=("gpu", 75.0, 120.0))))
     at = {round((row.window.end_ns - BEGIN_NS) / S): row.seen for row in seen}
     before, held, last = at[72], at[90], at[150]
     assert before.residual is not None
     assert before.residual.usable
     assert (held.quality, held.energy_uj > 0) == ("modelled", True)
-    assert held.reason == "gpu: not read in time, held at the last mean power"
+    assert held.reason == "gpu: not read in time, the base has its power meanwhile"
     assert held.residual is not None
     assert not held.residual.usable
     assert last.residual is not None
@@ -314,16 +314,68 @@ def test_a_late_part_is_held_and_made_good() -> None:
     assert (last.quality, last.residual.usable) == ("measured", True)
 
 
-def test_without_a_part_for_long_the_readings_are_held() -> None:
-    """A BMC that is well must not fall silent with a GPU: the counter goes on without a gap."""
-    world = PlatformWorld(replace(SHORT, seconds=310.0), 7)
-    seen = [row.seen for row in rows(world, blind=("gpu", 75.0, 285.0))]
-    methods = [one.fit.method for one in seen if one.fit]
-    changes = [a for a, b in pairwise(methods) if a != b]
-    assert [*changes, methods[-1]] == ["hold", "fused", "hold", "fused"]
-    booked = [one for one in seen if one.from_ns is not None]
+def off(world: PlatformWorld, row: Row) -> float:
+    """How far a window's energy is from the truth, as a share of it; nothing booked: 0."""
+    if row.seen.from_ns is None:
+        return 0.0
+    ends = np.array([row.seen.from_ns, row.seen.through_ns], np.int64)
+    return float(row.seen.energy_uj / 1e6 / np.diff(world.system_j(ends))[0] - 1.0)
+
+
+def between(seen: list[Row], from_s: float, to_s: float) -> list[Row]:
+    """Windows that end between two seconds."""
+    return [r for r in seen if from_s < (r.window.end_ns - BEGIN_NS) / S <= to_s]
+
+
+LOSS = replace(SHORT, seconds=330.0, quiet=((60.0, 330.0),))
+
+
+@pytest.mark.parametrize("settings", [LOSS, replace(LOSS, off=(("gpu", 75.0, 285.0),))])
+def test_without_a_part_for_long_the_base_has_its_power(settings: PlatformSettings) -> None:
+    """A GPU off the bus, drawing or not, takes nothing from a BMC that is well: readings go on.
+
+    A window is said to be modelled, the residual is not for use, and both end soon after it.
+    """
+    world = PlatformWorld(settings, 7)
+    seen = list(rows(world, faults=Faults(blind=("gpu", 75.0, 285.0))))
+    methods = [one.seen.fit.method for one in seen if one.seen.fit]
+    assert [a for a, b in pairwise(methods) if a != b] == ["hold"]
+    booked = [one.seen for one in seen if one.seen.from_ns is not None]
     assert all(b.from_ns == a.through_ns for a, b in pairwise(booked))
-    assert not any(one.flags for one in seen)
+    assert not any(one.flags for one in booked)
+    noise = 3 * settings.noise_w / settings.base_w
+    for row in between(seen, 84.0, 282.0):
+        assert abs(off(world, row)) < noise
+        assert (row.seen.quality, "gpu" in (row.seen.reason or "")) == ("modelled", True)
+        assert row.seen.residual is not None
+        assert "gpu" in (row.seen.residual.reason or "")
+        assert row.seen.fit is not None
+        assert (row.seen.fit.base_sd_w or 0.0) > 20.0
+    for row in between(seen, 300.0, 330.0):
+        assert abs(off(world, row)) < noise
+        assert row.seen.quality == "measured"
+        assert row.seen.residual is not None
+        assert row.seen.residual.usable
+    before, after = seen[23].seen.fit, seen[-1].seen.fit
+    assert before is not None
+    assert after is not None
+    for name, was in before.coefficients.items():
+        assert after.coefficients[name].value == pytest.approx(was.value, abs=3 * was.sd)
+
+
+def test_a_counter_that_was_reset_is_not_learned_from() -> None:
+    """What a part used meanwhile is unknown, not nothing: said so, and the base stays."""
+    settings = replace(SHORT, seconds=150.0, quiet=((60.0, 150.0),))
+    world = PlatformWorld(settings, 7)
+    seen = list(rows(world, faults=Faults(reset=("gpu", 100.0))))
+    (row,) = between(seen, 100.0, 102.0)
+    assert row.seen.quality == "modelled"
+    assert "gpu" in (row.seen.reason or "")
+    told = [r.seen.residual.reason or "" for r in between(seen, 99, 106) if r.seen.residual]
+    assert any("gpu" in one for one in told)
+    noise = 3 * settings.noise_w / settings.base_w
+    assert all(abs(off(world, r)) < noise for r in between(seen, 90.0, 150.0))
+    assert seen[-1].seen.quality == "measured"
 
 
 def test_a_restart_goes_on_with_what_was_known() -> None:

@@ -23,16 +23,29 @@ from tychod.analysis.bank_features import (
     centroids,
     seen,
 )
-from tychod.analysis.bank_filters import Filters, Meter, aged, corrected, placed
+from tychod.analysis.bank_filters import (
+    BASE_WALK,
+    UNREAD_WALK,
+    Filters,
+    Meter,
+    aged,
+    corrected,
+    placed,
+)
 from tychod.analysis.bank_saved import from_plain, to_plain
 from tychod.analysis.bank_state import (
+    AGREED,
     CALIBRATION,
     EVIDENCE_FLOOR,
     KERNELS,
     Bank,
     fresh,
+    kernels_of,
     log_prior,
     narrowed,
+    shifted,
+    unplaced,
+    unread,
     with_parts,
 )
 from tychod.analysis.learned import Float64s
@@ -42,15 +55,24 @@ __all__ = [
     "CALIBRATION",
     "HISTORY_S",
     "KERNELS",
+    "READY_AFTER",
+    "READY_SD_S",
+    "UNREAD_WALK",
     "Bank",
     "Fit",
     "History",
+    "doubt_w",
     "fit",
     "fresh",
     "from_plain",
     "fused_w",
+    "is_settled",
+    "kernels_of",
+    "shifted",
     "take",
     "to_plain",
+    "unplaced",
+    "unread",
     "with_parts",
 ]
 
@@ -87,24 +109,59 @@ class Fit(NamedTuple):
     is_stuck: bool
     readings: int
     rejected: int
+    judged: int = 0  # readings with which all averages that are waited for were judged
 
 
-def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) -> Bank:
-    """Take in one reading, which was published within ``half_ns`` of ``t_ns``."""
-    found = None if _is_late(bank, t_ns) else seen(history, t_ns, bank.kernels)
-    if found is None or not _is_usable(bank, found) or not 0.0 <= power_w <= MOST_W:
+def take(
+    bank: Bank,
+    history: History,
+    t_ns: int,
+    half_ns: int,
+    power_w: float,
+    *,
+    is_unread: bool = False,
+) -> Bank:
+    """Take in one reading, which was published within ``half_ns`` of ``t_ns``.
+
+    ``is_unread``: a part is not in the history now, and so in the base.  A reading for which the
+    history does not reach back far enough changes nothing.
+    """
+    if _is_late(bank, t_ns) or not 0.0 <= power_w <= MOST_W:
         return replace(bank, rejected=bank.rejected + 1)
+    found = seen(history, t_ns, bank.kernels)
+    is_whole = found is not None and _is_whole(bank, found)
+    if found is None or not (is_whole or _says_the_base(bank, found)):
+        return bank
+    judged = _counted(bank, found)
+    found = found if is_whole else _as_applied(found, bank.applied)
     if _is_repeated(bank, found, power_w):
         return replace(bank, rejected=bank.rejected + 1, repeats=bank.repeats + 1)
-    meter = Meter(half_ns / 1e9, bank.noise_w2, bank.misses)
-    filters = Filters(bank.theta, bank.cov, bank.evidence)
-    if not bank.is_placed:
-        filters = placed(filters, found, power_w)
-    if bank.last_ns:
-        filters = aged(filters, (t_ns - bank.last_ns) / 1e9)
-    filters, meter = corrected(filters, found, meter, log_prior(bank.kernels), power_w)
-    (theta, cov, evidence), applied = _settled(bank, found, filters)
+    before = _aged(bank, t_ns, is_unread=is_unread)
     bank = replace(
+        _shown(bank, before, found, half_ns / 1e9, power_w, is_whole=is_whole),
+        is_placed=True,
+        last_ns=t_ns,
+        last_w=power_w,
+        shown_w=bank.shown_w if power_w == bank.last_w else found.parts_w,
+        repeats=0,
+        readings=bank.readings + 1,
+        judged=judged,
+    )
+    if not bank.is_ready and _is_sure(bank):
+        bank = replace(bank, is_ready=True)
+    return narrowed(bank)
+
+
+def _shown(
+    bank: Bank, before: Filters, found: Seen, half_s: float, power_w: float, *, is_whole: bool
+) -> Bank:
+    """Return the bank with its candidates corrected, and another in use if it is likelier."""
+    told = Meter(half_s, bank.noise_w2, bank.misses)
+    filters, meter, agreed = _corrected(bank, before, found, told, power_w)
+    if not is_whole:
+        filters = filters._replace(evidence=before.evidence)
+    (theta, cov, evidence), applied = _settled(bank, found, filters)
+    return replace(
         bank,
         theta=theta,
         cov=cov,
@@ -113,17 +170,32 @@ def take(bank: Bank, history: History, t_ns: int, half_ns: int, power_w: float) 
         noise_w2=meter.noise_w2,
         misses=meter.misses,
         half_s=_followed(bank, meter.half_s),
-        is_placed=True,
-        last_ns=t_ns,
-        last_w=power_w,
-        shown_w=bank.shown_w if power_w == bank.last_w else found.parts_w,
-        repeats=0,
-        readings=bank.readings + 1,
-        judged=_counted(bank, found),
+        agreed=agreed,
     )
-    if not bank.is_ready and _is_sure(bank):
-        bank = replace(bank, is_ready=True)
-    return narrowed(bank)
+
+
+def _aged(bank: Bank, t_ns: int, *, is_unread: bool) -> Filters:
+    found = Filters(bank.theta, bank.cov, bank.evidence)
+    walk = UNREAD_WALK if is_unread else BASE_WALK
+    return aged(found, (t_ns - bank.last_ns) / 1e9, walk) if bank.last_ns else found
+
+
+def _corrected(
+    bank: Bank, before: Filters, found: Seen, told: Meter, power_w: float
+) -> tuple[Filters, Meter, int]:
+    """Return what the reading changes, and how many fit together now.
+
+    The first reading says where the base is; one that does not fit to it says so anew.
+    """
+    likely = log_prior(bank.kernels)
+    if bank.is_placed:
+        filters, meter = corrected(before, found, told, likely, power_w)
+        if bank.agreed >= AGREED:
+            return filters, meter, bank.agreed
+        if meter.misses <= told.misses:
+            return filters, meter, bank.agreed + 1
+    filters, meter = corrected(placed(before, found, power_w), found, told, likely, power_w)
+    return filters, meter, 1
 
 
 def _followed(bank: Bank, half_s: float) -> float:
@@ -141,11 +213,26 @@ def _is_late(bank: Bank, t_ns: int) -> bool:
     return bank.last_ns - OTHER_CLOCK_NS < t_ns <= bank.last_ns
 
 
-def _is_usable(bank: Bank, found: Seen) -> bool:
+def _is_whole(bank: Bank, found: Seen) -> bool:
     """Whether what is judged now is judged alike: only the long averages may have to wait."""
     short = np.repeat([boxcar <= SHORT_S for _, boxcar in bank.kernels], len(DELAYS_S))
     is_covered = bool(found.covered[short].all() and found.covered[bank.applied])
     return is_covered and bool(np.isfinite(found.parts_w).all())
+
+
+def _says_the_base(bank: Bank, found: Seen) -> bool:
+    """Whether the candidate in use can be corrected, though others cannot be compared to it.
+
+    After a pause the base is not waited for as long as the longest delay would take.
+    """
+    is_known = bank.is_ready and bool(found.covered[bank.applied])
+    return is_known and bool(np.isfinite(found.parts_w).all())
+
+
+def _as_applied(found: Seen, applied: int) -> Seen:
+    """Return the reading as if those that cannot tell had seen what the one in use did."""
+    same = [np.where(found.covered, x, x[:, applied : applied + 1]) for x in found[:2]]
+    return Seen(same[0], same[1], np.ones_like(found.covered))
 
 
 def _is_repeated(bank: Bank, found: Seen, power_w: float) -> bool:
@@ -194,9 +281,14 @@ def _is_sure(bank: Bank) -> bool:
 
     Where the meter has one, to hold its readings is no better than what is wrong until then.
     """
-    counts = zip(bank.kernels, bank.judged, strict=True)
-    enough = all(n >= READY_AFTER for (_, boxcar), n in counts if boxcar <= READY_BOXCAR_S)
-    return enough and _centroid(bank)[1] < READY_SD_S
+    return _judged(bank) >= READY_AFTER and _centroid(bank)[1] < READY_SD_S
+
+
+def _judged(bank: Bank) -> int:
+    """Return how many readings have spoken on all averages that are waited for."""
+    counts = list(zip(bank.kernels, bank.judged, strict=True))
+    waited = [n for (_, boxcar), n in counts if boxcar <= READY_BOXCAR_S]
+    return min(waited or bank.judged)
 
 
 def _centroid(bank: Bank) -> tuple[float, float]:
@@ -231,6 +323,17 @@ def fused_w(bank: Bank, power_w: Float64s) -> Float64s:
     return found
 
 
+def is_settled(bank: Bank) -> bool:
+    """Whether the base is known as of more than one reading, since it was last looked for."""
+    return bank.is_placed and bank.agreed >= AGREED
+
+
+def doubt_w(bank: Bank, power_w: Float64s) -> float:
+    """Return the standard deviation of ``fused_w`` for the parts' power, shape (parts,), watts."""
+    x = np.append(power_w, 1.0)
+    return math.sqrt(max(float(x @ bank.cov[:, :, bank.applied] @ x), 0.0))
+
+
 def fit(bank: Bank) -> Fit:
     """Return what is known now."""
     (lag, boxcar), at = bank.kernels[bank.applied // len(DELAYS_S)], bank.applied
@@ -251,4 +354,5 @@ def fit(bank: Bank) -> Fit:
         is_stuck=bank.repeats >= STUCK_AFTER,
         readings=bank.readings,
         rejected=bank.rejected,
+        judged=_judged(bank),
     )

@@ -19,6 +19,8 @@ BASE_WALK: Final = 2.5**2 / 2.0
 
 Less follows the load that nobody measures too slowly, more follows the readings' own noise.
 """
+UNREAD_WALK: Final = 20.0**2
+"""While a part that is usually read is not: its power is in the base, and steps as it does."""
 NOISE_LEAST, NOISE_GAIN, NOISE_MOST_MOVE = 0.3, 0.02, 9.0
 FORGET_S: Final = 600.0
 """Evidence for a delay is forgotten: without load steps nothing new says that it is still so."""
@@ -62,7 +64,7 @@ def placed(filters: Filters, found: Seen, power_w: float) -> Filters:
     return filters._replace(theta=theta, cov=cov)
 
 
-def aged(filters: Filters, seconds: float) -> Filters:
+def aged(filters: Filters, seconds: float, base_walk: float = BASE_WALK) -> Filters:
     """Let time pass: all gets a little less sure, but never less than nothing known.
 
     A time that is not above 0 is between the clocks of two boots: it has been a while.
@@ -72,7 +74,7 @@ def aged(filters: Filters, seconds: float) -> Filters:
     base = len(cov) - 1
     for i in range(base):
         cov[i, i] += _walk(cov[i, i], COEFFICIENT_WALK * seconds, 2.0 * COEFFICIENT_SD**2)
-    cov[base, base] += _walk(cov[base, base], BASE_WALK * seconds, BASE_SD_W**2)
+    cov[base, base] += _walk(cov[base, base], base_walk * seconds, BASE_SD_W**2)
     return filters._replace(cov=cov, evidence=filters.evidence * math.exp(-seconds / FORGET_S))
 
 

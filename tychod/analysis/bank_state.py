@@ -28,6 +28,8 @@ NOISE_START: Final = 4.0
 EVIDENCE_FLOOR: Final = -25.0
 """Nats behind the best; what is there may come back."""
 LAG_SPREAD_S, UNUSUAL = 0.7, 1.0
+AGREED: Final = 2
+"""So many readings that fit together say where the base is; one alone may be off."""
 KERNELS_KEPT, KERNELS_AFTER, KERNELS_BEHIND = 3, 30, 10.0
 
 
@@ -54,6 +56,7 @@ class Bank:
     shown_w: Float64s = field(default_factory=_none)  # (parts, candidates) when it appeared
     repeats: int = 0  # readings in a row that cannot be new
     misses: int = 0  # readings in a row that no candidate expected
+    agreed: int = 0  # readings that fit together since the base was looked for, up to AGREED
     readings: int = 0
     rejected: int = 0
     judged: tuple[int, ...] = ()  # by kernel: readings that the history reached back for
@@ -97,8 +100,37 @@ def with_parts(bank: Bank, parts: tuple[str, ...]) -> Bank:
 def unplaced(bank: Bank) -> Bank:
     """Return the bank as it is when the base is no longer known, nor what the meter last showed."""
     return replace(
-        bank, is_placed=False, last_w=math.nan, shown_w=np.zeros((0, 0)), repeats=0, misses=0
+        bank,
+        is_placed=False,
+        last_w=math.nan,
+        shown_w=np.zeros((0, 0)),
+        repeats=0,
+        misses=0,
+        agreed=0,
     )
+
+
+def shifted(bank: Bank, by_w: float) -> Bank:
+    """Return the bank with another base, watts higher; none goes below 0."""
+    theta = bank.theta.copy()
+    theta[-1] = np.maximum(theta[-1] + by_w, 0.0)
+    return replace(bank, theta=theta)
+
+
+def unread(bank: Bank, part: str, power_w: float) -> Bank:
+    """Return the bank when some of a part's power, watts, is in the base from now on; or was."""
+    theta = bank.theta.copy()
+    more = theta[bank.parts.index(part)] * power_w
+    theta[-1] = np.maximum(theta[-1] + more, 0.0)
+    return replace(bank, theta=theta)
+
+
+def kernels_of(average_s: float) -> tuple[Kernel, ...]:
+    """Return what a meter may show whose averaging time is known (seconds); 0: it is not."""
+    if average_s <= 0.0:
+        return CALIBRATION
+    nearest = min((b for _, b in CALIBRATION), key=lambda b: abs(math.log(b / average_s)))
+    return tuple(kernel for kernel in CALIBRATION if kernel[1] == nearest)
 
 
 def log_prior(kernels: tuple[Kernel, ...]) -> Float64s:

@@ -14,18 +14,17 @@ import numpy as np
 
 from tychod.analysis import bank as banks
 from tychod.analysis import residual as ledgers
-from tychod.analysis.bank import Bank, Fit
+from tychod.analysis.bank import Fit
 from tychod.analysis.energy import PLATFORM, DomainWindow
+from tychod.analysis.platform_bank import disbelief, informed, model_w, with_parts
 from tychod.analysis.platform_counter import counted
 from tychod.analysis.platform_memory import PlatformMemory, Stretch
 from tychod.analysis.platform_parts import (
-    BIN_NS,
     KEPT_NS,
-    followed,
-    history,
-    mean_w,
-    part_names,
+    WAIT_NS,
+    holed,
     power_w,
+    read,
     through_ns,
 )
 from tychod.analysis.platform_readings import (
@@ -48,8 +47,6 @@ from tychod.analysis.state import Params
 from tychod.model import Quality, Window, Zone
 from tychod.samples import EnergySeries
 
-WAIT_NS: Final = 2_500_000_000
-"""A part that is late is waited for so long behind the window's end, then held."""
 CARRY_NS: Final = 120_000_000_000
 """Without readings that can be believed, the model alone is trusted for so long."""
 
@@ -64,7 +61,7 @@ def platform_window(
     """Book the platform's power of one window; None where no source has ever measured it."""
     if series is None and not memory.key:
         return None, memory
-    memory = replace(memory, tracks=followed(memory.tracks, domains, window.end_ns))
+    memory = with_parts(memory, domains, window.end_ns)
     memory, booked, zones = _booked(series, window, memory, params)
     fit = banks.fit(memory.bank) if memory.bank is not None else None
     memory, closed, level_w = _closed(memory, booked, window, fit)
@@ -94,7 +91,7 @@ def _booked(
     memory = _of_source(memory, series)
     if any(zone.domain == PLATFORM for zone in series.zones):
         return counted(memory, series, window, params)
-    memory, resumed_ns = _informed(with_readings(memory, series), window.end_ns)
+    memory, resumed_ns = informed(with_readings(memory, series), series, window.end_ns)
     booked = _from_readings(memory, series, window, resumed_ns)
     memory = _added(memory, booked, series, window)
     return memory, booked, _sensor_zones(memory, series, window)
@@ -117,46 +114,6 @@ def _of_source(memory: PlatformMemory, series: EnergySeries) -> PlatformMemory:
         points={k: point._replace(native_uj=None) for k, point in memory.points.items()},
         ledger=replace(memory.ledger, levels_w=()),
     )
-
-
-def _informed(memory: PlatformMemory, end_ns: int) -> tuple[PlatformMemory, int | None]:
-    """Show the bank every reading that the parts' history has come to, once and in order.
-
-    Also return the first that it believed now.
-    """
-    parts = part_names(memory.tracks)
-    bank = _bank_of(memory, parts)
-    if bank is None:
-        newest = memory.readings[-1].t_ns if memory.readings else memory.taken_ns
-        return replace(memory, bank=None, parts=(), taken_ns=newest), None
-    past = history(memory.tracks, parts)
-    known_ns = past.start_ns + (past.energy_j.shape[1] - 1) * BIN_NS if past else 0
-    taken_ns, good_ns, first_ns = memory.taken_ns, memory.good_ns, None
-    for reading in memory.readings:
-        if reading.t_ns <= taken_ns:
-            continue
-        if past is not None and reading.t_ns <= known_ns:
-            before = bank.readings
-            bank = banks.take(bank, past, reading.t_ns, reading.half_ns, reading.power_uw / 1e6)
-            if bank.readings > before:
-                good_ns, first_ns = reading.t_ns, first_ns or reading.t_ns
-        elif reading.t_ns >= end_ns - WAIT_NS:
-            break  # the parts may still come
-        taken_ns = reading.t_ns
-    sure = memory.is_taken_over or banks.fit(bank).is_ready
-    found = replace(
-        memory, bank=bank, parts=parts, taken_ns=taken_ns, good_ns=good_ns, is_taken_over=sure
-    )
-    return found, first_ns
-
-
-def _bank_of(memory: PlatformMemory, parts: tuple[str, ...]) -> Bank | None:
-    if not parts or not (memory.readings or memory.bank is not None):
-        return None
-    if memory.bank is None:
-        parts_w = sum(mean_w(track) for track in memory.tracks.values())
-        return banks.fresh(parts, memory.readings[-1].power_uw / 1e6 - parts_w)
-    return memory.bank if memory.parts == parts else banks.with_parts(memory.bank, parts)
 
 
 def _from_readings(
@@ -182,7 +139,8 @@ def _from_readings(
     live_w = memory.readings[-1].power_uw / 1e6 if is_fresh else None
     has_gap = _has_gap(held.stretches, memory.through_ns)
     quality: Quality = "measured" if is_fresh else "stale"
-    return Booked(held.stretches, "hold", quality, None if is_fresh else silence, has_gap, live_w)
+    reason = silence if memory.is_taken_over or not is_fresh else None
+    return Booked(held.stretches, "hold", quality, reason, has_gap, live_w)
 
 
 def _begin_ns(memory: PlatformMemory, window: Window) -> int:
@@ -202,7 +160,7 @@ def _silence(memory: PlatformMemory, series: EnergySeries, end_ns: int) -> str:
     since_s = (end_ns - memory.readings[-1].t_ns) / 1e9
     if silent:
         return f"no reading of {', '.join(names[k] for k in silent)} for {since_s:.0f} s"
-    return "the readings could not be laid against the parts, which are not read in time"
+    return disbelief(memory, end_ns)
 
 
 def _has_gap(stretches: Sequence[Stretch], through: int | None) -> bool:
@@ -219,36 +177,47 @@ def _fused(
 ) -> Booked:
     """Book coefficients x parts + base over the time that the parts are known."""
     end_ns, bank = window.end_ns, memory.bank
-    known = through_ns(memory.tracks.values()) or 0
+    tracks = read(memory)
+    known = through_ns(tracks.values()) or end_ns
     until_ns = min(max(known, end_ns - WAIT_NS), end_ns, believed_ns + CARRY_NS)
     begin = _begin_ns(memory, window)
     if memory.is_stopped:
         begin = max(begin, resumed_ns if resumed_ns is not None else until_ns)
     from_ns = max(begin, end_ns - KEPT_NS)
     has_gap = memory.through_ns is not None and from_ns > memory.through_ns
-    is_believed = end_ns <= believed_ns
-    held = ledgers.held_domains(memory.tracks, until_ns)
-    reason = None if is_believed else silence
-    if held and memory.readings[-1].t_ns + heartbeat_ns(memory.gaps_ns) >= end_ns:
-        reason = f"{', '.join(held)}: not read in time, held at the last mean power"
-    is_modelled = not is_believed or held or any(t.is_modelled for t in memory.tracks.values())
+    reason = _guessed(memory, (from_ns, until_ns), believed_ns, end_ns, silence)
+    is_modelled = reason is not None or any(t.is_modelled for t in memory.tracks.values())
     quality: Quality = "modelled" if is_modelled else "measured"
     if bank is None or until_ns <= from_ns:
-        return Booked((), "fused", quality, reason, False, _model_w(memory))
-    parts_w, seconds = power_w(memory.tracks, memory.parts, from_ns, until_ns)
+        return Booked((), "fused", quality, reason, False, model_w(memory))
+    parts_w, seconds = power_w(tracks, memory.parts, from_ns, until_ns)
     joules = float(np.sum(np.maximum(banks.fused_w(bank, parts_w), 0.0) * seconds))
     stretch = Stretch(from_ns, until_ns, round(joules * 1e6))
     return Booked((stretch,), "fused", quality, reason, has_gap)
 
 
-def _model_w(memory: PlatformMemory) -> float | None:
-    """Return what the model says of the parts' newest power."""
-    if memory.bank is None:
-        return None
-    by_part = dict.fromkeys(memory.parts, 0.0)
-    for track in memory.tracks.values():
-        by_part[track.domain] += mean_w(track)
-    return float(banks.fused_w(memory.bank, np.array([list(by_part.values())]).T)[0])
+def _guessed(
+    memory: PlatformMemory, span: tuple[int, int], believed_ns: int, end_ns: int, silence: str
+) -> str | None:
+    """Say what of the model's window is a guess; None: nothing.
+
+    A single reading that was not believed is none: the next may be.
+    """
+    beat_ns = heartbeat_ns(memory.gaps_ns)
+    is_read = memory.readings[-1].t_ns + beat_ns >= end_ns
+    held = ledgers.held_domains(memory.tracks, span[1])
+    if held and is_read:
+        instead = "the base has its power" if memory.unread else "held at the last mean power"
+        return f"{', '.join(held)}: not read in time, {instead} meanwhile"
+    if end_ns > believed_ns + (beat_ns if is_read else 0):
+        return silence
+    lost = holed(memory.tracks, *span)
+    if lost:
+        told = "; ".join(f"{domain}: {reason}" for domain, reason in lost.items())
+        return f"{told}; held at the last mean power meanwhile"
+    if not memory.is_sure:
+        return "the base is looked for again, and not enough readings agree on it yet"
+    return None
 
 
 def _added(

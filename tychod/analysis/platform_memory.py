@@ -49,6 +49,15 @@ class Stretch(NamedTuple):
     energy_uj: int
 
 
+class Hole(NamedTuple):
+    """A stretch in which a part was not read well, and the power that is taken for it."""
+
+    from_ns: int
+    to_ns: int
+    power_w: float
+    reason: str  # why its energy will never be known; empty: it is, though not when it was used
+
+
 @dataclass(frozen=True, slots=True)
 class PartTrack:
     """Energy of one zone that is a part of the platform: whole microjoules at rising times.
@@ -62,6 +71,7 @@ class PartTrack:
     begun_ns: int  # nothing is known of the time before
     solid_ns: int  # from here on it was read often enough to show when power changed
     is_modelled: bool = False
+    holes: tuple[Hole, ...] = ()
 
     @property
     def through_ns(self) -> int:
@@ -104,6 +114,9 @@ class PlatformMemory:
     gaps_ns: tuple[int, ...] = ()  # between the newest readings
     is_stopped: bool = True  # nothing is booked until there is a new reading
     base_w: float | None = None  # of the bank, one window ago
+    is_sure: bool = False  # the base is, since it was last lost sight of
+    unread: tuple[str, ...] = ()  # zones that were not waited for any more, one window ago
+    base_before_w: float | None = None  # when the first of them fell silent
     tracks: Mapping[str, PartTrack] = field(default_factory=dict)  # by zone
     points: Mapping[str, CounterPoint] = field(default_factory=dict)  # of true counters, by zone
     ledger: Ledger = field(default_factory=Ledger)

@@ -9,7 +9,7 @@ import numpy as np
 from tychod.analysis.bank import HISTORY_S, History
 from tychod.analysis.energy import DomainWindow, ZoneWindow
 from tychod.analysis.learned import Float64s
-from tychod.analysis.platform_memory import PartTrack
+from tychod.analysis.platform_memory import Hole, PartTrack, PlatformMemory
 from tychod.samples import Int64s
 
 PARTS: Final = ("package", "dram", "gpu")
@@ -19,6 +19,8 @@ KEPT_NS: Final = round(HISTORY_S * 1e9) + 10_000_000_000
 """History that a reading may need, and how long it may wait for a part."""
 COARSE_NS: Final = 2_500_000_000
 """Readings of a part further apart do not show when its power changed."""
+WAIT_NS: Final = 2_500_000_000
+"""A part that is late is waited for so long behind the window's end, then held."""
 MEAN_NS: Final = 3_000_000_000
 """A part that is not read is held at its mean power over so long."""
 
@@ -53,18 +55,45 @@ def _advanced(track: PartTrack | None, zone: ZoneWindow, end_ns: int) -> PartTra
     if to_ns <= from_ns:
         return track
     at, rise_uj = _points(track, zone, to_ns, total_uj)
+    solid_ns = to_ns if zone.broken else _solid_ns(at, track.solid_ns)
     nodes = _nodes(from_ns, to_ns, end_ns)
     risen = np.rint(np.interp(nodes - from_ns, at - from_ns, rise_uj)).astype(np.int64)
     risen[-1] = total_uj
     times = np.concatenate([track.times_ns, nodes])
     energy = np.concatenate([track.energy_uj, track.energy_uj[-1] + risen])
     keep = max(int(np.searchsorted(times, end_ns - KEPT_NS, "right")) - 1, 0)
+    holes = tuple(hole for hole in track.holes if hole.to_ns > times[keep])
+    if zone.broken:
+        holes = (*holes, _hole(track, zone))
+    elif solid_ns > track.solid_ns:
+        holes = (*holes, _gap(from_ns, solid_ns, at, rise_uj))
     return replace(
         track,
         times_ns=times[keep:],
         energy_uj=energy[keep:],
-        solid_ns=_solid_ns(at, track.solid_ns),
+        solid_ns=solid_ns,
+        holes=holes,
     )
+
+
+def _gap(from_ns: int, to_ns: int, at: Int64s, rise_uj: Float64s) -> Hole:
+    """Where it was not read, all that is known is the sum: its newest power is as it is now."""
+    begun, ended = np.interp([to_ns - from_ns, at[-1] - from_ns], at - from_ns, rise_uj).tolist()
+    begun = 0.0 if to_ns >= at[-1] else begun
+    since_ns = int(at[-1]) - (from_ns if to_ns >= at[-1] else to_ns)
+    return Hole(from_ns, to_ns, (ended - begun) * 1_000 / since_ns, "")
+
+
+def _hole(track: PartTrack, zone: ZoneWindow) -> Hole:
+    """Where its counter was reset in between, what it says of the whole stretch is too little.
+
+    If nothing is known of before, the window's own mean is all there is.
+    """
+    from_ns, to_ns = track.through_ns, zone.point.t_ns
+    power_w = mean_w(track) if len(track.times_ns) > 1 else 0.0
+    own_w = (zone.energy_uj + zone.late_uj) * 1_000 / (to_ns - from_ns)
+    reason = zone.reason or "its counter does not tell all"
+    return Hole(from_ns, to_ns, max(power_w, own_w), reason)
 
 
 def _points(
@@ -73,6 +102,7 @@ def _points(
     """Return where the meter was read since the track's end, and the rise until then."""
     from_ns, meter = track.through_ns, zone.meter
     inner = (meter.times_ns > from_ns) & (meter.times_ns < to_ns)
+    inner[0] = False  # of a late meter this is the window's start, where nobody read it
     rise = zone.late_uj + meter.energy_j[inner] * 1e6
     at = np.concatenate([[from_ns], meter.times_ns[inner], [to_ns]]).astype(np.int64)
     rise = np.concatenate([[0.0], np.clip(rise, 0.0, total_uj), [float(total_uj)]])
@@ -109,17 +139,38 @@ def _at(track: PartTrack, t_ns: int) -> int:
     return e0 + (e1 - e0) * (t_ns - t0) // (t1 - t0)
 
 
+def unread(tracks: Tracks, end_ns: int) -> tuple[str, ...]:
+    """Return the zones that are not waited for any more at a window's end."""
+    return tuple(key for key, track in tracks.items() if track.through_ns < end_ns - WAIT_NS)
+
+
+def read(memory: PlatformMemory) -> Tracks:
+    """Return the parts that are read; what the others use is in the base meanwhile."""
+    return {key: track for key, track in memory.tracks.items() if key not in memory.unread}
+
+
+def holed(tracks: Tracks, from_ns: int, to_ns: int) -> Mapping[str, str]:
+    """Return the domains of which a part's energy will never be known in between, and why."""
+    return {
+        track.domain: hole.reason
+        for track in tracks.values()
+        for hole in track.holes
+        if hole.reason and hole.from_ns < to_ns and hole.to_ns > from_ns
+    }
+
+
 def through_ns(tracks: Iterable[PartTrack]) -> int | None:
     """Return up to when all parts are known; None: there are none."""
     return min((track.through_ns for track in tracks), default=None)
 
 
-def history(tracks: Tracks, parts: Sequence[str]) -> History | None:
-    """Return the parts' energy on the edges of bins, as far as all of them are known well."""
-    if not tracks:
-        return None
-    begin_ns = max(max(t.solid_ns, int(t.times_ns[0])) for t in tracks.values())
-    end_ns = min(t.through_ns for t in tracks.values())
+def history(tracks: Tracks, parts: Sequence[str], window_end_ns: int) -> History | None:
+    """Return the parts' energy on the edges of bins, as far as all of them are known well.
+
+    ``tracks``: those that are read; without any, all that is used is in the base.
+    """
+    begin_ns = max((max(t.solid_ns, int(t.times_ns[0])) for t in tracks.values()), default=0)
+    end_ns = min((t.through_ns for t in tracks.values()), default=window_end_ns)
     begin_ns = max(begin_ns, end_ns - KEPT_NS)
     edges = np.arange(-(-begin_ns // BIN_NS), end_ns // BIN_NS + 1, dtype=np.int64) * BIN_NS
     if len(edges) < 2:
@@ -136,7 +187,20 @@ def _joules(tracks: Tracks, parts: Sequence[str], at: Int64s) -> Float64s:
         base = int(track.energy_uj[0])
         joules = np.interp(at - start, times, (track.energy_uj - base) / 1e6)
         behind = np.maximum(at - track.through_ns, 0) / 1e9
-        found[parts.index(track.domain)] += joules - joules[0] + behind * mean_w(track)
+        joules = joules + behind * mean_w(track) + _in_holes(track, at)
+        found[parts.index(track.domain)] += joules - joules[0]
+    return found
+
+
+def _in_holes(track: PartTrack, at: Int64s) -> Float64s:
+    """Return how much more is taken to have been used in its holes than was counted, joules."""
+    found = np.zeros(len(at))
+    start = int(track.times_ns[0])
+    for hole in track.holes:
+        inside = np.clip(at, hole.from_ns, hole.to_ns)
+        counted = np.interp(inside - start, track.times_ns - start, track.energy_uj / 1e6)
+        begun = np.interp(hole.from_ns - start, track.times_ns - start, track.energy_uj / 1e6)
+        found += (inside - hole.from_ns) / 1e9 * hole.power_w - (counted - begun)
     return found
 
 
@@ -154,7 +218,9 @@ def power_w(
 
 
 def mean_w(track: PartTrack) -> float:
-    """Return a zone's newest mean power, watts."""
+    """Return a zone's newest mean power, watts; in a hole, what was taken for it."""
+    if track.holes and track.holes[-1].to_ns >= track.through_ns:
+        return track.holes[-1].power_w
     to_ns = track.through_ns
-    from_ns = max(to_ns - MEAN_NS, int(track.times_ns[0]))
+    from_ns = max(to_ns - MEAN_NS, int(track.times_ns[0]), *(h.to_ns for h in track.holes))
     return energy_uj(track, from_ns, to_ns) * 1_000 / (to_ns - from_ns) if to_ns > from_ns else 0.0

@@ -1,9 +1,10 @@
 """What is shown of the whole machine's power in one window, and how far it may be believed."""
 
+import math
 from statistics import median
 from typing import Final, NamedTuple
 
-from tychod.analysis.bank import Fit
+from tychod.analysis.bank import READY_AFTER, READY_SD_S, UNREAD_WALK, Fit
 from tychod.analysis.platform_memory import PlatformMemory, Stretch
 from tychod.analysis.residual import Closed
 from tychod.model import Coefficient, PlatformFit, Quality, Residual, Zone
@@ -65,7 +66,10 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
         why = "no reading yet" if memory.tracks else "no part of the machine is measured"
         none = (None,) * 7
         return PlatformFit("hold", booked.reason or why, *none, {}, period_s, 0, 0)
-    why_held = _why_held(memory, fit) if booked.method == "hold" else None
+    why_held = _why_held(fit) if booked.method == "hold" else None
+    base_sd = fit.base_sd_w
+    if memory.unread:  # what the parts that are not read have done since is in the base
+        base_sd = math.sqrt(base_sd**2 + UNREAD_WALK * (fit.centroid_s + (period_s or 0.0)))
     pairs = zip(fit.coefficients, fit.coefficient_sd, strict=True)
     return PlatformFit(
         "fused" if booked.method == "fused" else "hold",
@@ -76,7 +80,7 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
         fit.lag_s,
         fit.boxcar_s,
         fit.base_w,
-        fit.base_sd_w,
+        base_sd,
         {name: Coefficient(*pair) for name, pair in zip(memory.parts, pairs, strict=True)},
         period_s,
         fit.readings,
@@ -84,11 +88,14 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
     )
 
 
-def _why_held(memory: PlatformMemory, fit: Fit) -> str:
-    if memory.is_taken_over:
-        return "the readings are not laid against the parts now, which are not read in time"
-    told = f"sd {fit.centroid_sd_s:.1f} s, {fit.readings} readings"
-    return f"the readings' delay is not sure enough yet ({told})"
+def _why_held(fit: Fit) -> str:
+    if fit.judged < READY_AFTER:
+        told = f"{fit.judged} of {READY_AFTER} readings that every long averaging can be held to"
+        return f"what the readings average over is being found out: {told}"
+    return (
+        f"the readings' delay is not sure enough yet: {fit.centroid_sd_s:.1f} s of standard "
+        f"deviation, {READY_SD_S:g} s is enough; it shows when load changes"
+    )
 
 
 def residual_of(
@@ -135,6 +142,8 @@ def _doubt_of_parts(memory: PlatformMemory, closed: Closed) -> str | None:
         return "the package's power is modelled, not measured"
     if closed.without:
         return f"{', '.join(closed.without)}: not read, so its power is in here"
+    if closed.unknown:
+        return f"{'; '.join(closed.unknown)}, so its power is in here"
     return None
 
 

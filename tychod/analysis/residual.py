@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tychod.analysis.platform_memory import Ledger, PartTrack, Span, Stretch
-from tychod.analysis.platform_parts import Tracks, energy_uj, through_ns
+from tychod.analysis.platform_parts import Tracks, energy_uj, holed, through_ns
 
 PATIENCE_NS: Final = 10_000_000_000
 """A part is waited for so long behind the window's end."""
@@ -28,6 +28,7 @@ class Closed(NamedTuple):
     energy_uj: int = 0
     seconds: float = 0.0
     without: tuple[str, ...] = ()  # domains of which a part is not known yet
+    unknown: tuple[str, ...] = ()  # and of which one never will be, each with the reason
 
     @property
     def power_w(self) -> float | None:
@@ -97,7 +98,9 @@ def _booked(ledger: Ledger, stretches: Sequence[Stretch], tracks: Tracks) -> tup
             without[track.domain] = None
     added = _added(ledger, platform, parts, idle)
     added = replace(added, owed=owed, through_ns=stretches[-1].to_ns)
-    return added, Closed(platform - parts, length_ns / 1e9, tuple(without))
+    lost = {k: v for s in stretches for k, v in holed(tracks, s.from_ns, s.to_ns).items()}
+    unknown = tuple(f"{domain}: {reason}" for domain, reason in lost.items())
+    return added, Closed(platform - parts, length_ns / 1e9, tuple(without), unknown)
 
 
 def _added(ledger: Ledger, platform_uj: int, parts_uj: int, idle_uj: int) -> Ledger:
