@@ -224,3 +224,15 @@ def test_stalls_longer_than_the_period_make_it_no_other(seed: int, grid: bool) -
     assert sd_s is not None
     true_s = (times[-1] - times[0]) / (len(times) - 1) / NS
     assert abs(run.lock.period_s - true_s) < 4 * sd_s
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_period_too_short_for_the_readings_is_not_sure(seed: int) -> None:
+    """A publisher of 0.3 s that may be asked every 0.2 s: what is claimed holds the truth."""
+    random = Random(f"{seed} coarse")
+    times = publish_times(random, 0.3, 200, grid=False)
+
+    run = follow(PublishLock(1.0, least_retry_s=0.2, seed=seed), times, random, PROMPT)
+
+    assert run.lock.period_sd_s is not None
+    assert abs(run.lock.period_s - 0.3) < 2 * run.lock.period_sd_s

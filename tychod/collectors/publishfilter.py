@@ -120,17 +120,14 @@ class PublishFilter:
         """
         ahead = max(1, round((within.high_ns - self.last_ns) / self.period_ns))
         due = self.expect(ahead)
-        is_wide = within.high_ns - within.low_ns > self.period_ns / 2
-        return (
-            ahead > 1 and is_wide and abs(within.high_ns - due.t_ns) < SURE_SD * due.variance**0.5
-        )
+        return ahead > 1 and abs(within.high_ns - due.t_ns) < SURE_SD * due.variance**0.5
 
-    def take(self, within: Interval, passed: int) -> Moment:
+    def take(self, within: Interval, passed: int, *, is_late: bool = False) -> Moment:
         """Take the publish that lies in an interval; return its moment."""
         if passed > LONG_PERIODS:
             self.period_variance += (0.02 * self.period_ns) ** 2
             return self._restart(within)
-        if self.is_unsure(within):
+        if is_late and self.is_unsure(within):
             return self._restart(within)
         expected = self.expect(passed)
         seen = censor(expected, within)

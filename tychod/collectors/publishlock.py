@@ -20,8 +20,10 @@ MOST_OVERSHOOT: Final = 0.1  # of the period; a longer one is a hiccup, and no h
 SKIPS_IN_ROW: Final = 5
 LONGEST_WAIT_NS: Final = 1.0 * NS  # in silence, unless a quarter of the period is more
 SILENT_SHARE: Final = 12  # in a long silence a reading each twelfth of it
+FINE_PERIODS: Final = 2.75  # readings in a period; with fewer a wrong one looks well followed
 KNOWN_SD: Final = (0.005, 0.2)  # of the period, whatever a calibration says
-PERIODS_NS: Final = (0.001 * NS, 3600.0 * NS)  # what can be a period
+LEAST_PERIOD_NS: Final = 0.001 * NS
+MOST_PERIOD_NS: Final = 3600.0 * NS
 
 
 class Stamp(NamedTuple):
@@ -42,10 +44,15 @@ class PublishLock:
         *,
         known_sd_s: float | None = None,
         least_retry_s: float = 0.001,
+        least_period_s: float = 0.001,
         seed: int = 1,
     ) -> None:
-        """``known_sd_s``: how sure the period is, where a calibration knows it."""
-        period_ns = _bounded(period_s * NS)
+        """``known_sd_s``: how sure the period is, where a calibration knows it.
+
+        A device that publishes more often than each ``least_period_s`` is read only so often.
+        """
+        self._least_period_ns: Final = max(least_period_s * NS, LEAST_PERIOD_NS)
+        period_ns = self._bounded(period_s * NS)
         sd_ns = None if known_sd_s is None else _between(known_sd_s * NS, KNOWN_SD, period_ns)
         self.reads = 0
         self.updates = 0
@@ -77,12 +84,15 @@ class PublishLock:
         phase = self._phase  # once: another thread may ask while it is replaced
         if isinstance(phase, Search):
             return None
-        return math.sqrt(max(phase.period_variance, 0.0)) / NS
+        sd_ns = math.sqrt(max(phase.period_variance, 0.0))
+        if phase.period_ns < FINE_PERIODS * self._least_ns:
+            sd_ns = max(sd_ns, self._least_ns / 2)
+        return sd_ns / NS
 
     def know(self, period_s: float, sd_s: float) -> None:
         """Take a calibrated period, unless one has been learned by now."""
         if isinstance(self._phase, Search):
-            period_ns = _bounded(period_s * NS)
+            period_ns = self._bounded(period_s * NS)
             self._phase = Search(period_ns, _between(sd_s * NS, KNOWN_SD, period_ns))
 
     def due_ns(self, now_ns: int) -> int:
@@ -166,10 +176,10 @@ class PublishLock:
         if search.is_over:
             can_be_finer = search.step_ns > self._least_ns
             if search.is_coarse and can_be_finer:
-                self._phase = Search(_bounded(search.period_ns / 4), None)
+                self._phase = Search(self._bounded(search.period_ns / 4), None)
             else:
                 self._phase = search.result()
-                self._phase.period_ns = _bounded(self._phase.period_ns)
+                self._phase.period_ns = self._bounded(self._phase.period_ns)
             self._skips = 0
             self._guard.clear()
         return (Moment(within.mid_ns, within.variance), 0)
@@ -197,14 +207,17 @@ class PublishLock:
     ) -> tuple[Moment, int]:
         """Take the publish that was waited for, or one of those after it."""
         passed = phase.passed(within)
-        seen = phase.take(within, passed)
-        phase.period_ns = _bounded(phase.period_ns)
+        seen = phase.take(within, passed, is_late=is_late)
+        phase.period_ns = self._bounded(phase.period_ns)
         # Between two readings that lie close no value was missed: the device was silent.
         gap_ns = within.high_ns - within.low_ns
         missed = min(passed - 1, math.floor(gap_ns / phase.period_ns))
         if not is_late:
             self._skips = self._skips + 1 if passed > 1 else 0
-        self._guard.plan()
+        if phase.period_ns > self._least_period_ns:
+            self._guard.plan()
+        else:
+            self._guard.clear()  # of a shorter one nothing needs to be known
         if self._skips >= SKIPS_IN_ROW:
             self._skips = 0
             self._guard.clear()
@@ -245,9 +258,8 @@ class PublishLock:
     def _longest_ns(self) -> float:
         return max(LONGEST_WAIT_NS, self._phase.period_ns / 4, self._least_ns)
 
-
-def _bounded(period_ns: float) -> float:
-    return min(PERIODS_NS[1], max(PERIODS_NS[0], period_ns))
+    def _bounded(self, period_ns: float) -> float:
+        return min(MOST_PERIOD_NS, max(self._least_period_ns, period_ns))
 
 
 def _between(value: float, shares: tuple[float, float], whole: float) -> float:
