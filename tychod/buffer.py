@@ -33,6 +33,12 @@ class Buffer(Generic[S]):
             self._samples.append(sample)
             return True
 
+    def forget(self, before_ns: int) -> None:
+        """Drop what is older: a capacity alone would keep slow sources' samples for hours."""
+        with self._lock:
+            while self._samples and self._samples[0].t_ns < before_ns:
+                self._samples.popleft()
+
     def grown(self, capacity: int) -> "Buffer[S]":
         """Return another buffer that begins with the newest samples of this one."""
         other: Buffer[S] = Buffer(capacity)

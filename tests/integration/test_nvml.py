@@ -42,6 +42,7 @@ from tychod import config
 from tychod.clock import SystemClock
 from tychod.collectors.base import GpuCollector, Ready, Timing, Unavailable
 from tychod.collectors.nvml import Nvml, probe
+from tychod.collectors.nvml_device import FASTEST_S
 from tychod.hostfs import Host
 from tychod.samples import GpuSample, GpuUse
 
@@ -392,6 +393,31 @@ def test_a_gpu_that_appears_later_is_found(
 
     assert before == [Gpu().uuid]
     assert of(samples, SECOND) != []
+
+
+def test_two_gpus_of_one_name_are_one(
+    make_world: MakeWorld, start: Callable[[NvmlWorld], Nvml]
+) -> None:
+    """A uuid that is listed twice is read once, and the other place is told."""
+    world = make_world(Gpu(), replace(SECOND, uuid=Gpu().uuid))
+    collector = start(world)
+    samples, _ = run(collector, world, until_s=3)
+
+    assert [d.uuid for d in collector.devices] == [Gpu().uuid]
+    assert len(samples) <= 31
+    assert [line for line in collector.problems if Gpu().uuid in line]
+
+
+def test_a_counter_that_always_moves_is_read_a_hundred_times_a_second(
+    make_world: MakeWorld, start: Callable[[NvmlWorld], Nvml]
+) -> None:
+    """A GPU whose counter moves at each call costs no more than the fastest publisher known."""
+    world = make_world(replace(Gpu(), period_s=0.001))
+    collector = start(world)
+    samples, _ = run(collector, world, until_s=10)
+
+    late = [s for s in samples if s.t_ns > samples[-1].t_ns - 5 * NS]
+    assert len(late) <= 1.05 * 5 / FASTEST_S
 
 
 def test_what_was_known_before_the_library_was_opened_anew_is_not_new(

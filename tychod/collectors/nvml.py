@@ -78,6 +78,7 @@ class Nvml:
         self._members: list[tuple[Device, Processes]] = []
         self._earlier: dict[str, Device] = {}  # each as it was when last found
         self._lost: dict[str, GpuDevice] = {}
+        self._twins: dict[str, str] = {}  # uuid -> where a second GPU of that name is
         self._listing: tuple[str, ...] = ()
         self._is_open = False
         self._retry_ns = FIRST_RETRY_NS
@@ -168,13 +169,14 @@ class Nvml:
             version = bounded(self._pynvml.nvmlSystemGetDriverVersion())
         except self._pynvml.NVMLError as exc:
             raise DriverDownError(advice(exc.value)) from exc
+        self._twins = {}
         for number in range(min(count, MOST_DEVICES)):
             member = self._find_member(number, version)
             if member is not None:
                 self._members.append(member)
 
     def _find_member(self, number: int, version: str) -> tuple[Device, Processes] | None:
-        """Return one device; None where it is lost or may not be seen (a device cgroup)."""
+        """Return one device; None where it is lost, unseen (a device cgroup) or known."""
         try:
             handle = self._pynvml.nvmlDeviceGetHandleByIndex(number)
         except self._pynvml.NVMLError:
@@ -182,6 +184,9 @@ class Nvml:
         calls = Calls(self._pynvml, handle)
         try:
             facts = read_facts(calls, number, version)
+            if any(facts.uuid == device.facts.uuid for device, _ in self._members):
+                self._twins[facts.uuid] = facts.pci or f"number {number}"
+                return None
             device = Device(calls, facts, self._locks, self._clock)
             device.mig.look()
         except DeviceLostError:
@@ -288,7 +293,12 @@ class Nvml:
         reasons = dict.fromkeys(self._lost, IS_LOST)
         reasons |= {d.facts.uuid: d.reason for d, _ in self._members if d.reason is not None}
         self.reasons = MappingProxyType(reasons)
-        self.problems = tuple(d.problem for d, _ in self._members if d.problem is not None)
+        told = [d.problem for d, _ in self._members if d.problem is not None]
+        twins = [
+            f"{pci}: a second GPU with the uuid {uuid}: it is not read"
+            for uuid, pci in self._twins.items()
+        ]
+        self.problems = (*told, *twins)
 
 
 def probe(host: Host, config: Config, clock: Clock) -> Ready[GpuCollector] | Unavailable:

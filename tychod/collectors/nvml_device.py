@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LEAST_RETRY_S: Final = 0.001
 """A call into the driver takes about so long; asking again sooner finds nothing new."""
+FASTEST_S: Final = 0.01
+"""No driver publishes more often; of a counter that moves at every call so much is enough."""
 
 
 class Facts(NamedTuple):
@@ -59,7 +61,10 @@ class Locks:
         if facts.uuid not in self._locks:
             seed = len(self._locks) + 1  # so that two devices are not read off phase together
             self._locks[facts.uuid] = PublishLock(
-                self._period_s, least_retry_s=LEAST_RETRY_S, seed=seed
+                self._period_s,
+                least_retry_s=LEAST_RETRY_S,
+                least_period_s=FASTEST_S,
+                seed=seed,
             )
             self._look_up(facts)
         return self._locks[facts.uuid]

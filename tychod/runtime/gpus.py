@@ -11,6 +11,8 @@ from tychod.buffer import Buffer
 from tychod.clock import Clock
 from tychod.collectors import GPU_COLLECTOR
 from tychod.collectors.base import GpuCollector, Pace, Ready, Timings, Unavailable
+from tychod.collectors.nvml import MOST_DEVICES
+from tychod.collectors.nvml_device import FASTEST_S
 from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.model import Window
@@ -23,9 +25,6 @@ LOOK_AHEAD_S: Final = 0.3
 """What a window needs of the time after it, to undo averages (analysis/gpuseries.py)."""
 MARGIN_NS: Final = 4_000_000_000
 """What it needs of the time before it: the last updates, and the last look at processes."""
-FASTEST_S: Final = 0.01
-"""No driver publishes more often; buffers are sized for it."""
-MOST_LOOKS: Final = 4096
 SILENT_PERIODS: Final = 3
 """A device that did not publish for so many periods is not waited for."""
 
@@ -42,11 +41,16 @@ class GpuSampler:
         version: Callable[[], Hierarchy],
         clock: Clock,
         crashed: Crashed,
+        look_s: float,
     ) -> None:
-        """``version``: of the cgroup hierarchy that workloads are found in."""
+        """``version``: of the cgroup hierarchy that workloads are found in.
+
+        ``look_s``: seconds between two looks at the processes of each device.
+        """
         self._version = version
         self._clock = clock
-        self._uses: Buffer[GpuUse] = Buffer(MOST_LOOKS)
+        looks = math.ceil(plan.history_s / look_s)
+        self._uses: Buffer[GpuUse] = Buffer(MOST_DEVICES * looks)
         self._published: Mapping[str, int] = MappingProxyType({})  # newest update of each device
         access = Access(
             find,
@@ -67,7 +71,16 @@ class GpuSampler:
             last = self._uses.last()
             later_ns = last.t_ns + 1 if last and use.t_ns <= last.t_ns else use.t_ns
             self._uses.append(use._replace(t_ns=later_ns))
+        self._forget()
         return samples
+
+    def _forget(self) -> None:
+        """Drop what no window needs any more: there is room for as many as there could be."""
+        before_ns = self._clock.now_ns() - round(self.sampler.plan.history_s * 1e9)
+        self._uses.forget(before_ns)
+        opened = self.sampler.opened()
+        if opened is not None:
+            opened.buffer.forget(before_ns)
 
     def lag_s(self) -> float | None:
         """How long after its end a window is known; None while the source is not there."""
@@ -159,10 +172,13 @@ def gpu_sampler(
     history_s = 2 * length_s + MARGIN_NS / 1e9 + 10.0
     plan = Plan(spec.name, enabled, spec.quality, interval_s, history_s, epoch_ns)
     find = partial(calibrated, partial(spec.find, host, config, clock), timings)
-    return GpuSampler(plan, find, version, clock, crashed)
+    return GpuSampler(plan, find, version, clock, crashed, config.nvml.process_interval)
 
 
-def _pace(plan: Plan, collector: GpuCollector) -> Pace:
-    """Return a pace that sizes the buffer: when devices are read, they say themselves."""
+def _pace(plan: Plan, _: GpuCollector) -> Pace:
+    """Return a pace that gives the buffer room for all devices that could come, at their fastest.
+
+    When devices are read, they say themselves; what is old is dropped by its age.
+    """
     each = math.ceil(plan.interval_s / FASTEST_S)
-    return Pace(plan.interval_s, plan.history_s, samples=each * max(len(collector.devices), 1))
+    return Pace(plan.interval_s, plan.history_s, samples=each * MOST_DEVICES)
