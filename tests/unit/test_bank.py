@@ -23,8 +23,11 @@ from tychod.analysis.bank import (
     fresh,
     from_plain,
     fused_w,
+    is_settled,
+    kernels_of,
     take,
     to_plain,
+    unplaced,
     with_parts,
 )
 from tychod.analysis.bank_state import COEFFICIENT, COEFFICIENT_SD
@@ -300,6 +303,57 @@ def test_what_cannot_be_used_is_counted() -> None:
         after = take(bank, history_, t_ns, 0, power_w)
 
         assert after == replace(bank, rejected=bank.rejected + 1)
+
+
+def test_a_history_that_is_too_short_changes_nothing() -> None:
+    """It is nobody's fault: such a reading is neither believed nor counted as rejected."""
+    told = usual()
+    bank, reading = told.banks[-1], told.world.readings[-1]
+    past = history(told.world, reading.t_ns)
+    for history_, t_ns in (
+        (past, reading.t_ns + 1_000_000_000),  # the parts are not known so far
+        (history(told.world, reading.t_ns, 1.0), reading.t_ns + 1),
+        (past._replace(energy_j=past.energy_j * math.nan), reading.t_ns + 1),
+    ):
+        assert take(bank, history_, t_ns, 0, 500.0) is bank
+
+
+def test_a_short_history_is_enough_for_the_base() -> None:
+    """Once the delay is known: the base is found again, the delays are not compared."""
+    told = usual()
+    known = unplaced(replace(told.banks[-20], is_ready=True))
+    for reading in told.world.readings[-19:-16]:
+        past = history(told.world, reading.t_ns, 5.0)
+        before = known
+        known = take(known, past, reading.t_ns, reading.half_ns, reading.power_w)
+        ageing = math.exp(-(reading.t_ns - before.last_ns) / 1e9 / 600.0)
+        assert known.evidence == pytest.approx(before.evidence * ageing)
+    assert is_settled(known)
+    assert known.readings == told.banks[-20].readings + 3
+    assert abs(fit(known).base_w - told.last.base_w) < 3 * (2.0 + told.last.base_sd_w)
+
+
+def test_one_reading_does_not_say_where_the_base_is() -> None:
+    """The first after a pause may be off: one that does not fit to it begins anew."""
+    told = usual()
+    known = unplaced(told.banks[-20])
+    off, *others = told.world.readings[-19:-15]
+    for reading in (off._replace(power_w=off.power_w + 300.0), *others):
+        assert not is_settled(known)
+        known = shown(known, told.world, reading)
+        if is_settled(known):
+            break
+    assert known.readings == told.banks[-20].readings + 3
+    assert abs(fit(known).base_w - told.last.base_w) < 3 * (2.0 + told.last.base_sd_w)
+
+
+@pytest.mark.parametrize(
+    ("average_s", "boxcars"), [(0.0, None), (0.9, {1.0}), (50.0, {60.0}), (0.2, {0.1})]
+)
+def test_a_known_average_is_the_only_one(average_s: float, boxcars: set[float] | None) -> None:
+    """The nearest of those that are looked for; without one, all are."""
+    found = kernels_of(average_s)
+    assert {boxcar for _, boxcar in found} == (boxcars or {boxcar for _, boxcar in CALIBRATION})
 
 
 @pytest.mark.parametrize("parts", [("package",), ("package", "dram", "gpu", "psys")])

@@ -398,6 +398,64 @@ def test_a_restart_goes_on_with_what_was_known() -> None:
     assert told.platform_uj == late[-1].seen.total_uj
 
 
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_after_a_pause_the_base_is_looked_for_again(*, is_saved: bool) -> None:
+    """Something may have been switched on meanwhile: no window is measured until readings agree."""
+    settings = replace(SHORT, seconds=135.0, quiet=((60.0, 135.0),), base_steps=((95.0, 58.0),))
+    world = PlatformWorld(settings, 6)
+    *_, last = rows(world, until_s=90.0)
+    noise = 3 * settings.noise_w / settings.base_w
+    known = through_bytes(last.memory) if is_saved else last.memory
+    late = list(rows(world, known, from_s=105.0))
+    measured = [row for row in late if row.seen.quality == "measured" and is_fused(row)]
+    assert len(measured) > 5
+    assert all(abs(off(world, row)) < noise for row in measured)
+    for row in late:
+        if row.seen.quality != "measured" or not is_fused(row):
+            assert row.seen.reason
+            assert row.seen.residual is not None
+            assert not row.seen.residual.usable
+
+
+def is_fused(row: Row) -> bool:
+    """Whether the window was put together from the parts."""
+    return row.seen.fit is not None and row.seen.fit.method == "fused"
+
+
+def test_a_single_reading_that_cannot_be_is_passed_over() -> None:
+    """The next one is as good: the window in between is no guess."""
+    world = PlatformWorld(replace(SHORT, quantum_w=0.0), 3)
+    odd = world.readings[-8]
+    world.readings = tuple(r._replace(power_w=2e6) if r is odd else r for r in world.readings)
+    seen = list(rows(world))
+    counts = [row.seen.fit.rejected for row in seen if row.seen.fit]
+    assert counts[-1] == counts[-8] + 1 == counts[1] + 1
+    assert {row.seen.quality for row in seen[-8:]} == {"measured"}
+
+
+def test_what_is_waited_for_is_said() -> None:
+    """At a cold start: first the long averages, which no step of load can bring nearer."""
+    world = PlatformWorld(SHORT, 3)
+    told = [row.seen.fit.reason or "" for row in rows(world) if row.seen.fit]
+    assert any("0 of 5 readings" in one for one in told[:3])
+    assert any("4 of 5 readings" in one or "3 of 5 readings" in one for one in told)
+    assert not told[-1]
+
+
+def test_a_known_average_leaves_no_other_to_find() -> None:
+    """A meter that tells its averaging is laid against that alone; so it is sooner known."""
+    world = PlatformWorld(replace(SHORT, boxcar_s=1.0), 3)
+    told = {}
+    for average_s in (0.0, 1.1):
+        seen = list(rows(world, faults=Faults(average_s=average_s)))
+        at = next(i for i, row in enumerate(seen) if is_fused(row))
+        told[average_s] = at
+        bank = seen[at].memory.bank
+        assert bank is not None
+        assert ({boxcar for _, boxcar in bank.kernels} == {1.0}) is bool(average_s)
+    assert told[1.1] < told[0.0]
+
+
 FINE = (
     *(("through_ns", None), ("bank", None), ("key", "x"), ("by_sensor", {"a": 1})),
     ("gaps_ns", [1]),

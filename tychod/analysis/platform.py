@@ -139,7 +139,9 @@ def _from_readings(
     live_w = memory.readings[-1].power_uw / 1e6 if is_fresh else None
     has_gap = _has_gap(held.stretches, memory.through_ns)
     quality: Quality = "measured" if is_fresh else "stale"
-    reason = silence if memory.is_taken_over or not is_fresh else None
+    reason = None if is_fresh else silence
+    if memory.is_taken_over and is_fresh:
+        reason = f"{silence}; each is held until the next"
     return Booked(held.stretches, "hold", quality, reason, has_gap, live_w)
 
 

@@ -100,7 +100,7 @@ def disbelief(memory: PlatformMemory, end_ns: int) -> str:
     past = history(read(memory), memory.parts, end_ns)
     known_s = (end_ns - past.start_ns) / 1e9 if past is not None else 0.0
     if known_s < LEARNED_S:
-        return f"all parts are read for {known_s:.0f} s only, and the readings tell of before"
+        return f"all parts are read for {known_s:.0f} s only, the readings tell of before"
     if memory.bank is not None and memory.bank.repeats:
         return "the last readings are the same again, though the parts changed"
     since_s = (end_ns - (memory.good_ns or memory.readings[0].t_ns)) / 1e9
