@@ -10,7 +10,7 @@ from tychod.analysis.bins import Meter
 from tychod.analysis.counters import COUNTER_END, Track, energy_at, native_at, track
 from tychod.analysis.powers import as_zone, power_track
 from tychod.analysis.state import Params, State, ZonePoint
-from tychod.model import Window
+from tychod.model import Window, ZoneMethod
 from tychod.samples import EnergySeries, EnergyZone, Int64s, PowerSensor
 
 ATTRIBUTED = ("package", "core", "uncore", "dram")
@@ -36,8 +36,8 @@ class ZoneWindow(NamedTuple):
     meter: Meter  # the window's part, on the axis that the source's delay is taken off
     reason: str | None
     broken: bool = False  # it was reset or may have wrapped unseen: its bins do not show its power
-    sensor: PowerSensor | None = None  # the readings that were added up; None: a counter did so
-    interval_ns: int | None = None  # how far apart they are; None: a counter, or not known
+    method: ZoneMethod = "counter"
+    interval_ns: int | None = None  # how far apart the added-up readings are; None: not known
 
 
 class Followed(NamedTuple):
@@ -59,6 +59,7 @@ class UnreadZone(NamedTuple):
     zone: EnergyZone
     source: str
     reason: str
+    method: ZoneMethod = "counter"
 
 
 class DomainWindow(NamedTuple):
@@ -138,10 +139,17 @@ def zone_windows(
             marks_ns = np.array([t_ns for t_ns, _ in readings], np.int64)
         reason = series.zone_reasons.get(zone.key)
         followed = Followed(zone, series.source, series.quality, begun, moved, marks_ns, reason)
-        interval_ns = series.period_ns or None if sensor else None
         booked = zone_window(followed, window, params)
-        found.append(booked._replace(sensor=sensor, interval_ns=interval_ns))
+        if sensor:
+            period_ns = series.period_ns or None
+            booked = booked._replace(method=method_of(sensor), interval_ns=period_ns)
+        found.append(booked)
     return found
+
+
+def method_of(sensor: PowerSensor) -> ZoneMethod:
+    """Return what the energy of a sensor's zone is from."""
+    return "average" if sensor.average_s else "power"
 
 
 def _begun(readings: Sequence[tuple[int, int]], window: Window, before: ZonePoint) -> ZonePoint:
@@ -167,8 +175,13 @@ def unread_zones(
 ) -> list[UnreadZone]:
     """Return each zone and sensor of a source that has never been read."""
     return [
-        UnreadZone(zone, series.source, series.zone_reasons.get(zone.key) or "not read yet")
-        for zone, _, readings in _columns(series, domains)
+        UnreadZone(
+            zone,
+            series.source,
+            series.zone_reasons.get(zone.key) or "not read yet",
+            method_of(sensor) if sensor else "counter",
+        )
+        for zone, sensor, readings in _columns(series, domains)
         if _point(zone, state).native_uj is None and not readings
     ]
 

@@ -18,7 +18,7 @@ from tychod.analysis.gpureadings import GAP_PERIODS, Readings, by_device, readin
 from tychod.analysis.gpusolve import BIN_NS, Piece, lines, undone
 from tychod.analysis.gpuspread import spread_j
 from tychod.analysis.state import Params, ZonePoint
-from tychod.model import GpuMethod, Window
+from tychod.model import GpuMethod, Window, ZoneMethod
 from tychod.samples import EnergyZone, GpuDevice, GpuSample, GpuSeries
 
 DOMAIN: Final = "gpu"
@@ -192,6 +192,8 @@ def _device_window(
         method = method_of(memory, readings)
     else:
         method = "averages" if _has_averages(readings) else "instants"
+        from_power: ZoneMethod = "average" if method == "averages" else "power"
+        zone = zone._replace(method=from_power, interval_ns=readings.period_ns)
     sd_j = spread_j(method, readings, memory, zone.meter)
     rejected = sum(window.start_ns < t_ns <= window.end_ns for t_ns in readings.rejected_ns)
     return DeviceWindow(device, zone, method, sd_j, readings.newest, rejected)

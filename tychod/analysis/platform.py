@@ -15,7 +15,7 @@ import numpy as np
 from tychod.analysis import bank as banks
 from tychod.analysis import residual as ledgers
 from tychod.analysis.bank import Fit
-from tychod.analysis.energy import PLATFORM, DomainWindow
+from tychod.analysis.energy import PLATFORM, DomainWindow, method_of
 from tychod.analysis.platform_bank import disbelief, informed, model_w, with_parts
 from tychod.analysis.platform_counter import counted
 from tychod.analysis.platform_memory import PlatformMemory, Stretch
@@ -111,6 +111,7 @@ def _of_source(memory: PlatformMemory, series: EnergySeries) -> PlatformMemory:
         by_sensor=memory.by_sensor,
         is_stopped=True,
         tracks=memory.tracks,
+        unread=memory.unread,
         points={k: point._replace(native_uj=None) for k, point in memory.points.items()},
         ledger=replace(memory.ledger, levels_w=()),
     )
@@ -274,6 +275,8 @@ def _sensor_zones(memory: PlatformMemory, series: EnergySeries, window: Window) 
                 newest.power_uw / 1e6 if newest and sensor.key not in silent else None,
                 quality if newest else "unavailable",
                 reason or ("no new reading" if sensor.key in silent else None),
+                method=method_of(sensor),
+                interval_s=series.period_ns / 1e9 or None,
             )
         )
     return tuple(rows)

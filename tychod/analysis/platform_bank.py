@@ -1,7 +1,7 @@
 """The bank's side of the platform: which readings it is shown, and how far it may be believed."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from tychod.analysis.bank import Bank
 from tychod.analysis.bank_features import Kernel
 from tychod.analysis.energy import PLATFORM, DomainWindow
 from tychod.analysis.learned import Float64s
-from tychod.analysis.platform_memory import PartTrack, PlatformMemory
+from tychod.analysis.platform_memory import Hole, PartTrack, PlatformMemory
 from tychod.analysis.platform_parts import (
     BIN_NS,
     WAIT_NS,
@@ -137,21 +137,26 @@ def with_parts(
     if gone == memory.unread:
         return replace(found, bank=bank)
     before_w = memory.base_before_w if memory.unread else banks.fit(bank).base_w
-    found = _rebased(replace(found, bank=bank, base_before_w=before_w), bank, set(memory.unread))
+    silent = {key: memory.tracks[key].through_ns for key in memory.unread}
+    found = _rebased(replace(found, bank=bank, base_before_w=before_w), bank, silent)
     return replace(found, base_before_w=before_w if gone else None)
 
 
-def _rebased(memory: PlatformMemory, bank: Bank, before: Set[str]) -> PlatformMemory:
+def _rebased(memory: PlatformMemory, bank: Bank, before: Mapping[str, int]) -> PlatformMemory:
     """Return the memory with what silent parts use in the base, and without that of others.
+
+    ``before``: those that were silent, and since when.
 
     When all are back, the base is what it was before until readings say more; they are asked as if
     it were not known.
     """
-    tracks, back = memory.tracks, before - set(memory.unread)
+    tracks, back = dict(memory.tracks), [k for k in before if k not in memory.unread]
     if not memory.unread and memory.base_before_w is not None:
         rest_w = banks.fit(bank).base_w - memory.base_before_w
         bank = banks.shifted(bank, -rest_w)
-        tracks = {k: _stood_in(t, bank, rest_w) if {k} == back else t for k, t in tracks.items()}
+        for key in back:
+            if key in tracks:
+                tracks[key] = _stood_in(tracks[key], bank, before[key], rest_w / len(back))
         return replace(memory, bank=banks.unplaced(bank), tracks=tracks)
     for key, track in memory.tracks.items():
         if track.domain in bank.parts and (key in memory.unread) != (key in before):
@@ -160,13 +165,15 @@ def _rebased(memory: PlatformMemory, bank: Bank, before: Set[str]) -> PlatformMe
     return replace(memory, bank=banks.unplaced(bank) if back else bank)
 
 
-def _stood_in(track: PartTrack, bank: Bank, rest_w: float) -> PartTrack:
+def _stood_in(track: PartTrack, bank: Bank, from_ns: int, rest_w: float) -> PartTrack:
     """Return the track of a part that is back with the power that the base had for it last."""
-    if not track.holes or track.holes[-1].reason or track.domain not in bank.parts:
+    if track.domain not in bank.parts:
         return track
     times = banks.fit(bank).coefficients[bank.parts.index(track.domain)]
     power_w = max(rest_w, 0.0) / times if times > LEAST_TIMES else 0.0
-    return replace(track, holes=(*track.holes[:-1], track.holes[-1]._replace(power_w=power_w)))
+    earlier = tuple(hole for hole in track.holes if hole.to_ns <= from_ns)
+    reason = "".join(hole.reason for hole in track.holes[len(earlier) :])
+    return replace(track, holes=(*earlier, Hole(from_ns, track.solid_ns, power_w, reason)))
 
 
 def _average_s(series: EnergySeries) -> float:

@@ -65,8 +65,6 @@ def _advanced(track: PartTrack | None, zone: ZoneWindow, end_ns: int) -> PartTra
     holes = tuple(hole for hole in track.holes if hole.to_ns > times[keep])
     if zone.broken:
         holes = (*holes, _hole(track, zone))
-    elif solid_ns > track.solid_ns:
-        holes = (*holes, _gap(from_ns, solid_ns, at, rise_uj))
     return replace(
         track,
         times_ns=times[keep:],
@@ -74,14 +72,6 @@ def _advanced(track: PartTrack | None, zone: ZoneWindow, end_ns: int) -> PartTra
         solid_ns=solid_ns,
         holes=holes,
     )
-
-
-def _gap(from_ns: int, to_ns: int, at: Int64s, rise_uj: Float64s) -> Hole:
-    """Where it was not read, all that is known is the sum: its newest power is as it is now."""
-    begun, ended = np.interp([to_ns - from_ns, at[-1] - from_ns], at - from_ns, rise_uj).tolist()
-    begun = 0.0 if to_ns >= at[-1] else begun
-    since_ns = int(at[-1]) - (from_ns if to_ns >= at[-1] else to_ns)
-    return Hole(from_ns, to_ns, (ended - begun) * 1_000 / since_ns, "")
 
 
 def _hole(track: PartTrack, zone: ZoneWindow) -> Hole:
@@ -102,7 +92,7 @@ def _points(
     """Return where the meter was read since the track's end, and the rise until then."""
     from_ns, meter = track.through_ns, zone.meter
     inner = (meter.times_ns > from_ns) & (meter.times_ns < to_ns)
-    inner[0] = False  # of a late meter this is the window's start, where nobody read it
+    inner[:1] = False  # of a late meter this is the window's start, where nobody read it
     rise = zone.late_uj + meter.energy_j[inner] * 1e6
     at = np.concatenate([[from_ns], meter.times_ns[inner], [to_ns]]).astype(np.int64)
     rise = np.concatenate([[0.0], np.clip(rise, 0.0, total_uj), [float(total_uj)]])

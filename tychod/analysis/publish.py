@@ -116,7 +116,7 @@ def _domain(name: str, state: State, seen: Seen, params: Params) -> Domain:
 
 def _unread(zone: UnreadZone) -> Zone:
     name, socket, uuid = zone.zone.name, zone.zone.socket, _uuid(zone.zone)
-    return Zone(name, socket, 0, None, "unavailable", zone.reason, uuid)
+    return Zone(name, socket, 0, None, "unavailable", zone.reason, uuid, zone.method)
 
 
 def _uuid(zone: EnergyZone) -> str | None:
@@ -135,6 +135,8 @@ def _zone(zone: ZoneWindow, window: Window, params: Params) -> Zone:
         quality=quality if fresh else "stale",
         reason=zone.reason or (None if fresh else "no new reading in this window"),
         uuid=_uuid(zone.zone),
+        method=zone.method,
+        interval_s=zone.interval_ns / 1e9 if zone.interval_ns else None,
     )
 
 
