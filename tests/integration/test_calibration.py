@@ -71,6 +71,28 @@ def test_a_bmc_and_a_gpu_are_calibrated(
     assert bmc.seen
 
 
+def test_a_source_that_fails_beside_one_that_does_not(
+    bmc: SimBmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is stored, the refused BMC is a line, and the exit status is 1."""
+    bmc.fault = "401"
+    try:
+        stub = compile_stub(tmp_path)
+    except NoCompilerError as exc:
+        pytest.skip(str(exc))
+    world = NvmlWorld(tmp_path / "world", stub, (GPU,), simulated=False)
+    monkeypatch.setenv(VARIABLE, str(world.path))
+    try:
+        outcome = run(tmp_path, 2.5)
+    finally:
+        world.close()
+
+    assert outcome.code == 1
+    assert [r.split(":")[0] for r in json.loads(outcome.text)["reasons"]] == ["redfish"]
+    kept = tomllib.loads((tmp_path / "state" / FILE_NAME).read_text())["devices"]
+    assert list(kept) == [GPU.uuid]
+
+
 @pytest.mark.parametrize("fault", ["401", "hang"])
 def test_a_bmc_that_fails_is_said_in_a_line(bmc: SimBmc, tmp_path: Path, fault: str) -> None:
     """Nothing is stored, the exit status is 1, and a line says what to do about it."""

@@ -199,13 +199,15 @@ def _calibrate(config: Config, environ: Mapping[str, str], store: Store, asked: 
     if not any(device.origin == "learned" for device in devices):
         why = "\n".join([*problems, *found.absent])
         return Outcome(f"tychod: no device publishes that could be followed\n{why}\n", EXIT_FAILED)
-    problems += [f"{d.name}: {NOT_SURE}" for d in devices if not is_settled(d)]
+    unsure = [f"{d.name}: {NOT_SURE}" for d in devices if not is_settled(d)]
     file = CalibrationFile(store.directory)
     file.learn(devices, clock.now_ns() / NS, time.strftime("%Y-%m-%d"))
     if file.problem:
         return Outcome(f"tychod: {file.problem}\n", EXIT_FAILED)
-    text = render(devices, Told(problems, found.absent, str(file.path)), as_json=asked.as_json)
-    return Outcome(text, EXIT_FAILED if problems else EXIT_OK)
+    told = Told([*problems, *unsure], found.absent, str(file.path))
+    is_well = not problems and len(unsure) < len(devices)
+    text = render(devices, told, as_json=asked.as_json)
+    return Outcome(text, EXIT_OK if is_well else EXIT_FAILED)
 
 
 class Found(NamedTuple):
