@@ -73,6 +73,9 @@ class _Response(HTTPResponse):
             super().begin(**options)
         finally:
             self.fp = lines
+        # urllib3 would log what of it could not be parsed: a token may be among that.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
 
     def _read_next_chunk_size(self) -> int:
         """Return the size of a chunk; the library takes -1 and reads to the end of the stream."""
@@ -162,12 +165,15 @@ def read_body(response: requests.Response, size: int) -> Iterator[bytes]:
     except (urllib3.exceptions.HTTPError, HTTPException) as exc:
         raise requests.exceptions.ChunkedEncodingError(exc) from exc
     except _UNFIT as exc:
-        raise _unfit(exc) from exc
+        raise _broken_off(type(exc).__name__) from exc
+    if response.raw.length_remaining:  # urllib3 1.26 takes a short body for a whole one
+        raise _broken_off("short body")
 
 
-def _unfit(exc: Exception) -> requests.ConnectionError:
+def _broken_off(what: str) -> requests.RequestException:
     """Return what tells of an answer that is not HTTP; with no word of it."""
-    return requests.ConnectionError(urllib3.exceptions.ProtocolError(type(exc).__name__))
+    cause = urllib3.exceptions.ProtocolError(what)
+    return requests.exceptions.ChunkedEncodingError(cause)
 
 
 def new_session() -> requests.Session:
@@ -202,7 +208,7 @@ def ask(
     except requests.RequestException:
         raise
     except (urllib3.exceptions.HTTPError, HTTPException, *_UNFIT) as exc:
-        raise _unfit(exc) from exc
+        raise _broken_off(type(exc).__name__) from exc
 
 
 def system_ca() -> str | bool:

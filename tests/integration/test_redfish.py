@@ -20,6 +20,8 @@ from tychod.collectors.redfish import Redfish
 from tychod.config import Config
 from tychod.config import Host as Roots
 from tychod.hostfs import Host
+from tychod.runtime.sampler import Sampler
+from tychod.runtime.sources import energy_samplers
 from tychod.samples import EnergySample
 
 PASSWORD = "correct-horse-battery"
@@ -342,6 +344,116 @@ def test_a_refused_password_is_not_tried_again_soon(start: Start) -> None:
     assert "user or password refused (HTTP 401)" in bench.collector.failure
 
 
+def test_a_login_refused_with_another_status_is_no_more_often_tried(start: Start) -> None:
+    """HPE's iLO says 400 to a wrong password."""
+    bench = start(password="wrong-password")
+    bench.bmc.refusal = 400
+    bench.collector.read()
+    bench.clock.ahead_ns += 61 * 10**9
+    bench.collector.read()
+
+    assert bench.bmc.logins == 1
+    assert "user or password refused (HTTP 400)" in bench.collector.failure
+
+
+def test_a_resource_that_is_not_permitted_is_one_that_is_missing(start: Start) -> None:
+    """A 403 with a session that lives refuses no password: the other schema is used."""
+    bench = start()
+    bench.bmc.forbidden = frozenset({"/redfish/v1/Chassis/1/EnvironmentMetrics"})
+
+    assert bench.until_sample().power_uw == (200_000_000,)
+    assert bench.bmc.requests[-1][1].endswith("/Sensors/TotalPower")
+
+
+def test_two_chassis_of_one_id_are_two_sensors(start: Start) -> None:
+    """Their power adds up: neither takes the other's place."""
+    base = "/redfish/v1/Chassis"
+
+    def control(watts: float) -> dict[str, object]:
+        return {"PowerControl": [{"PowerConsumedWatts": watts}]}
+
+    documents: dict[str, object] = {
+        "/redfish/v1/": {"Chassis": {"@odata.id": base}},
+        base: {"Members": [{"@odata.id": f"{base}/{name}"} for name in ("A", "B")]},
+    }
+    for name, watts in (("A", 500.0), ("B", 100.0)):
+        documents[f"{base}/{name}"] = {"Id": "1", "Power": {"@odata.id": f"{base}/{name}/Power"}}
+        documents[f"{base}/{name}/Power"] = control(watts)
+    bench = start(resources=documents)
+
+    assert bench.until_sample().power_uw == (500_000_000, 100_000_000)
+    assert [s.key for s in bench.collector.sensors] == ["redfish:A", "redfish:B"]
+
+
+def test_sensors_are_there_before_another_thread_looks_for_them(start: Start) -> None:
+    """`published` goes by the chassis, and takes the first sensor."""
+    bench = start()
+    seen: list[bool] = []
+
+    class Watched(Redfish):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "_members" and value:
+                seen.append(bool(self.sensors))
+            object.__setattr__(self, name, value)
+
+    bench.collector.__class__ = Watched
+    bench.collector.read()
+
+    assert seen == [True]
+
+
+def sampled(bench: Bench, tmp_path: Path) -> Sampler[EnergyCollector, EnergySample]:
+    """Return the sampler that reads a BMC in a daemon, started and once read."""
+    config = Config()
+    chosen = replace(
+        config.redfish,
+        enabled=True,
+        insecure=True,
+        timeout=60.0,
+        credentials=str(tmp_path / "redfish.toml"),
+    )
+    config = replace(config, redfish=chosen)
+    crashed: list[str] = []
+    made = energy_samplers(Host(Roots()), config, bench.clock, 0, crashed.append)
+    sampler = next(s.sampler for s in made if s.sampler.plan.name == "redfish")
+    sampler.start()
+    assert sampler.wait_tried(20.0)
+    assert crashed == []
+    return sampler
+
+
+def test_who_stops_waits_for_no_bmc_that_hangs_and_its_session_is_deleted(
+    start: Start, tmp_path: Path
+) -> None:
+    """A question under way is cut short; a BMC has few sessions."""
+    bench = start()
+    sampler = sampled(bench, tmp_path)
+    began = len(bench.bmc.sessions)
+    asked = len(bench.bmc.requests)
+    bench.bmc.fault = "hang"
+    while len(bench.bmc.requests) == asked:
+        time.sleep(0.01)
+
+    sampler.ask_stop()
+
+    assert sampler.join(20.0)  # the question alone would take 60 s
+    assert (began, bench.bmc.sessions) == (1, {})
+
+
+def test_a_bmc_that_answers_is_let_finish_and_asked_nothing_more(
+    start: Start, tmp_path: Path
+) -> None:
+    """The session ends on the connection that there is: a new handshake takes a BMC long."""
+    bench = start(cadence=Cadence(period_s=30.0))
+    sampler = sampled(bench, tmp_path)
+
+    sampler.ask_stop()
+
+    assert sampler.join(20.0)
+    assert bench.bmc.sessions == {}
+    assert bench.bmc.requests[-1][0] == "DELETE"
+
+
 def test_a_busy_bmc_is_left_alone_for_as_long_as_it_asks(start: Start) -> None:
     """Retry-After is honoured where it is longer than our own wait."""
     bench = start()
@@ -379,6 +491,7 @@ def test_where_one_schema_stops_the_other_is_used(start: Start) -> None:
 UNTRUSTED = (
     ({"fingerprint": ""}, "not trusted (self-signed certificate"),
     ({"fingerprint": "ab" * 32}, "not the one of [redfish] fingerprint"),
+    ({"fingerprint": "", "ca_file": "/a\0b"}, "is no path"),
 )
 
 

@@ -72,6 +72,8 @@ class SimBmc:
         self.fault = ""
         self.slow_s = 3.0
         self.retry_after = "7"
+        self.forbidden: frozenset[str] = frozenset()  # paths that the user may not read: 403
+        self.refusal = 401  # to a wrong password; HPE's iLO says 400
         self.released = threading.Event()  # lets what hangs end
         self.sessions: dict[str, str] = {}  # token -> id
         self.logins = 0  # tries
@@ -133,6 +135,12 @@ class SimBmc:
         if self.fault == "absent" and path.startswith(f"{ROOT}Chassis/"):
             return None
         return documents.get(path) or documents.get(path + "/")
+
+    def refused(self, path: str, headers: Mapping[str, str]) -> int:
+        """Return the status that refuses a question, 0 where none does."""
+        if path != ROOT and (self.fault == "401" or not self.allows(headers)):
+            return 401
+        return 403 if path in self.forbidden else 0
 
     def allows(self, headers: Mapping[str, str]) -> bool:
         """Say whether a request proves who asks."""
@@ -254,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         bmc.logins += 1
         if bmc.fault == "401" or (body.get("UserName"), body.get("Password")) != bmc.login:
-            self._send(401, b"{}")
+            self._send(bmc.refusal, b"{}")
             return
         token = hashlib.sha256(f"{bmc.logins}".encode()).hexdigest()
         bmc.sessions[token] = str(bmc.logins)
@@ -296,8 +304,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         bmc = self.server.bmc
-        if self.path != ROOT and (bmc.fault == "401" or not bmc.allows(dict(self.headers))):
-            self._send(401, b"{}")
+        if refused := bmc.refused(self.path, dict(self.headers)):
+            self._send(refused, b"{}")
             return
         document = bmc.document(self.path)
         if document is None:

@@ -192,7 +192,14 @@ BAD_TOML = (
     (f"{TOML}{PASSWORD} = 1\n", "1 unknown key"),
     (TOML.replace("https", "ftp"), "the endpoint is not an address"),
     ("endpoint = 1\n", "are texts"),
-    ("nodes = 1\n", "'nodes' is no table"),
+    ("nodes = 1\n", "nodes is no table"),
+    (f'nodes = {{n = "x"}}\nbmcs = {{"{PASSWORD}" = 1}}\n', "BMC 1 of [bmcs] is no table"),
+    (f'nodes = {{n = "x"}}\n[bmcs."{PASSWORD}"]\nendpoint = "x"\n', "BMC 1 of [bmcs]: the endp"),
+    (
+        f'nodes = {{"{PASSWORD}" = "x"}}\n[bmcs.b]\nendpoint = "https://h"\n',
+        "node 1 of [nodes] ref",
+    ),
+    ("endpoint = " + "9" * 5000 + "\n", "not TOML"),
 )
 
 
@@ -204,12 +211,19 @@ def test_bad_toml_is_named_by_its_line_and_never_shown(
     assert reason in refusal(write(text, "bmc.toml")).reason
 
 
-def test_a_node_without_a_bmc_is_told_with_the_names_there_are(write: Write) -> None:
-    """The remedy shows how the file spells its nodes."""
-    error = refusal(write(CSV), "node-x")
+def test_a_node_without_a_bmc_is_told_and_how_many_have_one(write: Write) -> None:
+    """No name of the file's: with two columns swapped they are the passwords."""
+    error = refusal(write(f"{PASSWORD},reader,node-a,https://192.0.2.1\n{CSV}"), "node-x")
 
     assert "has no BMC for this node, 'node-x'" in error.reason
-    assert "(node-a, node-b)" in error.remedy
+    assert error.remedy.endswith("set [redfish] node to one of the names in it (there: 3)")
+
+
+def test_a_path_that_cannot_be_one_is_told() -> None:
+    """TOML may write a NUL in a setting."""
+    error = refusal("/etc/a\0b")
+
+    assert "'/etc/a\\x00b' is no path" in error.reason
 
 
 @pytest.mark.parametrize("endpoint", ["https://h", "https://h/", "https://h:8443/redfish/v1/"])
@@ -237,7 +251,7 @@ def parse_mapping(text: str) -> dict[str, object]:
 
 def test_files_of_nodes_and_bmcs_are_judged_as_keplers(write: Write, cases_dir: Path) -> None:
     """Its YAML, as TOML: the same files are good, and the same are refused for the same reason."""
-    wording = {"node2 references non-existent BMC": "'node2' references a non-existent BMC"}
+    wording = {"node2 references non-existent BMC": "references a non-existent BMC"}
     rows = json.loads((cases_dir / "bmc_config.json").read_text())["cases"]
     assert rows
     for row in rows:

@@ -1,5 +1,6 @@
 """Whatever a peer answers, over HTTP: an exception of the library's own kind, and little memory."""
 
+import logging
 import socket
 import threading
 import tracemalloc
@@ -29,6 +30,7 @@ UNFIT = {
     "lines in a line": OK + b"a:\r" * 20000 + END,
     "long head": OK + b"X: " + b"a" * 70000 + END,
     "long head of many": b"HTTP/1.1 100 Continue\r\n\r\n" * 4000 + OK + END,
+    "short body": OK + b"Content-Length: 9\r\n\r\n{}",
     "no number of a status": b"HTTP/1.1 abc OK\r\n\r\n",
 }
 
@@ -63,6 +65,15 @@ def test_a_chunk_without_an_end_takes_no_memory() -> None:
         tracemalloc.stop()
 
     assert peak < 8 << 20
+
+
+def test_what_cannot_be_parsed_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The library warns of it, in full: a session's token may stand there."""
+    head = b"no colon here\r\nX-Auth-Token: hunter2\r\n"
+    with caplog.at_level(logging.DEBUG), RawPeer(OK + head + END) as peer:
+        body_of(peer.url)
+
+    assert "hunter2" not in caplog.text
 
 
 def test_a_good_answer_in_chunks_is_read() -> None:

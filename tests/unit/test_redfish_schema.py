@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tychod.collectors.redfish_schema import check_w, power_in
+from tychod.collectors.redfish_chassis import Candidate, told_apart
+from tychod.collectors.redfish_client import Answer
+from tychod.collectors.redfish_schema import Chassis, Part, check_w, power_in, read_chassis
 from tychod.config import Config
 from tychod.conflicts import problems_between
 
@@ -31,6 +33,62 @@ def test_all_ones_are_rejected_below_the_ceiling_too() -> None:
     """A ceiling may be set higher than 65535 W."""
     with pytest.raises(ValueError, match="all bits"):
         check_w(65535.0, 1e6)
+
+
+SUPPLIES = (
+    ((1e308, 1e308), "more than [redfish] max_power"),
+    ((-500.0, 800.0), "negative"),
+    ((65535.0, 100.0), "all bits are one"),
+    ((19_000.0, 19_000.0), "more than [redfish] max_power"),
+    ((0.0, 0.0), "less than a BMC draws"),
+)
+
+
+def supplied(watts: tuple[float, ...], max_power_w: float = 20000.0) -> float:
+    """Return the power of a chassis that tells it by its supplies."""
+    answers = {f"/{n}": Answer({"PowerInputWatts": w}, "", "", 0, 1) for n, w in enumerate(watts)}
+    parts = tuple(Part(path, "PowerInputWatts") for path in answers)
+    chassis = Chassis("1", "/x", "PowerSupplies", parts)
+    return read_chassis(answers.__getitem__, chassis, max_power_w).power_w
+
+
+@pytest.mark.parametrize(("watts", "reason"), SUPPLIES)
+def test_each_supply_has_to_be_plausible(watts: tuple[float, ...], reason: str) -> None:
+    """What is wrong with one may not be made up for by another."""
+    with pytest.raises(ValueError, match="W") as caught:
+        supplied(watts, 1e6 if 65535.0 in watts else 20000.0)
+
+    assert reason in str(caught.value)
+
+
+def test_a_supply_in_reserve_may_draw_nothing() -> None:
+    """Half of a redundant pair often does."""
+    assert supplied((400.0, 0.0)) == 400.0
+
+
+def candidate(ident: str, path: str) -> Candidate:
+    """Return a chassis that is there."""
+    return Candidate(ident, path, {}, (), 0)
+
+
+def test_chassis_of_one_id_have_names_of_their_own() -> None:
+    """The last part of their paths, in any order; a digest where that is no other."""
+    present = [
+        candidate("1", "/redfish/v1/Chassis/Left"),
+        candidate("2", "/redfish/v1/Chassis/Two"),
+        candidate("1", "/redfish/v1/Chassis/Right"),
+        candidate("x", "/redfish/v1/Chassis/A/S"),
+        candidate("x", "/redfish/v1/Chassis/B/S"),
+    ]
+
+    named = {c.path: c.ident for c in told_apart(present)}
+    turned = {c.path: c.ident for c in told_apart(present[::-1])}
+
+    assert turned == named
+    assert len(set(named.values())) == 5
+    assert named["/redfish/v1/Chassis/Left"] == "Left"
+    assert named["/redfish/v1/Chassis/Two"] == "2"
+    assert all(len(name) <= 64 for name in named.values())
 
 
 BAD = (

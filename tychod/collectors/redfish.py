@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from tychod.clock import Clock
     from tychod.collectors.base import Timings
-    from tychod.collectors.redfish_client import Client, RedfishError
+    from tychod.collectors.redfish_client import Client
     from tychod.collectors.redfish_credentials import Bmc
+    from tychod.collectors.redfish_errors import RedfishError
     from tychod.collectors.redfish_schema import Chassis, Reading
     from tychod.config import Config
     from tychod.hostfs import Host
@@ -161,7 +162,7 @@ class Redfish:
 
     def read(self) -> EnergySample | None:
         """Ask the BMC; None with ``failure`` empty: it has published nothing since."""
-        from tychod.collectors.redfish_client import RedfishError
+        from tychod.collectors.redfish_errors import RedfishError
 
         if self._clock.now_ns() < self._not_before_ns:
             return None
@@ -179,7 +180,7 @@ class Redfish:
         return self._sample(readings)
 
     def cut(self) -> None:
-        """End a question under way, from another thread."""
+        """Ask nothing more, from another thread: what follows is `close`."""
         self._client.cut()
 
     def close(self) -> None:
@@ -192,8 +193,9 @@ class Redfish:
 
         found = Search(self._client, self._settings.max_power).run(self._settings.chassis)
         self._found = tuple(c.path for c in found.chassis)
-        self._members = tuple(_Member(c, self._settings.max_power) for c in found.chassis)
-        self.sensors = tuple(member.sensor for member in self._members)
+        members = tuple(_Member(c, self._settings.max_power) for c in found.chassis)
+        self.sensors = tuple(member.sensor for member in members)
+        self._members = members  # last: other threads look here first
         ways = ", ".join(f"{c.ident} by {c.way}" for c in found.chassis)
         told = f"chassis {ways}; authentication: {self._client.authentication}"
         self.notes = (*self.notes, told, *found.notes)
@@ -202,7 +204,7 @@ class Redfish:
 
     def _look(self) -> None:
         """Say so, once for each look, when other chassis count than those that are read."""
-        from tychod.collectors.redfish_client import RedfishError
+        from tychod.collectors.redfish_errors import RedfishError
         from tychod.collectors.redfish_schema import Search
 
         self._next_look_ns = self._clock.now_ns() + LOOK_NS
@@ -218,7 +220,7 @@ class Redfish:
 
     def _read_member(self, member: _Member) -> Reading | None:
         """Read one chassis; what is wrong with it alone holds up no other."""
-        from tychod.collectors.redfish_client import RedfishError
+        from tychod.collectors.redfish_errors import RedfishError
         from tychod.collectors.redfish_schema import read_chassis
 
         if member.failures >= CHOOSE_AGAIN:
@@ -298,6 +300,9 @@ class Redfish:
 
     def _failed(self, exc: RedfishError) -> None:
         """Ask less often after each failure, and very seldom after a refused password."""
+        if self._client.is_stopped:
+            self.failure = ""  # it is we who go away
+            return
         self.failure = f"{exc.reason}; {exc.remedy}"
         if exc.is_login:
             wait_s = LOGIN_WAITS_S[min(self._login_failures, len(LOGIN_WAITS_S) - 1)]

@@ -22,13 +22,12 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from tychod.clock import Clock
 from tychod.collectors.redfish_credentials import Bmc, Secret
+from tychod.collectors.redfish_errors import Raw, RedfishError, bad_status, misnamed, unverified
 from tychod.config import Redfish
 from tychod.documents import parse_json
 from tychod.hostfs import Host
 from tychod.http_line import (
     BROKEN,
-    HOSTNAME_MISMATCH,
-    OUT_OF_DATE,
     TIMEOUTS,
     Line,
     ask,
@@ -46,35 +45,15 @@ BODY_LIMIT: Final = 1 << 20  # the largest Power document of DMTF's mock-ups has
 MEMORY_LIMIT: Final = 16 << 20
 CLOSE_S: Final = 1.0
 """How long the end of a session may take: who stops the daemon waits for it."""
+GRACE_S: Final = 0.3
+"""And a question before it: a BMC takes longer for a new handshake than for most answers."""
 TOKEN_LIMIT: Final = 4096
 _CHUNK: Final = 64 << 10
 _PATH: Final = re.compile(r"/redfish/(?!.*//)[!-\[\]-~]{1,500}")  # printable, no backslash
 _TOKEN: Final = re.compile(r"[!-~]+")
-_SECONDS: Final = re.compile(r"[0-9]{1,6}")
-_MISSING: Final = frozenset({400, 404, 405, 406, 410, 500, 501})
+_REFUSED: Final = frozenset({400, 401, 403})  # to a login; 400 is what HPE's iLO says
 _NO_SESSIONS: Final = frozenset({404, 405, 410, 501})
 _WITHOUT_LOGIN: Final[Mapping[str, str]] = {}
-
-
-class RedfishError(Exception):
-    """The BMC gave no answer that can be used: why, and what a person can do."""
-
-    def __init__(self, reason: str, remedy: str, status: int = 0, retry_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
-        self.status = status  # of HTTP; 0: there was no answer
-        self.retry_s = retry_s  # the BMC asks to be left alone for so long
-
-    @property
-    def is_login(self) -> bool:
-        """Say whether user or password were refused: another try may lock the account."""
-        return self.status in (401, 403)
-
-    @property
-    def is_missing(self) -> bool:
-        """Say whether it is this one resource that the BMC cannot give."""
-        return self.status in _MISSING
 
 
 class Answer(NamedTuple):
@@ -85,14 +64,6 @@ class Answer(NamedTuple):
     date: str
     sent_ns: int  # monotonic, just before the question
     got_ns: int  # and after the answer
-
-
-class _Raw(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    sent_ns: int
-    got_ns: int
 
 
 class _Adapter(HTTPAdapter):
@@ -124,6 +95,9 @@ class Client:
         self._token: Secret | None = None
         self._location = ""  # of our session
         self._login = SESSIONS  # where sessions are made; "": there are none
+        self._is_known = False  # it has answered what it answers not everybody
+        self._is_asking = False
+        self.is_stopped = False
         self.address: Final = urlsplit(bmc.endpoint).netloc
         self.requests = 0
 
@@ -141,7 +115,8 @@ class Client:
             self._token = None  # the session has expired
             raw = self._ask("GET", path, self._headers())
         if raw.status != 200:
-            raise self._bad_status(raw, path)
+            raise bad_status(raw, path, self._see(), is_login=self._is_refused(raw.status))
+        self._is_known = self._is_known or path != ROOT
         try:
             document = parse_json(raw.body, MEMORY_LIMIT)
         except ValueError as exc:
@@ -170,9 +145,16 @@ class Client:
             self._login = path
 
     def cut(self) -> None:
-        """End a question under way, from another thread."""
-        if line := self._line:
-            line.cut()
+        """Stop, from another thread: no further question, and little time for one under way."""
+        self.is_stopped = True
+        if self._is_asking:
+            timer = threading.Timer(GRACE_S, self._cut_question)
+            timer.daemon = True
+            timer.start()
+
+    def _cut_question(self) -> None:
+        if self._is_asking and self._line is not None:
+            self._line.end()
 
     def close(self) -> None:
         """Log out, which the BMC has a second for, and close the connection."""
@@ -196,6 +178,10 @@ class Client:
         pair = f"{self._bmc.username}:{self._bmc.password.reveal()}".encode()
         return {"Authorization": f"Basic {base64.b64encode(pair).decode('ascii')}"}
 
+    def _is_refused(self, status: int) -> bool:
+        """Say whether a status refuses the user; a 403 to one that is let in is of one resource."""
+        return status == 401 or (status == 403 and not self._token and not self._is_known)
+
     def _token_header(self, token: Secret) -> Mapping[str, str]:
         return {"X-Auth-Token": token.reveal()}
 
@@ -208,7 +194,8 @@ class Client:
             return
         token = raw.headers.get("X-Auth-Token", "")
         if raw.status not in (200, 201, 202):
-            raise self._bad_status(raw, self._login)
+            is_login = raw.status in _REFUSED
+            raise bad_status(raw, "", self._see(), is_login=is_login)
         if not _TOKEN.fullmatch(token) or len(token) > TOKEN_LIMIT:
             raise RedfishError("the BMC made a session and gave no token", self._see(), raw.status)
         self._token = Secret(token)
@@ -221,18 +208,19 @@ class Client:
         headers: Mapping[str, str],
         timeout_s: float | None = None,
         document: Mapping[str, str] | None = None,
-    ) -> _Raw:
+    ) -> Raw:
         """Ask once; RedfishError where no whole answer of bounded length comes in time."""
         timeout_s = timeout_s or self._settings.timeout
-        session, url = self._opened(), self._bmc.endpoint + path
+        session, line = self._opened()
+        url = self._bmc.endpoint + path
         deadline_s = time.monotonic() + timeout_s
         self.requests += 1
         try:
-            with self._cut_at_end(timeout_s):
+            with self._asking(method), _ended_after(timeout_s, line):
                 sent_ns = self._clock.now_ns()
                 with ask(session, url, timeout_s, headers, method, document) as response:
                     body = self._body(response, path)
-                return _Raw(
+                return Raw(
                     response.status_code, response.headers, body, sent_ns, self._clock.now_ns()
                 )
         except requests.RequestException as exc:
@@ -241,16 +229,18 @@ class Client:
             raise self._refusal(exc) from None
 
     @contextmanager
-    def _cut_at_end(self, timeout_s: float) -> Iterator[None]:
-        """Bound the whole exchange: the library's time-out is for one wait only."""
-        timer = threading.Timer(timeout_s, self.cut)
-        timer.daemon = True
-        timer.start()
+    def _asking(self, method: str) -> Iterator[None]:
+        """Let `cut` know; the question that ends a session is asked nevertheless."""
+        if method == "DELETE":
+            yield
+            return
+        self._is_asking = True  # before the other: `cut` takes them the other way round
         try:
+            if self.is_stopped:
+                raise RedfishError("stopped", "tychod ends")
             yield
         finally:
-            timer.cancel()
-            timer.join()
+            self._is_asking = False
 
     def _body(self, response: requests.Response, path: str) -> bytes:
         body = bytearray()
@@ -261,21 +251,28 @@ class Client:
                 raise RedfishError(f"the answer is longer than {limit} ({path})", self._see())
         return bytes(body)
 
-    def _opened(self) -> requests.Session:
-        if self._session is None:
-            settings = self._settings
-            session = new_session()
-            context = self._tls_context()
-            fingerprint = settings.fingerprint.replace(":", "").lower()
-            session.mount("https://", _Adapter(context, fingerprint))
-            session.verify = not (settings.insecure or fingerprint) and (
-                settings.ca_file or system_ca()
-            )
-            if settings.insecure:
-                # `status` says it: not once more with every request.
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-            self._session, self._line = session, Line(session)
-        return self._session
+    def _opened(self) -> tuple[requests.Session, Line]:
+        if self._session is not None and self._line is not None:
+            if not self._line.is_ended:
+                return self._session, self._line
+            self._session.close()
+        return self._renewed()
+
+    def _renewed(self) -> tuple[requests.Session, Line]:
+        settings = self._settings
+        session = new_session()
+        context = self._tls_context()
+        fingerprint = settings.fingerprint.replace(":", "").lower()
+        session.mount("https://", _Adapter(context, fingerprint))
+        session.verify = not (settings.insecure or fingerprint) and (
+            settings.ca_file or system_ca()
+        )
+        if settings.insecure:
+            # `status` says it: not once more with every request.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        line = Line(session)
+        self._session, self._line = session, line
+        return session, line
 
     def _tls_context(self) -> ssl.SSLContext:
         settings = self._settings
@@ -284,6 +281,8 @@ class Client:
             if ca_file and not self._host.read_regular(ca_file, 1):
                 raise RedfishError(f"ca_file {ca_file}: no such file", "see [redfish] ca_file")
             context = ssl.create_default_context(cafile=ca_file or None)
+        except ValueError:  # a NUL in its name
+            raise RedfishError(f"ca_file {ca_file!r} is no path", "see [redfish] ca_file") from None
         except OSError as exc:
             why = "not usable" if isinstance(exc, ssl.SSLError) else exc.strerror
             remedy = "give [redfish] ca_file a PEM file that tychod's user may read"
@@ -298,28 +297,6 @@ class Client:
             context.verify_mode = ssl.CERT_NONE
         return context
 
-    def _bad_status(self, raw: _Raw, path: str) -> RedfishError:
-        retry = raw.headers.get("Retry-After", "").strip()
-        retry_s = float(retry) if _SECONDS.fullmatch(retry) else 0.0
-        status = raw.status
-        if status in (401, 403):
-            return RedfishError(
-                f"user or password refused (HTTP {status})",
-                "check them; it is tried again very seldom, so that the account is not locked,"
-                " and at once after a restart of tychod",
-                status,
-            )
-        if 300 <= status < 400:
-            return RedfishError(
-                f"the BMC sends us elsewhere (HTTP {status}, {path})",
-                "tychod follows no redirect: give the address that really answers",
-                status,
-            )
-        if status in (429, 503):
-            reason = f"the BMC is busy (HTTP {status})"
-            return RedfishError(reason, "it is asked again later", status, retry_s)
-        return RedfishError(f"HTTP {status} ({path})", self._see(), status, retry_s)
-
     def _see(self) -> str:
         return f"see what answers at {self.address}; tychod speaks Redfish to it"
 
@@ -332,10 +309,10 @@ class Client:
     def _refusal(self, exc: requests.RequestException) -> RedfishError:
         """Say in a few words why a request failed, by what lies below the library's exception."""
         causes = tuple(causes_of(exc))
-        if unverified := first_of(causes, ssl.SSLCertVerificationError):
-            return self._unverified(unverified)
+        if found := first_of(causes, ssl.SSLCertVerificationError):
+            return unverified(found, self.address)
         if first_of(causes, CertificateError):
-            return self._misnamed()
+            return misnamed(self.address)
         if any(isinstance(cause, BROKEN) for cause in causes):
             return RedfishError("the connection broke off", "it is asked again")
         if tls_error := first_of(causes, ssl.SSLError):
@@ -361,26 +338,18 @@ class Client:
             return RedfishError("the answer broke off", "it is asked again")
         return RedfishError(f"no connection to {self.address} ({errno_text(causes)})", see)
 
-    def _misnamed(self) -> RedfishError:
-        return RedfishError(
-            f"the BMC's certificate is not for the name of {self.address}",
-            "use the name in the certificate as its address, or set [redfish] fingerprint",
-        )
 
-    def _unverified(self, cause: ssl.SSLCertVerificationError) -> RedfishError:
-        if cause.verify_code in HOSTNAME_MISMATCH:
-            return self._misnamed()
-        if cause.verify_code in OUT_OF_DATE:
-            return RedfishError(
-                f"the BMC's certificate is out of date ({cause.verify_message})",
-                "check this machine's clock; if it is right, renew the certificate",
-            )
-        return RedfishError(
-            f"the BMC's certificate is not trusted ({cause.verify_message})",
-            "set [redfish] ca_file to the CA that signed it, or fingerprint to its SHA-256 (openssl"
-            f" s_client -connect {self.address} </dev/null | openssl x509 -noout -fingerprint"
-            " -sha256), compared with what the BMC itself shows",
-        )
+@contextmanager
+def _ended_after(timeout_s: float, line: Line) -> Iterator[None]:
+    """Bound the whole exchange: the library's time-out is for one wait only."""
+    timer = threading.Timer(timeout_s, line.end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _is_address(host: str) -> bool:

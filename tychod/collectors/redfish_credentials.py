@@ -25,7 +25,6 @@ CREDENTIAL: Final = "redfish"
 """Name of systemd's credential: LoadCredential=redfish:/etc/tychod/redfish.toml."""
 FILE_LIMIT: Final = 1 << 20  # ten thousand nodes
 TEXT_LIMIT: Final = 1024
-NAMES_SHOWN: Final = 5
 EXAMPLE: Final = "https://192.168.1.100"
 _PATHS: Final = frozenset({"", "/", "/redfish/v1", "/redfish/v1/"})
 _KEYS: Final = frozenset({"endpoint", "username", "password"})
@@ -105,11 +104,10 @@ def read_bmc(host: Host, path: str, node: str) -> Bmc:
     except _BadFileError as exc:
         raise CredentialsError(f"{path}: {exc}", _CSV_REMEDY if is_csv else _TOML_REMEDY) from None
     if node not in found:
-        names = ", ".join(sorted(found)[:NAMES_SHOWN])
-        more = ", ..." if len(found) > NAMES_SHOWN else ""
+        # None of its names is told: with two columns swapped they are the passwords.
         raise CredentialsError(
             f"{path} has no BMC for this node, {_shown(node)}",
-            f"add it, or set [redfish] node to a name that it has ({names}{more})",
+            f"add it, or set [redfish] node to one of the names in it (there: {len(found)})",
         )
     return found[node]
 
@@ -121,6 +119,8 @@ def _private_data(host: Host, path: str) -> bytes:
         raise CredentialsError(
             f"{path}: {exc.strerror}", f"chown {_own_user()} {shlex.quote(path)}"
         ) from None
+    except ValueError:  # a NUL in it
+        raise CredentialsError(f"{_shown(path)} is no path", "see [redfish] credentials") from None
     if file is None:
         raise CredentialsError(f"{path}: no such file", "write it, or see [redfish] credentials")
     if not file.is_regular:
@@ -193,7 +193,7 @@ def parse_toml(text: str, node: str) -> dict[str, Bmc]:
     """Return node -> BMC; a file of one BMC is for whichever node reads it."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # int() takes 4300 digits at most
         place = _PLACE.search(str(exc))  # the rest of the message may repeat what stands there
         where = f" in line {place['line']}" if place else ""
         raise _BadFileError(f"not TOML{where}") from None
@@ -201,22 +201,25 @@ def parse_toml(text: str, node: str) -> dict[str, Bmc]:
         _refuse_unknown(document, _KEYS, "")
         return {node: _bmc_of(document, "")}
     _refuse_unknown(document, {"nodes", "bmcs"}, "")
-    nodes, bmcs = _table(document, "nodes"), _table(document, "bmcs")
+    nodes = _table(document.get("nodes", {}), "nodes")
+    bmcs = _table(document.get("bmcs", {}), "bmcs")
     if not nodes:
         raise _BadFileError("no nodes configured")
     if not bmcs:
         raise _BadFileError("no BMCs configured")
-    made = {name: _bmc_of(_table(bmcs, name), f"bmcs.{_shown(name)}: ") for name in bmcs}
-    for name, bmc in nodes.items():
+    made = {
+        name: _bmc_of(_table(table, f"BMC {number} of [bmcs]"), f"BMC {number} of [bmcs]: ")
+        for number, (name, table) in enumerate(bmcs.items(), 1)
+    }
+    for number, bmc in enumerate(nodes.values(), 1):
         if not isinstance(bmc, str) or bmc not in made:
-            raise _BadFileError(f"node {_shown(name)} references a non-existent BMC")
+            raise _BadFileError(f"node {number} of [nodes] references a non-existent BMC")
     return {name: made[str(bmc)] for name, bmc in nodes.items()}
 
 
-def _table(document: Mapping[str, object], key: str) -> dict[str, object]:
-    value = document.get(key, {})
+def _table(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise _BadFileError(f"{_shown(key)} is no table")
+        raise _BadFileError(f"{what} is no table")
     return value
 
 

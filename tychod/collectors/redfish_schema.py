@@ -12,12 +12,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tychod.collectors.redfish_client import ROOT, Answer, Client, RedfishError
+from tychod.collectors.redfish_chassis import (
+    Candidate,
+    Document,
+    last_part,
+    outermost,
+    preferred,
+    shown,
+    told_apart,
+)
+from tychod.collectors.redfish_client import ROOT, Answer, Client
+from tychod.collectors.redfish_errors import RedfishError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-Document = Mapping[str, object]
+    from collections.abc import Callable
 
 MOST_CHASSIS: Final = 64
 MOST_PARTS: Final = 32
@@ -68,14 +76,6 @@ class Reading(NamedTuple):
     got_ns: int
 
 
-class _Candidate(NamedTuple):
-    ident: str
-    path: str
-    document: Document
-    parents: tuple[str, ...]
-    systems: int
-
-
 class Search:
     """Looks through one BMC's tree, with a bounded number of questions."""
 
@@ -94,7 +94,7 @@ class Search:
         if collection is None:
             raise RedfishError("the service root has no chassis", NEED)
         present = [self._candidate(path) for path in self._members(collection)[:MOST_CHASSIS]]
-        looked_at, notes = _preferred([c for c in present if c], wanted)
+        looked_at, notes = preferred(told_apart([c for c in present if c]), wanted)
         found = {
             c.path: made for c in looked_at if (made := self.find(c.ident, c.path, c.document))
         }
@@ -103,7 +103,7 @@ class Search:
             raise RedfishError(f"no chassis tells its power ({told})", NEED)
         chosen = [c for c in looked_at if c.path in found]
         if not wanted:
-            chosen = _outermost(chosen, present)
+            chosen = outermost(chosen, present)
             notes += [
                 f"chassis {c.ident} holds {c.systems} systems: its power is not this one's alone;"
                 " see [redfish] chassis"
@@ -180,6 +180,8 @@ class Search:
         for fields in (INPUT, OUTPUT):
             found = [(p, v) for one in told for p, v in one if p.field in fields]
             if len(found) == len([one for one in told if one]) and found:
+                for _, value in found:
+                    check_part_w(value, self._max_power_w)
                 check_w(math.fsum(value for _, value in found), self._max_power_w)
                 return tuple(part for part, _ in found)
         return ()
@@ -199,7 +201,7 @@ class Search:
                     found.setdefault(field in INPUT, (Part(at, field), value))
         return list(found.values())
 
-    def _candidate(self, path: str) -> _Candidate | None:
+    def _candidate(self, path: str) -> Candidate | None:
         try:
             document = self._get(path)
         except RedfishError as exc:
@@ -211,9 +213,8 @@ class Search:
         parent = self._link(links.get("ContainedBy"))
         systems = links.get("ComputerSystems")
         name = document.get("Id")
-        ident = name if isinstance(name, str) and name else path.rpartition("/")[2]
-        return _Candidate(
-            shown(ident),
+        return Candidate(
+            shown(name) if isinstance(name, str) and name else last_part(path),
             path,
             document,
             (parent.rstrip("/"),) if parent else (),
@@ -255,6 +256,7 @@ def read_chassis(get: Callable[[str], Answer], chassis: Chassis, max_power_w: fl
         value = power_in(answers[part.path].document, part.field)
         if value is None:
             raise ValueError("no reading at present")
+        check_part_w(value, max_power_w)
         values.append(value)
     power_w = math.fsum(values)
     check_w(power_w, max_power_w)
@@ -273,7 +275,8 @@ def power_in(document: Document, field: str) -> float | None:
         if kind not in (None, "Power"):
             raise ValueError(f"a reading of {shown(kind)}, not of power")
         return _reading_w(document)
-    if str(_inside(document, "Status").get("State")) in ABSENT:
+    state = _inside(document, "Status").get("State")
+    if isinstance(state, str) and state in ABSENT:
         return None
     value = document.get(field)
     return _reading_w(value) if isinstance(value, Mapping) else _number(value)
@@ -281,13 +284,18 @@ def power_in(document: Document, field: str) -> float | None:
 
 def check_w(value: float, max_power_w: float) -> None:
     """Raise ValueError where no chassis can draw so much, or so little while a BMC answers."""
+    check_part_w(value, max_power_w)
+    if value < LEAST_W:
+        raise ValueError(f"{value:g} W is less than a BMC draws: no reading, or other units")
+
+
+def check_part_w(value: float, max_power_w: float) -> None:
+    """Raise ValueError where no part can draw that: a supply in reserve may draw nothing at all."""
     if value in ALL_ONES:
         raise ValueError(f"{value:g} W: all bits are one")
     if value < 0:
         raise ValueError(f"{value:g} W is negative")
-    if value < LEAST_W:
-        raise ValueError(f"{value:g} W is less than a BMC draws: no reading, or other units")
-    if value > max_power_w:
+    if not value <= max_power_w:
         raise ValueError(f"{value:g} W is more than [redfish] max_power, {max_power_w:g} W")
 
 
@@ -304,7 +312,7 @@ def _controlled_w(document: Document) -> float | None:
 
 def _reading_w(excerpt: Document) -> float | None:
     units = excerpt.get("ReadingUnits")
-    if units is not None and str(units) not in UNITS:
+    if units is not None and not (isinstance(units, str) and units in UNITS):
         raise ValueError(f"the unit is {shown(units)}, not W")
     return _number(excerpt.get("Reading"))
 
@@ -323,44 +331,6 @@ def _number(value: object) -> float | None:
     return number
 
 
-def _preferred(
-    present: list[_Candidate], wanted: Sequence[str]
-) -> tuple[list[_Candidate], list[str]]:
-    """Return the chassis to look at and what to tell: those named, else `Self` alone, else all."""
-    if wanted:
-        known = {c.ident for c in present}
-        missing = [name for name in wanted if name not in known]
-        notes = [f"[redfish] chassis: there is no {shown(name)}" for name in missing]
-        if not known & set(wanted):
-            told = ", ".join(sorted(known)[:8])
-            raise RedfishError(
-                "none of [redfish] chassis is there", f"name some of {told}, or none, for all"
-            )
-        return [c for c in present if c.ident in wanted], notes
-    own = [c for c in present if c.ident == "Self" or c.path.endswith("/Self")]
-    return own or present, []
-
-
-def _outermost(found: list[_Candidate], present: list[_Candidate | None]) -> list[_Candidate]:
-    """Return the chassis that hold systems, or else all; less those inside another of them."""
-    kept = [c for c in found if c.systems] or found
-    parents = {c.path: c.parents for c in present if c}
-    paths = {c.path for c in kept}
-    return [c for c in kept if not paths.intersection(_above(c, parents))]
-
-
-def _above(candidate: _Candidate, parents: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """Yield what a chassis is in, and what that is in; a ring ends where it began."""
-    seen = {candidate.path}
-    waiting = list(candidate.parents)
-    while waiting:
-        path = waiting.pop()
-        if path not in seen:
-            seen.add(path)
-            yield path
-            waiting += parents.get(path, ())
-
-
 def _inside(document: Document, key: str) -> Document:
     value = document.get(key)
     return value if isinstance(value, Mapping) else {}
@@ -369,9 +339,3 @@ def _inside(document: Document, key: str) -> Document:
 def _fingerprint(chassis: Document, firmware: str) -> str:
     texts = [v for key in ("Manufacturer", "Model") if isinstance(v := chassis.get(key), str)]
     return ", ".join([*map(shown, texts), *([f"firmware {firmware}"] if firmware else [])])
-
-
-def shown(value: object) -> str:
-    """Return a short, printable form of what a BMC says."""
-    text = str(value)[:64]
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")[:64]

@@ -95,3 +95,4 @@ class Access(Generic[R, S]):
     last: Callable[[R], Sequence[S]] | None = None  # read so at the end, then wait to be let go
     goes_on: bool = False  # samples of one that is opened anew go on from those before
     timed: Callable[[R], SelfTimed | None] = lambda _: None  # asked once; None: read at its pace
+    cut: Callable[[R], None] = lambda _: None  # from another thread: ask nothing more, soon end

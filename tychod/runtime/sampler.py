@@ -54,6 +54,7 @@ class Sampler(Generic[R, S]):
         self._health: Latest[Health] = Latest()
         self._opened: Latest[Opened[R, S] | None] = Latest()
         self._newest: Opened[R, S] | None = None
+        self._asked: R | None = None  # the collector that is read, or was read last
         self._told_ns: int | None = None  # when a failed reading was last logged
         self._owes_recovery = False
         self._thread = threading.Thread(target=self._run, name=f"read-{plan.name}", daemon=True)
@@ -72,9 +73,11 @@ class Sampler(Generic[R, S]):
         self._wake.set()
 
     def ask_stop(self) -> None:
-        """Tell the thread to end; it does so after the reading in progress."""
+        """Tell the thread to end; it does so after the reading in progress, cut short if it may."""
         self._stop.set()
         self._wake.set()
+        if self._asked is not None:
+            self._access.cut(self._asked)
 
     def wait_rested(self, timeout_s: float) -> bool:
         """After ``ask_stop``: wait for the last reading; its samples stay until ``join``."""
@@ -283,6 +286,9 @@ class Sampler(Generic[R, S]):
         self, opened: Opened[R, S], read: Callable[[R], Sequence[S]] | None = None
     ) -> bool:
         health = self._now()
+        self._asked = opened.collector
+        if self._stop.is_set():  # looked at before it was there
+            self._access.cut(opened.collector)
         try:
             samples = (read or self._access.read)(opened.collector)
         except OSError as exc:

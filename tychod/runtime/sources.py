@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from tychod.clock import Clock
 from tychod.collectors import CPU_COLLECTOR, ENERGY_COLLECTORS
@@ -43,6 +43,14 @@ CPU_DOMAINS: Final = frozenset({"package", "psys"})
 PLATFORM: Final = "platform"
 ABANDONED_S: Final = 120.0
 """As long as analysis carries on without readings of the platform (analysis/platform.py)."""
+
+
+@runtime_checkable
+class Cuttable(Protocol):
+    """A source whose reading may wait for somebody else, and can be cut short."""
+
+    def cut(self) -> None:
+        """Ask nothing more, from another thread; what is under way ends soon."""
 
 
 class EnergySampler:
@@ -267,6 +275,7 @@ def energy_samplers(
             attrgetter("outdated"),
             partial(energy_pace, plan),
             timed=self_timed,
+            cut=cut,
         )
         sampler = Sampler(plan, access, clock, crashed)
         for source in better:
@@ -279,6 +288,12 @@ def energy_samplers(
 def self_timed(collector: EnergyCollector | GpuCollector) -> SelfTimed | None:
     """Return a source that says itself when to be read; ask once, a protocol's check is slow."""
     return collector if isinstance(collector, SelfTimed) else None
+
+
+def cut(collector: EnergyCollector | GpuCollector) -> None:
+    """Let a source that asks somebody else ask nothing more."""
+    if isinstance(collector, Cuttable):
+        collector.cut()
 
 
 def read_energy(collector: EnergyCollector) -> tuple[EnergySample, ...]:
