@@ -32,6 +32,15 @@ def _percent(share: object) -> str:
     return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
+def _method(entry: Entry) -> str:
+    """Return what a meter's energy is from, and how far apart its readings are."""
+    if entry.get("quality") == "modelled":
+        return render.UNKNOWN
+    apart = entry.get("interval_s")
+    every = f" each {render.duration(apart)}" if apart is not None else ""
+    return f"{render.name(entry.get('method'))}{every}"
+
+
 DOMAIN_COLUMNS: Final = (
     Column("DOMAIN", lambda e: render.name(e.get("name")), shrinks=True),
     Column("QUALITY", lambda e: render.name(e.get("quality"))),
@@ -55,6 +64,7 @@ ZONE_COLUMNS: Final = (
     Column("QUALITY", lambda e: render.name(e.get("quality"))),
     Column("POWER", lambda e: render.power(e.get("power_w")), right=True),
     Column("ENERGY", _counted, right=True),
+    Column("FROM", _method),
     Column("UUID", lambda e: render.name(e.get("uuid")), shrinks=True),
 )
 

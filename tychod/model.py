@@ -142,6 +142,11 @@ class Processes:
     entries: tuple[Process, ...]
 
 
+ZoneMethod = Literal["counter", "power", "average"]
+"""What a zone's energy is from: the meter's own counter, or readings of power that are added up:
+momentary ones, or means over a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Zone:
     """One meter of a domain: a socket's package, a die, a DRAM controller."""
@@ -153,6 +158,8 @@ class Zone:
     quality: Quality
     reason: str | None = None
     uuid: str | None = None
+    method: ZoneMethod = "counter"
+    interval_s: float | None = None  # how far apart the added-up readings are; None: a counter
 
 
 class IdleFloor(NamedTuple):

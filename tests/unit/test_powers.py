@@ -1,13 +1,14 @@
 """Power readings become energy that adds up over windows, and nothing is made up."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from tychod.analysis.energy import ZoneWindow, zone_windows
+from tychod.analysis.energy import ZoneWindow, unread_zones, zone_windows
 from tychod.analysis.state import Params, State
 from tychod.model import Window
-from tychod.samples import EnergySample, EnergySeries, PowerSensor
+from tychod.samples import EnergySample, EnergySeries, EnergyZone, PowerSensor
 
 S = 1_000_000_000
 PARAMS = Params(cpus=1)
@@ -47,6 +48,25 @@ def test_means_hold_for_the_time_before_them() -> None:
     """The mean of a second says what was used in that second."""
     (found,), _ = booked(series((0, 10), (1, 30), of=SENSOR._replace(average_s=1.0)), [0, 1])
     assert found.energy_uj == 30_000_000
+
+
+def test_what_the_energy_is_from_is_told() -> None:
+    """Means are labelled, moments too, and how far apart the added-up readings are."""
+    for average_s, method in ((0.0, "power"), (1.0, "average")):
+        seen = series((0, 10), (1, 30), of=SENSOR._replace(average_s=average_s))
+        (found,), _ = booked(seen, [0, 1])
+        assert (found.method, found.interval_ns) == (method, round(0.5 * S))
+        (unread,) = unread_zones(replace(seen, samples=()), State())
+        assert unread.method == method
+    counter = EnergyZone("hwmon:x:energy1", "other", "energy1", None, 0, 1000.0)
+    samples = (EnergySample(0, (0,)), EnergySample(S, (9,)))
+    (zone,) = zone_windows(
+        EnergySeries("hwmon", "measured", (counter,), samples, {}, period_ns=S),
+        Window(0, S),
+        State(),
+        PARAMS,
+    )
+    assert (zone.method, zone.interval_ns) == ("counter", None)
 
 
 @pytest.mark.parametrize("average_s", [0.0, 1.0])

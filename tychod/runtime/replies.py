@@ -119,6 +119,8 @@ def _zone(zone: Zone) -> Plain:
         "power_w": zone.power_w,
         "quality": zone.quality,
         "reason": zone.reason,
+        "method": zone.method,
+        "interval_s": zone.interval_s,
     }
 
 
