@@ -254,7 +254,10 @@ def test_a_counter_that_the_readings_belie_is_not_used() -> None:
     run = Run([*wrong, *(s for s in right if s.t_ns >= 60 * S)], device(Sensor()))
     found = run.windows(80)
     assert found[12].method == "instants"
+    assert found[12].zone.method == "power"
+    assert found[12].zone.interval_ns == 100 * MS
     assert found[-1].method == "counter"
+    assert found[-1].zone.method == "counter"
 
 
 @pytest.mark.parametrize("back", [80, 1000])
