@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tests.sim.bmcpower import BEGIN_NS, PlatformSettings, PlatformWorld
-from tests.sim.platformnode import PARAMS, Faults, Row, parts, rows, sensor
+from tests.sim.platformnode import PARAMS, Faults, Row, bmc, parts, rows, sensor
 from tychod.analysis.energy import DomainWindow, domain_windows
 from tychod.analysis.platform import CARRY_NS, platform_window
 from tychod.analysis.platform_memory import PlatformMemory, from_plain, to_plain
 from tychod.analysis.platform_readings import heartbeat_ns
 from tychod.analysis.platform_shown import PlatformWindow
+from tychod.analysis.state import ZonePoint
 from tychod.model import Window
 from tychod.samples import EnergySample, EnergySeries
 
@@ -361,6 +362,42 @@ def test_without_a_part_for_long_the_base_has_its_power(settings: PlatformSettin
     assert after is not None
     for name, was in before.coefficients.items():
         assert after.coefficients[name].value == pytest.approx(was.value, abs=3 * was.sd)
+
+
+def test_without_any_part_all_is_the_base() -> None:
+    """Where the only part falls silent, the readings alone say how much is used."""
+    one = replace(LOSS, parts=("package",), coefficients=(1.1,), dwell_s=(5.0,), seconds=150.0)
+    world = PlatformWorld(one, 1)
+    seen = list(rows(world, faults=Faults(blind=("package", 75.0, 120.0))))
+    noise = 3 * one.noise_w / one.base_w
+    gone = between(seen, 84.0, 117.0)
+    assert all(abs(off(world, row)) < noise and row.seen.energy_uj for row in gone)
+    assert {row.seen.quality for row in gone} == {"modelled"}
+    assert seen[-1].seen.quality == "measured"
+
+
+def test_a_part_that_is_gone_for_good_is_not_missed() -> None:
+    """It is off the list: its power is looked for in the base; what is known of others stays."""
+    world = PlatformWorld(replace(LOSS, seconds=120.0), 3)
+    *_, last = rows(world, until_s=75.0)
+    memory, seen = last.memory, last.seen
+    points = dict[str, ZonePoint]()
+    for end_s in range(78, 121, 3):
+        window = Window(BEGIN_NS + (end_s - 3) * S, BEGIN_NS + end_s * S)
+        zones = parts(world, window, points)[:1]
+        points |= {zone.zone.key: zone.point for zone in zones}
+        told = domain_windows(zones)
+        found, memory = platform_window(bmc(world, window), told, window, memory, PARAMS)
+        assert found is not None
+        seen = found
+        assert is_fused(Row(window, seen, memory))
+    assert seen.quality == "measured"
+    assert seen.fit is not None
+    assert list(seen.fit.coefficients) == ["package"]
+    assert (
+        abs(off(world, Row(window, seen, memory)))
+        < 3 * world.settings.noise_w / world.settings.base_w
+    )
 
 
 def test_a_counter_that_was_reset_is_not_learned_from() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tychod.analysis.platform_memory import (
+    Hole,
     Ledger,
     PartTrack,
     PlatformMemory,
@@ -175,3 +176,25 @@ def track_to(one: PartTrack, end_ns: int) -> PartTrack:
         times_ns=np.append(one.times_ns, end_ns),
         energy_uj=np.append(one.energy_uj, one.energy_uj[-1] + 12345678),
     )
+
+
+def test_a_part_of_unknown_energy_is_named() -> None:
+    """A counter that was reset leaves its part's energy in the rest: exact still, and said."""
+    known = track("gpu", (0, 0), (3 * S, 30 * J), (6 * S, 30 * J), (9 * S, 60 * J))
+    tracks = {"a": replace(known, holes=(Hole(3 * S, 6 * S, 10.0, "its counter was reset"),))}
+    told = []
+    ledger = Ledger()
+    for end in (3, 6, 9):
+        booked = [Stretch((end - 3) * S, end * S, 60 * J)]
+        ledger, closed = close(ledger, booked, tracks, end * S)
+        told.append(closed.unknown)
+    assert told == [(), ("gpu: its counter was reset",), ()]
+    assert (ledger.platform_uj, ledger.parts_uj, adds_up(ledger)) == (180 * J, 60 * J, True)
+
+
+def test_what_was_only_late_is_known() -> None:
+    """A part that was away and is back has told its energy: nothing of it is unknown."""
+    known = track("gpu", (0, 0), (3 * S, 30 * J), (9 * S, 90 * J))
+    tracks = {"a": replace(known, holes=(Hole(3 * S, 9 * S, 10.0, ""),))}
+    _, closed = close(Ledger(), [Stretch(0, 9 * S, 200 * J)], tracks, 9 * S)
+    assert (closed.unknown, closed.energy_uj) == ((), 110 * J)

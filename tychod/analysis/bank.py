@@ -51,6 +51,7 @@ from tychod.analysis.bank_state import (
 from tychod.analysis.learned import Float64s
 
 __all__ = [
+    "BASE_WALK",
     "BIN_S",
     "CALIBRATION",
     "HISTORY_S",

@@ -4,7 +4,7 @@ import math
 from statistics import median
 from typing import Final, NamedTuple
 
-from tychod.analysis.bank import READY_AFTER, READY_SD_S, UNREAD_WALK, Fit
+from tychod.analysis.bank import BASE_WALK, READY_AFTER, READY_SD_S, UNREAD_WALK, Fit
 from tychod.analysis.platform_memory import PlatformMemory, Stretch
 from tychod.analysis.residual import Closed
 from tychod.model import Coefficient, PlatformFit, Quality, Residual, Zone
@@ -67,9 +67,9 @@ def fit_of(memory: PlatformMemory, booked: Booked, fit: Fit | None) -> PlatformF
         none = (None,) * 7
         return PlatformFit("hold", booked.reason or why, *none, {}, period_s, 0, 0)
     why_held = _why_held(fit) if booked.method == "hold" else None
-    base_sd = fit.base_sd_w
-    if memory.unread:  # what the parts that are not read have done since is in the base
-        base_sd = math.sqrt(base_sd**2 + UNREAD_WALK * (fit.centroid_s + (period_s or 0.0)))
+    # A reading tells of the time before it, and the base has walked since.
+    walk = UNREAD_WALK if memory.unread else BASE_WALK
+    base_sd = math.sqrt(fit.base_sd_w**2 + walk * (fit.centroid_s + (period_s or 0.0)))
     pairs = zip(fit.coefficients, fit.coefficient_sd, strict=True)
     return PlatformFit(
         "fused" if booked.method == "fused" else "hold",
