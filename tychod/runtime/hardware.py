@@ -103,4 +103,6 @@ def _named(leaf_id: str, leaves: Mapping[str, Leaf]) -> Plain:
 
 def source_device_entry(device: SourceDevice) -> Plain:
     """Return when one device of a source publishes; seconds."""
-    return dict(device._asdict())
+    plain: dict[str, object] = device._asdict()
+    del plain["updates"]  # says only whether the period is worth keeping
+    return plain
