@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--verify goes with --replay FILE, --load and --seconds with --calibrate, "
             "--json with both"
         )
+    # As in the unit: threads of a BLAS cost more than they bring for systems as small as ours.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     from tychod.runtime.supervisor import run  # numpy and the sources: not for --version
 
     return run(arguments_from(namespace), os.environ)
