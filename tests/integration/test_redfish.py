@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.bmc import SimBmc, fingerprint, make_certificate, modern
+from tests.sim.bmc import SESSIONS, SimBmc, fingerprint, make_certificate, modern
 from tests.sim.bmccadence import Cadence
 from tests.sim.kubelet import Pair
 from tychod.clock import SystemClock
@@ -402,8 +402,8 @@ def test_sensors_are_there_before_another_thread_looks_for_them(start: Start) ->
     assert seen == [True]
 
 
-def sampled(bench: Bench, tmp_path: Path) -> Sampler[EnergyCollector, EnergySample]:
-    """Return the sampler that reads a BMC in a daemon, started and once read."""
+def begun(bench: Bench, tmp_path: Path) -> Sampler[EnergyCollector, EnergySample]:
+    """Return the sampler that reads a BMC in a daemon, started."""
     config = Config()
     chosen = replace(
         config.redfish,
@@ -413,12 +413,9 @@ def sampled(bench: Bench, tmp_path: Path) -> Sampler[EnergyCollector, EnergySamp
         credentials=str(tmp_path / "redfish.toml"),
     )
     config = replace(config, redfish=chosen)
-    crashed: list[str] = []
-    made = energy_samplers(Host(Roots()), config, bench.clock, 0, crashed.append)
+    made = energy_samplers(Host(Roots()), config, bench.clock, 0, pytest.fail)
     sampler = next(s.sampler for s in made if s.sampler.plan.name == "redfish")
     sampler.start()
-    assert sampler.wait_tried(20.0)
-    assert crashed == []
     return sampler
 
 
@@ -427,7 +424,8 @@ def test_who_stops_waits_for_no_bmc_that_hangs_and_its_session_is_deleted(
 ) -> None:
     """A question under way is cut short; a BMC has few sessions."""
     bench = start()
-    sampler = sampled(bench, tmp_path)
+    sampler = begun(bench, tmp_path)
+    assert sampler.wait_tried(20.0)
     began = len(bench.bmc.sessions)
     asked = len(bench.bmc.requests)
     bench.bmc.fault = "hang"
@@ -440,12 +438,28 @@ def test_who_stops_waits_for_no_bmc_that_hangs_and_its_session_is_deleted(
     assert (began, bench.bmc.sessions) == (1, {})
 
 
+def test_a_login_under_way_is_let_finish_for_a_moment(start: Start, tmp_path: Path) -> None:
+    """Cut in the middle it would leave a session that nobody ends."""
+    bench = start(cadence=Cadence(period_s=30.0))
+    bench.bmc.fault, bench.bmc.slow_s = "slow", 0.2
+    sampler = begun(bench, tmp_path)
+    while ("POST", SESSIONS) not in bench.bmc.requests:
+        time.sleep(0.01)
+
+    sampler.ask_stop()
+
+    assert sampler.join(20.0)
+    assert (bench.bmc.logins, bench.bmc.sessions) == (1, {})
+    assert bench.bmc.requests[-1][0] == "DELETE"
+
+
 def test_a_bmc_that_answers_is_let_finish_and_asked_nothing_more(
     start: Start, tmp_path: Path
 ) -> None:
     """The session ends on the connection that there is: a new handshake takes a BMC long."""
     bench = start(cadence=Cadence(period_s=30.0))
-    sampler = sampled(bench, tmp_path)
+    sampler = begun(bench, tmp_path)
+    assert sampler.wait_tried(20.0)
 
     sampler.ask_stop()
 

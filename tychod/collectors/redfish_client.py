@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -45,8 +46,11 @@ BODY_LIMIT: Final = 1 << 20  # the largest Power document of DMTF's mock-ups has
 MEMORY_LIMIT: Final = 16 << 20
 CLOSE_S: Final = 1.0
 """How long the end of a session may take: who stops the daemon waits for it."""
-GRACE_S: Final = 0.3
-"""And a question before it: a BMC takes longer for a new handshake than for most answers."""
+GRACE_S: Final[Mapping[str, float]] = MappingProxyType({"GET": 0.3, "POST": 0.8})
+"""And a question before it: a BMC takes longer for a new handshake than for most answers.
+
+A login that is cut may leave a session that nobody ends; the daemon has two seconds for all.
+"""
 TOKEN_LIMIT: Final = 4096
 _CHUNK: Final = 64 << 10
 _PATH: Final = re.compile(r"/redfish/(?!.*//)[!-\[\]-~]{1,500}")  # printable, no backslash
@@ -96,7 +100,7 @@ class Client:
         self._location = ""  # of our session
         self._login = SESSIONS  # where sessions are made; "": there are none
         self._is_known = False  # it has answered what it answers not everybody
-        self._is_asking = False
+        self._asked = ""  # the method of the question under way, but for the last
         self.is_stopped = False
         self.address: Final = urlsplit(bmc.endpoint).netloc
         self.requests = 0
@@ -147,13 +151,13 @@ class Client:
     def cut(self) -> None:
         """Stop, from another thread: no further question, and little time for one under way."""
         self.is_stopped = True
-        if self._is_asking:
-            timer = threading.Timer(GRACE_S, self._cut_question)
+        if method := self._asked:
+            timer = threading.Timer(GRACE_S[method], self._cut_question)
             timer.daemon = True
             timer.start()
 
     def _cut_question(self) -> None:
-        if self._is_asking and self._line is not None:
+        if self._asked and self._line is not None:
             self._line.end()
 
     def close(self) -> None:
@@ -234,13 +238,13 @@ class Client:
         if method == "DELETE":
             yield
             return
-        self._is_asking = True  # before the other: `cut` takes them the other way round
+        self._asked = method  # before the other: `cut` takes them the other way round
         try:
             if self.is_stopped:
                 raise RedfishError("stopped", "tychod ends")
             yield
         finally:
-            self._is_asking = False
+            self._asked = ""
 
     def _body(self, response: requests.Response, path: str) -> bytes:
         body = bytearray()
