@@ -21,6 +21,7 @@ from tychod.analysis.platform_parts import (
     mean_w,
     part_names,
     read,
+    solid_since_ns,
     unread,
 )
 from tychod.analysis.platform_readings import heartbeat_ns
@@ -97,8 +98,7 @@ def disbelief(memory: PlatformMemory, end_ns: int) -> str:
     """Say why readings that are there are of no use."""
     if not memory.parts:
         return "no part of the machine is measured"
-    past = history(read(memory), memory.parts, end_ns)
-    known_s = (end_ns - past.start_ns) / 1e9 if past is not None else 0.0
+    known_s = (end_ns - solid_since_ns(read(memory))) / 1e9
     if known_s < LEARNED_S:
         return f"all parts are read for {known_s:.0f} s only, the readings tell of before"
     if memory.bank is not None and memory.bank.repeats:
@@ -145,18 +145,16 @@ def with_parts(
 def _rebased(memory: PlatformMemory, bank: Bank, before: Mapping[str, int]) -> PlatformMemory:
     """Return the memory with what silent parts use in the base, and without that of others.
 
-    ``before``: those that were silent, and since when.
-
-    When all are back, the base is what it was before until readings say more; they are asked as if
-    it were not known.
+    ``before``: those that were silent, and since when.  When all are back, the base is what it was
+    before until readings say more; they are asked as if it were not known.
     """
-    tracks, back = dict(memory.tracks), [k for k in before if k not in memory.unread]
-    if not memory.unread and memory.base_before_w is not None:
+    tracks = dict(memory.tracks)
+    back = [key for key in before if key in tracks and key not in memory.unread]
+    if back and not memory.unread and memory.base_before_w is not None:
         rest_w = banks.fit(bank).base_w - memory.base_before_w
         bank = banks.shifted(bank, -rest_w)
         for key in back:
-            if key in tracks:
-                tracks[key] = _stood_in(tracks[key], bank, before[key], rest_w / len(back))
+            tracks[key] = _stood_in(tracks[key], bank, before[key], rest_w / len(back))
         return replace(memory, bank=banks.unplaced(bank), tracks=tracks)
     for key, track in memory.tracks.items():
         if track.domain in bank.parts and (key in memory.unread) != (key in before):

@@ -154,12 +154,17 @@ def through_ns(tracks: Iterable[PartTrack]) -> int | None:
     return min((track.through_ns for track in tracks), default=None)
 
 
+def solid_since_ns(tracks: Tracks) -> int:
+    """Return from when on all parts are known well enough to show when power changed."""
+    return max((max(t.solid_ns, int(t.times_ns[0])) for t in tracks.values()), default=0)
+
+
 def history(tracks: Tracks, parts: Sequence[str], window_end_ns: int) -> History | None:
     """Return the parts' energy on the edges of bins, as far as all of them are known well.
 
     ``tracks``: those that are read; without any, all that is used is in the base.
     """
-    begin_ns = max((max(t.solid_ns, int(t.times_ns[0])) for t in tracks.values()), default=0)
+    begin_ns = solid_since_ns(tracks)
     end_ns = min((t.through_ns for t in tracks.values()), default=window_end_ns)
     begin_ns = max(begin_ns, end_ns - KEPT_NS)
     edges = np.arange(-(-begin_ns // BIN_NS), end_ns // BIN_NS + 1, dtype=np.int64) * BIN_NS
