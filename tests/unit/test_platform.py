@@ -18,7 +18,7 @@ from tychod.analysis.platform_readings import heartbeat_ns
 from tychod.analysis.platform_shown import PlatformWindow
 from tychod.analysis.state import ZonePoint
 from tychod.model import Window
-from tychod.samples import EnergySample, EnergySeries
+from tychod.samples import EnergySample, EnergySeries, PowerSensor
 
 S = 1_000_000_000
 NONE: Mapping[str, DomainWindow] = {}
@@ -513,3 +513,21 @@ def test_odd_state_is_refused() -> None:
         fewer: dict[str, Any] = {k: v for k, v in plain.items() if k != key}
         with pytest.raises(ValueError, match="not a platform"):
             from_plain(fewer)
+
+
+@pytest.mark.parametrize(("interval_s", "length_s"), [(0.5, 60), (0.05, 10)])
+def test_a_fast_sensor_in_a_long_window_loses_nothing(interval_s: float, length_s: int) -> None:
+    """However many readings a window has, all of it is booked up to the last one."""
+    meter = PowerSensor("hwmon:a", "platform", "x", None, 5000.0)
+    memory, booked_uj = PlatformMemory(), 0
+    for number in range(3):
+        begin_ns, length_ns = number * length_s * S, length_s * S
+        step_ns = round(interval_s * S)
+        times = range(max(begin_ns - step_ns, 0), begin_ns + length_ns + step_ns, step_ns)
+        samples = tuple(EnergySample(t, (), (100_000_000,)) for t in times)
+        series = EnergySeries("hwmon", "measured", (), samples, {}, 0, (meter,), step_ns)
+        window = Window(begin_ns, begin_ns + length_ns)
+        found, memory = platform_window(series, {}, window, memory, PARAMS)
+        booked_uj += found.energy_uj if found else 0
+
+    assert 3 * length_s * 100_000_000 - booked_uj <= round(2 * interval_s * 100_000_000)

@@ -14,6 +14,8 @@ GAPS: Final = 9
 LATE: Final = 1.5
 """A reading is late after so many of the usual gaps: one lost reading is noticed."""
 SHORTEST_NS, LONGEST_NS, UNKNOWN_NS = 2_000_000_000, 60_000_000_000, 15_000_000_000
+MOST: Final = 8192
+"""Readings of one window at most: a minute of a hundred a second, and some."""
 KEPT: Final = 64
 """Readings that may wait: a minute of the fastest BMC."""
 
@@ -47,7 +49,7 @@ def with_readings(memory: PlatformMemory, series: EnergySeries) -> PlatformMemor
             gaps = [*gaps, reading.t_ns - readings[-1].t_ns][-GAPS:]
         readings.append(reading)
         newest = reading.newest_ns
-    return replace(memory, seen=seen, readings=tuple(readings[-KEPT:]), gaps_ns=tuple(gaps))
+    return replace(memory, seen=seen, readings=tuple(readings[-MOST:]), gaps_ns=tuple(gaps))
 
 
 def _wanted(series: EnergySeries, seen: Mapping[str, Seen]) -> dict[int, str]:
