@@ -28,10 +28,9 @@ LOOK_NS: Final = 250_000_000
 """How soon a question that is due is asked; a new cgroup is looked up at once."""
 REST_NS: Final = 1_000_000_000
 """The same where nothing is to be found out."""
-SETTLE_S: Final = 0.01
-"""The cgroups of one pod are made one after the other: they are looked up together."""
-BATCH_S: Final = 0.05
-"""Many pods at one time: those that follow each other are looked up so far apart at least."""
+SETTLE_S: Final = 0.02
+"""Cgroups are made in groups: those of a few containers are looked up together.  Waiting for more
+would lose the names of those that live for less than a tenth of a second."""
 FILE_ROUTES: Final = ("bundle", "runtime-file", "log-link")
 SOON_NS: Final = 50_000_000
 """When the kubelet may be asked about one that was just made (see the registry's questions)."""
@@ -105,7 +104,6 @@ class Metadata:
         self._crashed = crashed
         self._stop = threading.Event()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._foreseen_ns = 0  # when new cgroups were last looked up
         self._closing = threading.Lock()  # held by who uses the descriptor in another thread
         self._is_closed = False
         self._found: Latest[Found] = Latest()
@@ -183,9 +181,8 @@ class Metadata:
                 os.eventfd_read(self._waker)
             if self._waker in readable or not readable or births is None:
                 return
-            since_s = (self._clock.now_ns() - self._foreseen_ns) / 1e9
-            self._stop.wait(max(SETTLE_S, BATCH_S - since_s))
-            self._foreseen_ns = now_ns = self._clock.now_ns()
+            self._stop.wait(SETTLE_S)
+            now_ns = self._clock.now_ns()
             self._foresee(births.look(now_ns), now_ns)
             due_ns = min(due_ns, max(now_ns + SOON_NS, looked_ns + LOOK_NS))
 
