@@ -123,8 +123,8 @@ def zone_windows(
     ``domains``: those that count; None: all.
     """
     found = []
-    for zone, sensor, readings in _columns(series, domains):
-        point = _point(zone, state)
+    for zone, sensor, index in _columns(series, domains):
+        point, readings = _point(zone, state), _told(series, sensor, index)
         if point.native_uj is None and not readings:
             continue
         begun = point
@@ -160,14 +160,19 @@ def _begun(readings: Sequence[tuple[int, int]], window: Window, before: ZonePoin
 
 def _columns(
     series: EnergySeries, domains: Set[str] | None
-) -> Iterator[tuple[EnergyZone, PowerSensor | None, list[tuple[int, int]]]]:
-    """Yield each zone or sensor that counts, with its readings on the corrected axis."""
+) -> Iterator[tuple[EnergyZone, PowerSensor | None, int]]:
+    """Yield each zone or sensor that counts, with its place in the samples."""
     for index, zone in enumerate(series.zones):
         if domains is None or zone.domain in domains:
-            yield zone, None, _readings(series, index)
+            yield zone, None, index
     for index, sensor in enumerate(series.sensors):
         if domains is None or sensor.domain in domains:
-            yield as_zone(sensor), sensor, _powers(series, index)
+            yield as_zone(sensor), sensor, index
+
+
+def _told(series: EnergySeries, sensor: PowerSensor | None, index: int) -> list[tuple[int, int]]:
+    """Return the readings of one zone or sensor, on the corrected axis."""
+    return _powers(series, index) if sensor else _readings(series, index)
 
 
 def unread_zones(
@@ -181,8 +186,8 @@ def unread_zones(
             series.zone_reasons.get(zone.key) or "not read yet",
             method_of(sensor) if sensor else "counter",
         )
-        for zone, sensor, readings in _columns(series, domains)
-        if _point(zone, state).native_uj is None and not readings
+        for zone, sensor, index in _columns(series, domains)
+        if _point(zone, state).native_uj is None and not _told(series, sensor, index)
     ]
 
 
