@@ -1,6 +1,7 @@
 """What has meters of its own in a window: each GPU, and the machine as a whole."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from tychod.analysis.energy import (
@@ -16,7 +17,7 @@ from tychod.analysis.gpuseries import DeviceWindow, device_windows, zone_key
 from tychod.analysis.owners import Owners
 from tychod.analysis.platform_shown import PlatformWindow
 from tychod.analysis.state import DomainAccount, Observations, Params, State
-from tychod.model import Domain, Energy, Gpu, GpuMethod, Quality, Window, Zone
+from tychod.model import Domain, Energy, Gpu, Window, Zone
 from tychod.samples import EnergySeries, EnergyZone, GpuDevice, GpuSample
 
 UNREAD = "not read yet"
@@ -114,15 +115,15 @@ def gpu_rows(hardware: Hardware, zones: Sequence[Zone], window: Window) -> tuple
         if one.device.uuid in by_uuid and one.device.uuid in shares
     ]
     rows += [
-        _silent_row(device, by_uuid[device.uuid].reason)
+        _unread_row(device, by_uuid[device.uuid].reason, None)
         for device in hardware.devices.silent
         if device.uuid in by_uuid
     ]
     return tuple(sorted(rows, key=lambda gpu: (gpu.number, gpu.uuid)))
 
 
-def _silent_row(device: GpuDevice, reason: str | None) -> Gpu:
-    """Return a GPU that the driver lists and that was never read."""
+def _unread_row(device: GpuDevice, reason: str | None, newest: GpuSample | None) -> Gpu:
+    """Return a GPU as its driver describes it, of whose energy nothing is known."""
     return Gpu(
         uuid=device.uuid,
         number=device.number,
@@ -139,34 +140,26 @@ def _silent_row(device: GpuDevice, reason: str | None) -> Gpu:
         workloads={},
         allocated=(),
         instances=tuple(instance.profile for instance in device.instances),
-        **_telemetry(None),
+        **_telemetry(newest),
     )
 
 
 def _gpu_row(
     one: DeviceWindow, zone: Zone, share: GpuShare, hardware: Hardware, window: Window
 ) -> Gpu:
-    device, newest = one.device, one.newest
+    device = one.device
     memory = hardware.gpus.memory[device.uuid] if hardware.gpus else GpuMemory()
-    method: GpuMethod = one.method
-    quality: Quality = zone.quality
-    return Gpu(
-        uuid=device.uuid,
-        number=device.number,
-        name=device.name,
-        pci=device.pci,
-        quality=quality,
-        reason=zone.reason or share.reason,
+    return replace(
+        _unread_row(device, zone.reason or share.reason, one.newest),
+        quality=zone.quality,
         energy=Energy(memory.idle.idle_uj, memory.idle.dynamic_uj),
         power_w=zone.power_w,
         sd_w=one.sd_j / window.seconds,
         idle_w=share.idle_w,
-        method=method,
+        method=one.method,
         period_s=device.period_s or None,
         workloads=share.power_w,
         allocated=share.allocated,
-        instances=tuple(instance.profile for instance in device.instances),
-        **_telemetry(newest),
     )
 
 
