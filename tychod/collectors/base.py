@@ -280,6 +280,16 @@ UNREADABLE_REMEDY: Final = (
 )
 
 
+def failure_of(reasons: Mapping[str, str], parts: int) -> str:
+    """Return why none of a source's parts could be read, by reason; "" where one could."""
+    if len(reasons) < parts:
+        return ""
+    keys: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        keys.setdefault(reason, []).append(key)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in keys.items())
+
+
 @dataclass(frozen=True, slots=True)
 class CollectorSpec(Generic[C_co]):
     """One row of the table of collectors."""

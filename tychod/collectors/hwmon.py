@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable, failure_of
 from tychod.collectors.hwmon_meter import READ_BYTES, ROOT_ONLY, Meter, parse_number
 from tychod.collectors.hwmon_rules import CEILINGS_W, OTHER, Measured, pair, place
 from tychod.collectors.hwmon_tree import Channel, Chip, Listing, hwmon_dir, list_chips
@@ -78,12 +78,7 @@ class Hwmon:
     @property
     def failure(self) -> str:
         """Why the last reading gave no sample; empty if it gave one."""
-        if len(self.zone_reasons) < len(self._meters):
-            return ""
-        keys: dict[str, list[str]] = {}
-        for key, reason in self.zone_reasons.items():
-            keys.setdefault(reason, []).append(key)
-        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in keys.items())
+        return failure_of(self.zone_reasons, len(self._meters))
 
     @property
     def problems(self) -> tuple[str, ...]:

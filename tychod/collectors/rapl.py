@@ -10,7 +10,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable
+from tychod.collectors.base import CollectorSpec, EnergyCollector, Ready, Unavailable, failure_of
 from tychod.hostfs import render_error
 from tychod.samples import EnergySample, EnergyZone
 
@@ -155,12 +155,7 @@ class Rapl:
     @property
     def failure(self) -> str:
         """Why the last reading gave no sample; empty if it gave one."""
-        keys: dict[str, list[str]] = {}
-        for key, reason in self.zone_reasons.items():
-            keys.setdefault(reason, []).append(key)
-        is_whole = len(self.zone_reasons) == len(self.zones)
-        told = [f"{', '.join(zones)}: {reason}" for reason, zones in keys.items()]
-        return "; ".join(told) if is_whole else ""
+        return failure_of(self.zone_reasons, len(self.zones))
 
     def _look(self) -> bool:
         """Say whether the zones are others than at the probe; False when it is not time to look."""
