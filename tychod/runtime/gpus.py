@@ -67,11 +67,13 @@ class GpuSampler:
         if samples:
             newest = {sample.device: sample.published_ns for sample in samples}
             self._published = MappingProxyType({**self._published, **newest})
-        for use in collector.uses():
+        uses = collector.uses()
+        for use in uses:
             last = self._uses.last()
             later_ns = last.t_ns + 1 if last and use.t_ns <= last.t_ns else use.t_ns
             self._uses.append(use._replace(t_ns=later_ns))
-        self._forget()
+        if uses:  # now and then is enough
+            self._forget()
         return samples
 
     def _forget(self) -> None:
@@ -94,8 +96,7 @@ class GpuSampler:
         opened, live = self.sampler.opened(), self._live()
         if opened is None or not live:
             return None
-        late_ns = round((opened.collector.delay_s + LOOK_AHEAD_S) * 1e9)
-        return min(live) - late_ns + round(LOOK_AHEAD_S * 1e9 / 2)
+        return min(live) - round((opened.collector.delay_s + LOOK_AHEAD_S / 2) * 1e9)
 
     def _live(self) -> list[int]:
         """Return the newest update of each device that still publishes."""

@@ -237,8 +237,9 @@ def calibrated(
 ) -> Ready[C] | Unavailable:
     """Probe, and tell what is found when its devices publish, as far as that is known."""
     outcome = find()
-    if isinstance(outcome, Ready) and isinstance(outcome.collector, SelfTimed):
-        outcome.collector.calibrate(timings)
+    timed = self_timed(outcome.collector) if isinstance(outcome, Ready) else None
+    if timed is not None:
+        timed.calibrate(timings)
     return outcome
 
 
