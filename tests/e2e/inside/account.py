@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.inside.burner import JIFFY_S, ROUNDING_NS, SWITCH_S, TICK_S, peek
+from tests.e2e.inside.burner import ROUNDING_NS, SWITCH_S, TICK_S, Unseen, peek, unseen
 from tests.e2e.inside.machine import wait_for_window, wait_until
 from tests.e2e.steps import require
 
@@ -35,10 +35,10 @@ def thaw(cgroup: Path) -> None:
         (cgroup / "cgroup.freeze").write_text("0", encoding="ascii")
 
 
-def hold(cgroups: Iterable[Path], missed: int) -> dict[Path, Held]:
+def hold(cgroups: Iterable[Path], before: Unseen) -> dict[Path, Held]:
     """Freeze cgroups, wait until all of their work is in a window, and read the kernel's files.
 
-    `missed` is how many switches the kernel had hidden before they began.
+    `before` is what the kernel's files could not tell before they began.
     """
     cgroups = tuple(cgroups)
     for cgroup in cgroups:
@@ -46,20 +46,19 @@ def hold(cgroups: Iterable[Path], missed: int) -> dict[Path, Held]:
     # The second one that begins after now has all, whatever a late reading left behind.
     sequence = wait_for_window()["sequence"]
     wait_for_window(wait_for_window(sequence)["sequence"])
-    return {cgroup: _read(cgroup, missed) for cgroup in cgroups}
+    return {cgroup: _read(cgroup, before) for cgroup in cgroups}
 
 
-def _read(cgroup: Path, before: int) -> Held:
+def _read(cgroup: Path, before: Unseen) -> Held:
     lines = (cgroup / "cpu.stat").read_text(encoding="ascii").splitlines()
     used = dict(line.split() for line in lines)
     below = [cgroup, *(path for path in cgroup.rglob("*") if path.is_dir())]
     times, missed = peek(*(path.stat().st_ino for path in below))
-    untold = missed - before if missed >= before else missed  # of other maps
     return Held(
         used_s=int(used["usage_usec"]) / 1e6,
         mapped_s=sum(task for task, _, _ in times) / 1e9,
         irq_s=sum(softirq + irq for _, softirq, irq in times) / 1e9,
-        tolerance_s=SWITCH_S * sum(map(_switches, below)) + TICK_S + JIFFY_S * untold,
+        tolerance_s=SWITCH_S * sum(map(_switches, below)) + TICK_S + unseen(missed).since_s(before),
     )
 
 

@@ -62,6 +62,25 @@ def peek(*inodes: int) -> tuple[list[list[int]], int]:
     return times, missed
 
 
+class Unseen(NamedTuple):
+    """What cpu.stat cannot have told since the machine, or the maps, began."""
+
+    missed: int  # switches that the kernel has hidden
+    stolen_s: float  # another machine had the CPU: in our time, outside of cpu.stat
+
+    def since_s(self, before: "Unseen") -> float:
+        """Return how far cpu.stat may be off for it; stolen time is told in whole ticks."""
+        missed = self.missed - before.missed
+        untold = missed if missed >= 0 else self.missed  # of other maps
+        return JIFFY_S * untold + (self.stolen_s - before.stolen_s) + TICK_S
+
+
+def unseen(missed: int | None = None) -> Unseen:
+    """Return it as it is now; `missed` where the maps have just been read."""
+    times = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    return Unseen(peek(0)[1] if missed is None else missed, int(times[8]) * TICK_S)
+
+
 class Burnt(NamedTuple):
     """What a load used by the kernel's files, what the daemon counted, what may lie between."""
 
@@ -87,7 +106,7 @@ class Burner:
         program = scene.directory / "burner.py"
         program.write_text(LOAD, encoding="utf-8")
         self._before = find_leaf("unattributed")["cpu_seconds"]
-        self._missed = peek(0)[1]
+        self._unseen = unseen()
         self._began_s = time.monotonic()
         argv = (sys.executable, str(program), str(self._stop), str(self._out))
         run("systemd-run", "--collect", "--unit", self._unit, *argv)
@@ -106,11 +125,10 @@ class Burner:
         switches = int(self._out.read_text())
         times, missed = peek(self._cgroup().stat().st_ino)
         task_s, irq_s = sum(t[0] for t in times) / 1e9, sum(t[1] + t[2] for t in times) / 1e9
-        untold = missed - self._missed if missed >= self._missed else missed  # of other maps
         return Burnt(
             witness_s=witness_s,
             counted_s=leaf["cpu_seconds"] + irq_s,
-            tolerance_s=SWITCH_S * switches + TICK_S + JIFFY_S * untold,
+            tolerance_s=SWITCH_S * switches + TICK_S + unseen(missed).since_s(self._unseen),
             rate=witness_s / lasted_s,
             unattributed_s=unattributed["cpu_seconds"] - self._before,
             switches=switches,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.inside.burner import JIFFY_S, SWITCH_S, TICK_S, peek
+from tests.e2e.inside.burner import SWITCH_S, TICK_S, Unseen, peek, unseen
 from tests.e2e.inside.containers import Made, RealPod, require_tools
 from tests.e2e.inside.energy import counters_of, require_conserved, require_no_loss
 from tests.e2e.inside.machine import (
@@ -47,13 +47,13 @@ def brief_containers(scene: Scene) -> str:
         notes.append((made, time.time() - began_s))
     pods = {pod["uid"]: pod for pod in ended([made for made, _ in notes])}
     leaves = ask("workloads")
-    irq_s, missed = (after - before for after, before in zip(all_irq(), began, strict=True))
+    irq_s, seen = all_irq()
     for made, _ in notes:
         leaf = find(leaves, made.row()) or {}
         wrong = differences(leaf or None, made.row() | {"state": "terminated"})
         require(not wrong, f"{made.row()}: {wrong}")
         # The program itself saw so much go by; what its runtime used came on top.
-        least_s = usec / 1e6 - irq_s - JIFFY_S * missed
+        least_s = usec / 1e6 - (irq_s - began[0]) - seen.since_s(began[1])
         require(leaf["cpu_seconds"] >= least_s, f"{leaf['cpu_seconds']} s, at least {least_s} s")
         require(leaf["total"]["dynamic_uj"] > 0, f"no energy: {leaf}")
         require(pods[made.pod.uid]["state"] == "terminated", f"{pods[made.pod.uid]}")
@@ -88,7 +88,7 @@ def churn(scene: Scene) -> str:
     scene.undo.append(pod.clear)
     cgroup = CGROUPS / pod.cgroup
     cgroup.mkdir(parents=True)  # the kubelet makes it; its cpu.stat keeps what ended below it
-    before, (irq_s, missed) = counters_of(*ask_pair()), all_irq()
+    before, (irq_s, seen) = counters_of(*ask_pair()), all_irq()
     made = [Made(pod, f"one{number}", 100, EACH_USEC) for number in range(MANY)]
     took_s = run_spread(made)
     (shown,) = (p for p in ended(made) if p["uid"] == pod.uid)
@@ -100,11 +100,11 @@ def churn(scene: Scene) -> str:
         wrong = differences(leaf, one.row() | {"state": "terminated"})
         require(not wrong, f"{one.row()}: {wrong}")
         require(leaf and leaf["total"]["dynamic_uj"] > 0, f"no energy: {leaf}")
-    after_irq_s, after_missed = all_irq()
+    after_irq_s, after = all_irq()
     used_s = usage_s(cgroup)
     off_s = shown["cpu_seconds"] - used_s
     # Each began and ended by a switch of its own; irq time in them is the kernel's leaf's.
-    allowed_s = MANY * (TICK_S / 10 + SWITCH_S) + TICK_S + JIFFY_S * (after_missed - missed)
+    allowed_s = MANY * (TICK_S / 10 + SWITCH_S) + TICK_S + after.since_s(seen)
     text = f"{shown['cpu_seconds']:.4f} s counted, cpu.stat {used_s:.4f} s"
     require(off_s <= allowed_s, f"{text}: more than there was by over {allowed_s:.4f} s")
     require(-off_s <= allowed_s + after_irq_s - irq_s, f"{text}: some is lost")
@@ -130,10 +130,10 @@ def usage_s(cgroup: Path) -> float:
     return int(dict(line.split() for line in lines)["usage_usec"]) / 1e6
 
 
-def all_irq() -> tuple[float, int]:
-    """Return irq time in all cgroups, and how many switches the kernel hid."""
+def all_irq() -> tuple[float, Unseen]:
+    """Return irq time in all cgroups, and what no cpu.stat can have told."""
     times, missed = peek()
-    return sum(softirq + irq for _, softirq, irq in times) / 1e9, missed
+    return sum(softirq + irq for _, softirq, irq in times) / 1e9, unseen(missed)
 
 
 def restart_changes_nobody(scene: Scene) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.inside.account import Held, hold, require_whole, thaw
-from tests.e2e.inside.burner import peek
+from tests.e2e.inside.burner import unseen
 from tests.e2e.inside.containers import RealPod
 from tests.e2e.inside.energy import require_conserved
 from tests.e2e.inside.machine import (
@@ -129,7 +129,7 @@ def build(scene: Scene, prepare: Callable[[Scene], None], starters: Mapping[str,
 
 def _observe(scene: Scene, town: Town, starters: Mapping[str, Starter]) -> None:
     wait_for_window()
-    missed = peek()[1]
+    before = unseen()
     with Watch("workloads") as watch:
         for name, start in starters.items():
             town.groups[name] = _start(scene, start)
@@ -137,7 +137,7 @@ def _observe(scene: Scene, town: Town, starters: Mapping[str, Starter]) -> None:
         wait_for_window(wait_for_window(sequence)["sequence"])
         cgroups = [path for group in town.groups.values() for path in group.owners]
         scene.undo.append(lambda: [thaw(path) for path in cgroups])
-        town.held = hold(cgroups, missed)
+        town.held = hold(cgroups, before)
         node, town.answer = ask_pair()
         require_conserved(node, town.answer)
         if scene.agent:

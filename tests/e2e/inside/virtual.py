@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.e2e.inside.account import hold, require_whole, thaw
-from tests.e2e.inside.burner import peek
+from tests.e2e.inside.burner import unseen
 from tests.e2e.inside.containers import Made, RealPod, require_tools, start_scope
 from tests.e2e.inside.machine import Answer, ask, run, wait_until
 from tests.e2e.inside.scene import Scene, cgroup_of
@@ -166,7 +166,7 @@ def firecrackers(scene: Scene, town: Town) -> str:
 def _started_again(scene: Scene) -> str:
     agent, name = agent_of(scene), f"{scene.name}-laid"
     before = find(ask("vms"), {"id": name}) or {}
-    missed = peek()[1]
+    before = unseen()
     agent.tell("fault", "500")
     agent.tell("stop", name)
     pid = int(agent.tell("start", name, "laid"))
@@ -179,7 +179,7 @@ def _started_again(scene: Scene) -> str:
     require(leaf["name"] == name, f"the agent is silent and the path names {name}: {leaf}")
     require(leaf["cpu_seconds"] < before["cpu_seconds"], f"{leaf} goes on with {before}")
     # The list has one row for an id: what the first of that id had stays with what it ran in.
-    held = hold([agent.cgroup], missed)
+    held = hold([agent.cgroup], before)
     try:
         rows = [leaf for leaf in ask("workloads")["workloads"] if is_of(leaf, agent.unit)]
         note = require_whole(held, {agent.cgroup: [leaf["cpu_seconds"] for leaf in rows]})
