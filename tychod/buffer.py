@@ -74,13 +74,14 @@ class Latest(Generic[T]):
 
     def __init__(self) -> None:
         self._value: T | None = None
+        self._before: T | None = None
         self._count = 0
         self._changed = threading.Condition()
 
     def publish(self, value: T) -> None:
         """Replace the value and wake all who wait."""
         with self._changed:
-            self._value = value
+            self._before, self._value = self._value, value
             self._count += 1
             self._changed.notify_all()
 
@@ -88,6 +89,11 @@ class Latest(Generic[T]):
         """Return the newest value, or None before the first."""
         with self._changed:
             return self._value
+
+    def pair(self) -> tuple[T | None, T | None]:
+        """Return the newest value and the one before it."""
+        with self._changed:
+            return self._value, self._before
 
     def count(self) -> int:
         """Return how many values have been published."""

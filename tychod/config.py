@@ -7,6 +7,7 @@ these declarations.  Intervals are seconds.  ``Restart()`` marks what a reload c
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
+from tychod.config_results import Control, History, Log, Metrics, Report
 from tychod.schema import Doc, Range, Restart
 
 Enabled = bool | Literal["auto"]
@@ -295,42 +296,6 @@ class Attribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
-    """The control socket."""
-
-    socket: Annotated[
-        str,
-        Restart(),
-        Doc("Path; empty: $RUNTIME_DIRECTORY/tychod.sock, else /run/tychod/tychod.sock."),
-    ] = ""
-    group: Annotated[
-        str, Restart(), Doc("Group that may connect; empty: the daemon's own group.")
-    ] = ""
-    admin_group: Annotated[
-        str,
-        Restart(),
-        Doc(
-            "Group whose members may have recordings and whatever is finer than a window; "
-            "empty: root only."
-        ),
-    ] = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """The log."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], Doc("Least level that is written.")
-    ] = "info"
-    target: Annotated[
-        Literal["auto", "journal", "stderr"],
-        Restart(),
-        Doc('"auto": the journal when systemd started us, else standard error.'),
-    ] = "auto"
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of tychod."""
 
@@ -347,4 +312,7 @@ class Config:
     workloads: Workloads = field(default_factory=Workloads)
     attribution: Attribution = field(default_factory=Attribution)
     control: Control = field(default_factory=Control)
+    metrics: Metrics = field(default_factory=Metrics)
+    history: History = field(default_factory=History)
+    report: Report = field(default_factory=Report)
     log: Log = field(default_factory=Log)

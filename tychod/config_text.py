@@ -77,7 +77,10 @@ def render_value(value: object) -> str:
     """Return a value as TOML writes it."""
     import tomli_w  # no one-shot client command needs it
 
-    return tomli_w.dumps({"value": to_plain(value)}).removeprefix("value = ").rstrip("\n")
+    plain = to_plain(value)
+    if isinstance(plain, list):  # on one line: each line of a default file's comment is a setting
+        return f"[{', '.join(map(render_value, plain))}]"
+    return tomli_w.dumps({"value": plain}).removeprefix("value = ").rstrip("\n")
 
 
 def section_type(section: FieldSpec) -> type[Dataclass]:

@@ -1,5 +1,6 @@
 """What settings may not be together, or of what form, beyond the type and range of each."""
 
+import datetime as dt
 import ipaddress
 import re
 import types
@@ -8,6 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tychod.config import Config, Kubelet, Redfish, Workloads
+from tychod.config_results import Metrics, Report
 
 PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
     {
@@ -27,6 +29,10 @@ PATHS: Final[Mapping[str, bool]] = types.MappingProxyType(
         "ipmi.device": False,
         "nvml.library": True,
         "control.socket": True,
+        "metrics.tls_cert_file": True,
+        "metrics.tls_key_file": True,
+        "metrics.client_ca_file": True,
+        "metrics.users_file": True,
     }
 )
 """Settings that are paths, and whether each may be empty."""
@@ -50,6 +56,8 @@ def problems_between(config: Config) -> list[Conflict]:
         *_kubelet_problems(config.kubelet),
         *_workloads_problems(config.workloads),
         *_redfish_problems(config.redfish),
+        *_metrics_problems(config.metrics),
+        *_report_problems(config.report),
         *_path_problems(config),
     ]
 
@@ -121,6 +129,56 @@ def _redfish_problems(redfish: Redfish) -> Iterator[Conflict]:
             f"must be false where redfish.{named[0]} says how to verify the certificate",
             tuple(f"redfish.{key}" for key in named),
         )
+
+
+def _metrics_problems(metrics: Metrics) -> Iterator[Conflict]:
+    where = split_listen(metrics.listen)
+    if where is None:
+        yield Conflict("metrics.listen", 'is no address and port such as "127.0.0.1:9102"')
+    elif not (metrics.tls_cert_file or metrics.insecure or is_loopback(where[0])):
+        yield Conflict(
+            "metrics.listen",
+            "others can reach this address: set metrics.tls_cert_file, or metrics.insecure = true "
+            "to serve it unprotected",
+            ("metrics.tls_cert_file", "metrics.insecure"),
+        )
+    for key in ("tls_key_file", "client_ca_file"):
+        if getattr(metrics, key) and not metrics.tls_cert_file:
+            yield Conflict(
+                f"metrics.{key}", "needs metrics.tls_cert_file", ("metrics.tls_cert_file",)
+            )
+
+
+def split_listen(text: str) -> tuple[str, int] | None:
+    """Return the host and the port of ``host:port``; IPv6 in brackets, None where it is neither."""
+    try:
+        url = urlsplit(f"//{text}")
+        host, port = url.hostname, url.port
+    except ValueError:
+        return None
+    if not host or not port or url.path or url.query or url.fragment or "@" in text:
+        return None
+    return host, port
+
+
+def _report_problems(report: Report) -> Iterator[Conflict]:
+    """A factor without origin and date is one that nobody can check."""
+    for name, factor in (("price", "price_per_kwh"), ("carbon", "carbon_g_per_kwh")):
+        if not getattr(report, factor):
+            continue
+        if not getattr(report, f"{name}_origin"):
+            message = f"must say where report.{factor} is from"
+            yield Conflict(f"report.{name}_origin", message, (f"report.{factor}",))
+        if not _is_date(getattr(report, f"{name}_date")):
+            message = f"must be the date of report.{factor}, as 2026-01-31"
+            yield Conflict(f"report.{name}_date", message, (f"report.{factor}",))
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def endpoint_problem(

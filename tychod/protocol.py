@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
+from tychod.config_results import MetricNames
 from tychod.frames import MAX_ARGS, MAX_COMPLAINT, ProtocolError, check_version
 from tychod.schema import Dataclass, Doc, Range, load
 
@@ -38,6 +39,41 @@ class Record:
     seconds: Annotated[float, Range(1.0, 3600.0), Doc("How long; whole windows, at least one.")] = (
         60.0
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Ask how one workload's energy of the last window came about."""
+
+    name: Annotated[str, Doc("NAMESPACE/NAME of a pod; else a name, an id or the begin of one.")]
+    kind: Annotated[
+        Literal["pod", "container", "vm", "unit", "workload"],
+        Doc("What it names; workload: any leaf."),
+    ] = "workload"
+
+
+ReportBy = Literal["namespace", "pod", "unit", "workload", "node"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Ask for the energy of a stretch of time."""
+
+    by: Annotated[ReportBy, Doc("What the energy is summed by.")] = "namespace"
+    start: Annotated[
+        float | None, Range(0.0, 1e11), Doc("Seconds since 1970; null: as far back as is known.")
+    ] = None
+    end: Annotated[float | None, Range(0.0, 1e11), Doc("Seconds since 1970; null: now.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsText:
+    """Ask for what the metrics endpoint would serve."""
+
+    names: Annotated[MetricNames | None, Doc("Which names; null: those of `[metrics] names`.")] = (
+        None
+    )
+    openmetrics: Annotated[bool, Doc("OpenMetrics instead of Prometheus' text format.")] = False
 
 
 class Op(NamedTuple):

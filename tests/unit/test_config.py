@@ -12,7 +12,7 @@ from tychod.config import Config, Kubelet
 from tychod.config_text import render_default
 from tychod.conflicts import PATHS, endpoint_problem, is_loopback, problems_between
 from tychod.frames import ErrorCode
-from tychod.runtime.daemon import params_of, with_keys
+from tychod.runtime.facts import params_of, with_keys
 from tychod.schema import check_value, fields_of, load, to_plain, walk
 from tychod.settings import variable_name
 

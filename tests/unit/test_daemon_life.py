@@ -14,7 +14,8 @@ from tests.sim.cgrouptree import FakeTree
 from tests.unit.test_sampler import PATIENCE_S, wait_for
 from tychod.model import Identity
 from tychod.runtime import sampler
-from tychod.runtime.daemon import STOP_S, Daemon, stop_all
+from tychod.runtime.daemon import STOP_S, Daemon
+from tychod.runtime.facts import stop_all
 from tychod.runtime.listener import bind_control_socket
 from tychod.runtime.metadata import Cgroups, Hierarchy, Metadata, Sources
 from tychod.runtime.store import Store

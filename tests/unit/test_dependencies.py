@@ -12,7 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Names to import where they differ from the project's name.
-IMPORT_NAMES = {"nvidia-ml-py": "pynvml", "tomli-w": "tomli_w"}
+IMPORT_NAMES = {
+    "nvidia-ml-py": "pynvml",
+    "prometheus-client": "prometheus_client",
+    "tomli-w": "tomli_w",
+}
 # bcc is the distribution's (the project of that name on PyPI is another one): only a child of the
 # distribution's own Python imports it, and the packages suggest it.
 SYSTEM_ONLY = [("tychod/kernel/bpf/bcc_child.py", "bcc")]

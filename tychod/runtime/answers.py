@@ -1,8 +1,9 @@
 """Answers of the daemon, encoded: what depends on a snapshot alone is encoded once for it."""
 
 import threading
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -11,9 +12,12 @@ from tychod.buffer import Latest
 from tychod.clock import Clock
 from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, NodeFacts, Snapshot
+from tychod.protocol import OPS
 from tychod.runtime import replies
 
 Setting = Mapping[str, object]
+Question = Callable[[Any], Mapping[str, object]]
+"""Answers one operation to its checked arguments, of the class that the protocol declares."""
 LABELLED: Final = frozenset({"workloads", "pods", "containers"})
 """Answers that tell whether the kubelet, which alone knows labels, could be asked."""
 
@@ -32,6 +36,7 @@ class Readers(NamedTuple):
     status: Callable[[], DaemonStatus]
     settings: Callable[[], Sequence[Setting]]  # those in force, as tychod.settings.plain lists them
     wait_s: Callable[[], float]  # seconds until the first window is expected
+    questions: Mapping[str, Question] = types.MappingProxyType({})  # operations with arguments
 
 
 class Answers:
@@ -73,6 +78,13 @@ class Answers:
         wait_s = max(self._readers.wait_s(), 0.0)
         message = f"the first window is not complete; {wait_s:.1f} s left"
         return ProtocolError("not-ready", message, seconds=round(wait_s, 3))
+
+    def ask(self, op: str, args: object) -> bytes:
+        """Return the answer to a question; raise ``ProtocolError`` where there is none."""
+        snapshot = self._latest.get()
+        if snapshot is None and OPS[op].needs_window:
+            raise self._not_ready()
+        return pack({**replies.head(self.facts, snapshot), **self._readers.questions[op](args)})
 
     def status(self, connections: Mapping[str, int]) -> bytes:
         """Return the daemon's health; ``connections`` are the server's own counts."""

@@ -3,22 +3,20 @@
 import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from tychod.analysis.state import LATE_NS, STALE_NS, Params, State
+from tychod.analysis.state import Params, State
 from tychod.buffer import Latest
 from tychod.clock import Clock, SystemClock
 from tychod.collectors.cpu import grid_s
-from tychod.config import Config
 from tychod.hostfs import (
     Host,
     boot_id,
     may_read_everything,
     memory_bytes,
-    node_name,
     online_cpus,
     own_cpu_ns,
     own_rss_bytes,
@@ -28,12 +26,14 @@ from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import DaemonStatus, NodeFacts, Snapshot, SourceStatus, Trouble
 from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
+from tychod.runtime.facts import Stoppable, node_facts, params_of, stop_all, with_keys
 from tychod.runtime.gpus import GpuSampler, gpu_sampler
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, kubelet_status
 from tychod.runtime.plans import Plan
 from tychod.runtime.problems import source_troubles
 from tychod.runtime.processes import ProcessSampler, open_processes
+from tychod.runtime.questions import Asked, build_questions
 from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
@@ -43,7 +43,6 @@ from tychod.runtime.timings import TimingKeeper
 from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
 from tychod.settings import Settings, flat, plain
-from tychod.version import read_build
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +62,6 @@ STOP_S: Final = 1.0
 
 class StartError(Exception):
     """The daemon cannot start; the message says why and what to do."""
-
-
-class Stoppable(Protocol):
-    """A part with a thread of its own."""
-
-    def ask_stop(self) -> None:
-        """Tell the thread to end."""
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for its end; False when it hangs."""
 
 
 class Tried(Protocol):
@@ -123,13 +112,20 @@ class Daemon:
             lambda: self.settings.config.control.admin_group,
         )
         self._build(host, store, saved)
-        readers = Readers(
-            self.facts, self.status, lambda: plain(self.settings), self._analyser.wait_s
-        )
-        answers = Answers(self._latest, self._clock, readers)
         self._server = ControlServer(
-            listener, answers, self._latest, path=path, recorders=self._recorders
+            listener, self._answers(), self._latest, path=path, recorders=self._recorders
         )
+
+    def _answers(self) -> Answers:
+        asked = Asked(self._latest, lambda: self.settings.config, self.facts, self.status)
+        readers = Readers(
+            self.facts,
+            self.status,
+            lambda: plain(self.settings),
+            self._analyser.wait_s,
+            build_questions(asked),
+        )
+        return Answers(self._latest, self._clock, readers)
 
     def _build(self, host: Host, store: Store, saved: Saved) -> None:
         crashed = self._note_crash
@@ -343,53 +339,3 @@ class Daemon:
     def _identify(self, cgroups: Mapping[int, CgroupRef]) -> Named:
         found = self._metadata.catch_up(cgroups, NAMING_S)
         return Named(complete(found.identities, cgroups), found.machines)
-
-
-def node_facts(config: Config, boot: str) -> NodeFacts:
-    """Return what does not change while the daemon runs; accounting is not known yet."""
-    build = read_build()
-    return NodeFacts(
-        node=config.kubelet.node_name or node_name(),
-        boot_id=boot,
-        version=build.version,
-        commit=build.commit,
-        built=build.built,
-        accounting_method="none",
-        accounting_reason="not known",
-        hierarchy="none",
-        hierarchy_reason="not known",
-    )
-
-
-def stop_all(parts: Sequence[Stoppable], clock: Clock, deadline_ns: int) -> None:
-    """Stop all parts at once; they get until the deadline, and one that hangs is left behind."""
-    for part in parts:
-        part.ask_stop()
-    for part in parts:
-        part.join(max(deadline_ns - clock.now_ns(), 0) / 1e9)
-
-
-def params_of(config: Config, cpus: int, memory: int) -> Params:
-    """Return the analysis parameters that the settings give; ``memory`` in bytes."""
-    slowest_ns = max(config.rapl.interval, config.model.interval, config.hwmon.interval) * 1e9
-    return Params(
-        cpus=cpus,
-        late_tolerance_ns=max(LATE_NS, round(1.5 * slowest_ns)),
-        stale_ns=max(STALE_NS, round(3 * slowest_ns)),
-        terminated_age_ns=round(config.workloads.terminated_age * 1e9),
-        terminated_max=config.workloads.terminated_max,
-        terminated_min_uj=round(config.workloads.terminated_min_energy * 1e6),
-        idle_policy=config.attribution.idle,
-        gpu_idle=config.attribution.gpu_idle,
-        memory_bytes=memory,
-    )
-
-
-def with_keys(config: Config, fresh: Config, keys: Iterable[str]) -> Config:
-    """Return ``config`` with the values of some dotted keys taken from ``fresh``."""
-    for key in keys:
-        section, _, name = key.partition(".")
-        value = getattr(getattr(fresh, section), name)
-        changed = dataclasses.replace(getattr(config, section), **{name: value})
-        config = dataclasses.replace(config, **{section: changed})
-    return config

@@ -161,6 +161,10 @@ class Session:
         """Answer an operation once."""
         self._reply(request.id, self._packed(request.op))
 
+    def ask(self, request: Request) -> None:
+        """Answer an operation that has arguments."""
+        self._reply(request.id, self._served.answers.ask(request.op, request.args))
+
     def watch(self, request: Request) -> None:
         """Repeat an operation's answer until the client says something, leaves, or we stop."""
         args = request.args

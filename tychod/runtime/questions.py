@@ -1,0 +1,23 @@
+"""The operations that have arguments: each a question to what the daemon knows."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from tychod.buffer import Latest
+from tychod.config import Config
+from tychod.model import DaemonStatus, NodeFacts, Snapshot
+from tychod.runtime.answers import Question
+
+
+class Asked(NamedTuple):
+    """What questions are answered from; callable from any thread."""
+
+    latest: Latest[Snapshot]
+    config: Callable[[], Config]  # as it is in force
+    facts: Callable[[], NodeFacts]
+    status: Callable[[], DaemonStatus]
+
+
+def build_questions(asked: Asked) -> Mapping[str, Question]:  # noqa: ARG001 - see the next commits
+    """Return how each such operation is answered."""
+    return {}
