@@ -47,7 +47,7 @@ run: $(STAMP) $(BPF_OBJECT) ## Run the daemon in the foreground on this machine,
 	@$(LEAN) STATE_DIRECTORY=$(STATE)/state RUNTIME_DIRECTORY=$(STATE) exec .venv/bin/tychod
 
 test: $(STAMP) $(BPF_OBJECT) ## Run every test that this machine can run; skips say why
-	@$(LEAN) .venv/bin/python -m pytest
+	@$(LEAN) tests/run.sh
 
 check: $(STAMP) ## Check format, lint, types and shell scripts
 	.venv/bin/ruff format --check .

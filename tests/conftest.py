@@ -57,9 +57,7 @@ def read_held() -> Held:
 
 def read_children() -> Iterator[str]:
     """Yield each child process by pid and start time; a pid alone could be a later process's."""
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - hundreds of names, twice for each test
-        if not entry.isdigit():
-            continue
+    for entry in list_pids():
         try:
             stat = Path(f"/proc/{entry}/stat").read_text(errors="replace")
         except OSError:
@@ -67,6 +65,16 @@ def read_children() -> Iterator[str]:
         fields = stat.rpartition(")")[2].split()  # what follows the name: state, parent, ...
         if int(fields[1]) == os.getpid():
             yield f"child pid {entry} (started at tick {fields[19]})"
+
+
+def list_pids() -> list[str]:
+    """Return the pids among which our children are: of each thread where the kernel tells that."""
+    try:
+        tasks = os.listdir("/proc/self/task")  # noqa: PTH208 - twice for each test
+        lists = [Path(f"/proc/self/task/{task}/children").read_text() for task in tasks]
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that ended meanwhile
+        return [entry for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208
+    return " ".join(lists).split()
 
 
 def read_open_files() -> Iterator[str]:
