@@ -19,8 +19,11 @@ CHECK_TOOLS=(make git shellcheck)  # nice to have: what needs one of them says s
 BUILD_BPF=(clang llvm libbpf-dev)  # without: no kernel accounting in the checkout, `make bpf` says so
 RUN_BPF=(libbpf1 python3-bpfcc "linux-headers-$(dpkg --print-architecture 2>/dev/null || true)")
 BUILD_PACKAGES=(make git python3 python3-venv build-essential debhelper dh-python lintian rpm "${BUILD_BPF[@]}")
-LIBRARIES=(python3-numpy libopenblas0-pthread python3-msgpack python3-pyroute2 python3-requests python3-sdnotify python3-pystemd
-    python3-tomli-w python3-urllib3 libbpf1)
+LIBRARIES=(python3-numpy libopenblas0-pthread python3-msgpack python3-prometheus-client python3-pyroute2 python3-requests
+    python3-rich python3-sdnotify python3-pystemd python3-tomli-w python3-urllib3 libbpf1)
+TEST_CLIENT=(man-db tmux zsh)  # pages, terminals and completion; what needs one is skipped without
+TEST_METRICS=(prometheus)  # promtool, and a Prometheus that scrapes
+POLICY=/usr/sbin/policy-rc.d
 EMULATE=(make python3 python3-numpy libbpf1 qemu-system-x86 "${BUILD_BPF[@]}")
 MAKE_MACHINES=(mmdebstrap util-linux iproute2 systemd)
 
@@ -72,10 +75,23 @@ apt_install() {
     (($#)) || return 0
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
     echo "setup: installing $*"
+    start_no_services
     # One broken source is no reason to stop: if it was needed, the installation fails and says so.
     "${apt[@]}" update >.state/setup.log 2>&1 || true
     logged "apt-get failed: check the network and /etc/apt, then try: apt-get install $*" \
         "${apt[@]}" install --no-install-recommends "$@"
+    if [[ " $* " == *" prometheus "* ]]; then
+        update-rc.d prometheus disable >>.state/setup.log 2>&1 || true
+    fi
+}
+
+# Programs are wanted and not services: prometheus would listen on every address, and be in the tests' way.
+start_no_services() {
+    if [[ ! -e $POLICY ]] || grep -q 'tychod set-up' "$POLICY"; then
+        trap 'rm -f "$POLICY"' EXIT
+        printf '#!/bin/sh\n# Of a running tychod set-up.\nexit 101\n' >"$POLICY"
+        chmod 0755 "$POLICY"
+    fi
 }
 
 # Prints which Python an interpreter is; two are the same where this is.
@@ -115,13 +131,13 @@ install_project() {
 main() {
     local mode=${1:-}
     NEEDED=("${BUILD_VENV[@]}")
-    WISHED=("${CHECK_TOOLS[@]}" "${BUILD_BPF[@]}" "${RUN_BPF[@]}")
+    WISHED=("${CHECK_TOOLS[@]}" "${BUILD_BPF[@]}" "${RUN_BPF[@]}" "${TEST_CLIENT[@]}" "${TEST_METRICS[@]}")
     case $mode in
         "") ;;
         --packages) NEEDED=("${BUILD_PACKAGES[@]}") WISHED=() ;;
         --libraries) NEEDED=() WISHED=("${LIBRARIES[@]}") ;;
         --kernels) NEEDED=("${EMULATE[@]}") WISHED=() ;;
-        --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}" "${EMULATE[@]}") ;;
+        --ci) NEEDED+=("${BUILD_PACKAGES[@]}" "${MAKE_MACHINES[@]}" "${EMULATE[@]}" "${TEST_CLIENT[@]}" "${TEST_METRICS[@]}") ;;
         *) fail "unknown option $mode; the comment at the top of packaging/setup.sh lists them" ;;
     esac
     mkdir -p .state
