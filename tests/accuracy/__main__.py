@@ -2,7 +2,8 @@
 
 Options by environment: SEEDS (40), SEED0 (1000: the published seeds; tune on others), ROWS (names
 of rows or of parts of the second table, separated by spaces or commas; all), JSON (a file that
-gets every outcome), TABLE (a file that gets what is printed: docs/accuracy.txt is the published one).
+gets every outcome), TABLE (a file that gets what is printed; docs/accuracy.txt is the published
+one).
 """
 
 import contextlib
