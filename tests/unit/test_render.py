@@ -42,7 +42,11 @@ def reply_for(command: str, snapshot: Snapshot | None = None) -> dict[str, Any]:
         "sources": answers.sources,
         "config": answers.config,
     }
-    packed = live[command]() if command in live else answers.packed(command)
+    packed = (
+        live[command]()
+        if command in live
+        else answers.packed(command, answers.access(everything=True))
+    )
     return dict(msgpack.unpackb(packed))
 
 

@@ -84,7 +84,7 @@ def answer(op: str, snapshot: Snapshot | None = None, status: DaemonStatus = mad
     answers = made.make_answers(latest, status)
     live = {"sources": answers.sources, "config": answers.config}
     packed = answers.status({"open": 1}) if op == "status" else live.get(op, lambda: b"")()
-    return msgpack.unpackb(packed or answers.packed(op))
+    return msgpack.unpackb(packed or answers.packed(op, answers.access(everything=True)))
 
 
 @pytest.mark.parametrize("op", ["status", "sources", "config", *replies.SNAPSHOT_BODIES])
@@ -387,7 +387,7 @@ def test_before_the_first_window() -> None:
     assert msgpack.unpackb(answers.sources())["sources"][0]["last_sample"].endswith("43.000001Z")
     assert len(msgpack.unpackb(answers.config())["config"]) == len(made.SETTINGS)
     with pytest.raises(ProtocolError) as caught:
-        answers.packed("pods")
+        answers.packed("pods", answers.access(everything=True))
     assert (caught.value.code, caught.value.seconds) == ("not-ready", 1.5)
 
 
@@ -395,12 +395,13 @@ def test_a_snapshot_is_encoded_once() -> None:
     """All who ask about one snapshot get the same bytes; the next snapshot gives new ones."""
     latest: Latest[Snapshot] = Latest()
     answers = made.make_answers(latest)
+    everything = answers.access(everything=True)
     latest.publish(made.make_snapshot())
-    first = answers.packed("pods")
+    first = answers.packed("pods", everything)
 
-    assert answers.packed("pods") is first
+    assert answers.packed("pods", everything) is first
     latest.publish(made.make_snapshot(sequence=21))
-    assert msgpack.unpackb(answers.packed("pods"))["sequence"] == 21
+    assert msgpack.unpackb(answers.packed("pods", everything))["sequence"] == 21
 
 
 def test_names_that_are_no_text_can_be_sent() -> None:

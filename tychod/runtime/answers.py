@@ -10,14 +10,19 @@ import msgpack
 from tychod import frames
 from tychod.buffer import Latest
 from tychod.clock import Clock
+from tychod.config_results import Control
 from tychod.frames import ProtocolError
 from tychod.model import DaemonStatus, NodeFacts, Snapshot
 from tychod.protocol import OPS
 from tychod.runtime import replies
+from tychod.runtime.slots import Access, Coarse, View
 
 Setting = Mapping[str, object]
-Question = Callable[[Any], Mapping[str, object]]
-"""Answers one operation to its checked arguments, of the class that the protocol declares."""
+Question = Callable[[Any, View], Mapping[str, object]]
+"""Answers one operation to its checked arguments, of the class that the protocol declares.
+
+All results come from the view, which is the asker's: who has no rights sees no more often.
+"""
 LABELLED: Final = frozenset({"workloads", "pods", "containers"})
 """Answers that tell whether the kubelet, which alone knows labels, could be asked."""
 
@@ -37,6 +42,7 @@ class Readers(NamedTuple):
     settings: Callable[[], Sequence[Setting]]  # those in force, as tychod.settings.plain lists them
     wait_s: Callable[[], float]  # seconds until the first window is expected
     questions: Mapping[str, Question] = types.MappingProxyType({})  # operations with arguments
+    control: Callable[[], Control] = Control  # the settings in force of who may see what
 
 
 class Answers:
@@ -46,7 +52,8 @@ class Answers:
         self._latest = latest
         self._clock = clock
         self._readers = readers
-        self._told: dict[str, Told] = {}
+        self._coarse = Coarse(latest, lambda: readers.control().min_interval)
+        self._told: dict[str, tuple[Told, ...]] = {}
         self._locks = {op: threading.Lock() for op in replies.SNAPSHOT_BODIES}
 
     @property
@@ -54,18 +61,36 @@ class Answers:
         """What the daemon knows about its node now."""
         return self._readers.facts()
 
-    def packed(self, op: str) -> bytes:
-        """Return an operation's answer about the newest snapshot; raise when there is none yet."""
-        snapshot = self._latest.get()
-        if snapshot is None:
-            raise self._not_ready()
+    @property
+    def control(self) -> Control:
+        """The settings in force of who may see what."""
+        return self._readers.control()
+
+    def access(self, *, everything: bool) -> Access:
+        """Return what a reader may see: every window, or the slot that all others share."""
+        if everything:
+            return Access(self._latest, 0.0)
+        return Access(self._coarse, self.control.min_interval)
+
+    def packed(self, op: str, access: Access) -> bytes:
+        """Return an operation's answer about a reader's newest snapshot; raise when there is none.
+
+        Most often all readers see the same snapshot, and share what is encoded.
+        """
         with self._locks[op]:
-            told = self._told.get(op)
-            # A snapshot older than the one told about lost the race for the lock: answer the newer.
-            if told is None or told.snapshot.sequence < snapshot.sequence:
-                told = Told(snapshot, self._pack_snapshot(op, snapshot))
-                self._told[op] = told
+            snapshot = access.slot.get()
+            if snapshot is None:
+                raise self._not_ready()
+            kept = self._told.get(op, ())
+            for told in kept:
+                if told.snapshot is snapshot:
+                    return told.packed
+            told = Told(snapshot, self._pack_snapshot(op, snapshot))
+            self._told[op] = (told, *(other for other in kept if self._is_shown(other.snapshot)))
         return told.packed
+
+    def _is_shown(self, snapshot: Snapshot) -> bool:
+        return snapshot is self._latest.get() or snapshot is self._coarse.get()
 
     def _pack_snapshot(self, op: str, snapshot: Snapshot) -> bytes:
         plain = {**replies.head(self.facts, snapshot), **replies.SNAPSHOT_BODIES[op](snapshot)}
@@ -79,12 +104,13 @@ class Answers:
         message = f"the first window is not complete; {wait_s:.1f} s left"
         return ProtocolError("not-ready", message, seconds=round(wait_s, 3))
 
-    def ask(self, op: str, args: object) -> bytes:
+    def ask(self, op: str, args: object, access: Access) -> bytes:
         """Return the answer to a question; raise ``ProtocolError`` where there is none."""
-        snapshot = self._latest.get()
-        if snapshot is None and OPS[op].needs_window:
+        view = access.view()
+        if view.newest is None and OPS[op].needs_window:
             raise self._not_ready()
-        return pack({**replies.head(self.facts, snapshot), **self._readers.questions[op](args)})
+        body = self._readers.questions[op](args, view)
+        return pack({**replies.head(self.facts, view.newest), **body})
 
     def status(self, connections: Mapping[str, int]) -> bytes:
         """Return the daemon's health; ``connections`` are the server's own counts."""

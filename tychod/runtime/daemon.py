@@ -113,17 +113,18 @@ class Daemon:
         )
         self._build(host, store, saved)
         self._server = ControlServer(
-            listener, self._answers(), self._latest, path=path, recorders=self._recorders
+            listener, self._answers(), path=path, recorders=self._recorders
         )
 
     def _answers(self) -> Answers:
-        asked = Asked(self._latest, lambda: self.settings.config, self.facts, self.status)
+        asked = Asked(lambda: self.settings.config, self.facts, self.status)
         readers = Readers(
             self.facts,
             self.status,
             lambda: plain(self.settings),
             self._analyser.wait_s,
             build_questions(asked),
+            lambda: self.settings.config.control,
         )
         return Answers(self._latest, self._clock, readers)
 

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tychod.buffer import Latest
 from tychod.config import Config
-from tychod.model import DaemonStatus, NodeFacts, Snapshot
+from tychod.model import DaemonStatus, NodeFacts
 from tychod.runtime.answers import Question
 
 
 class Asked(NamedTuple):
-    """What questions are answered from; callable from any thread."""
+    """What questions are answered from, beside the asker's view; callable from any thread."""
 
-    latest: Latest[Snapshot]
     config: Callable[[], Config]  # as it is in force
     facts: Callable[[], NodeFacts]
     status: Callable[[], DaemonStatus]

@@ -5,7 +5,6 @@ that asked.  Who is too slow loses its recording, not the daemon its time.
 """
 
 import contextlib
-import grp
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from tychod.frames import ProtocolError
 from tychod.hostfs import Host
 from tychod.model import NodeFacts
 from tychod.runtime.recording import Analysed
+from tychod.runtime.rights import gid_of, how_to_get_rights
 from tychod.schema import to_plain
 from tychod.version import render_time
 
@@ -96,21 +96,8 @@ class Recorders:
         name = self._admin_group()
         if uid == 0 or (name and gid_of(name) in groups()):
             return
-        remedy = (
-            f"ask root to add you to group {name}"
-            if name
-            else ("ask root to set [control] admin_group to a group that you are in")
-        )
         message = "recordings are for root and for members of [control] admin_group"
-        raise ProtocolError("forbidden", f"{message}: run it with sudo, or {remedy}")
-
-
-def gid_of(name: str) -> int | None:
-    """Return a group's number; None where there is no such group, so nobody is in it."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
+        raise ProtocolError("forbidden", f"{message}: {how_to_get_rights(name)}")
 
 
 def describe(

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tychod import frames
-from tychod.buffer import Latest
 from tychod.frames import ProtocolError
-from tychod.model import Snapshot
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import Peer, read_peer
 from tychod.runtime.recorder import Recorders
@@ -47,7 +45,6 @@ class ControlServer:
         self,
         listener: socket.socket,
         answers: Answers,
-        latest: Latest[Snapshot],
         *,
         path: Path | None = None,
         recorders: Recorders | None = None,
@@ -64,7 +61,7 @@ class ControlServer:
         self._wake_in, self._wake_out = socket.socketpair()
         self._totals = dict.fromkeys(("accepted", "refused", "killed", "faults"), 0)
         self._logged: set[str] = set()
-        self._served = Served(answers, latest, self._stop, self.counts, limits, times, recorders)
+        self._served = Served(answers, self._stop, self.counts, limits, times, recorders)
         self._arrivals = Arrivals(times.now_s)
         self._thread = threading.Thread(target=self._accept_all, name="control", daemon=True)
 

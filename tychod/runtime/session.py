@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from tychod import frames, protocol
-from tychod.buffer import Latest
 from tychod.frames import Decoder, ProtocolError
-from tychod.model import Snapshot
 from tychod.protocol import Record, Request, Watch
 from tychod.runtime.answers import Answers, pack
 from tychod.runtime.listener import read_groups, read_peer
 from tychod.runtime.recorder import Recorder, Recorders
 from tychod.runtime.recording import COMPLETE, RecordingError, RecordingWriter
+from tychod.runtime.rights import Rights, too_often
+from tychod.runtime.slots import Access, Slot
 
 RECEIVE_BYTES: Final = 64 * 1024
 JOINED_BYTES: Final = 64 * 1024  # longer answers are sent as they are instead of copied
@@ -53,7 +53,6 @@ class Served(NamedTuple):
     """What all conversations share."""
 
     answers: Answers
-    latest: Latest[Snapshot]
     stop: threading.Event
     read_counts: Callable[[], Mapping[str, int]]
     limits: Limits
@@ -102,6 +101,7 @@ class Session:
         self._frame_until = 0.0
         self._second = 0.0
         self._requests = 0
+        self._rights = Rights(connection)
 
     def run(self) -> None:
         """Serve; end by raising ``Gone``.  Anything else that is raised is a fault of ours."""
@@ -163,28 +163,37 @@ class Session:
 
     def ask(self, request: Request) -> None:
         """Answer an operation that has arguments."""
-        self._reply(request.id, self._served.answers.ask(request.op, request.args))
+        self._reply(request.id, self._served.answers.ask(request.op, request.args, self._access()))
+
+    def _access(self) -> Access:
+        """Return which results this client may see, by the settings in force."""
+        answers = self._served.answers
+        admin_group = answers.control.admin_group
+        return answers.access(everything=self._rights.are_all(admin_group))
 
     def watch(self, request: Request) -> None:
         """Repeat an operation's answer until the client says something, leaves, or we stop."""
         args = request.args
         if not isinstance(args, Watch) or HANDLERS.get(args.op) is not Session.tell:
             raise ProtocolError("bad-request", "watch: op names no operation that can be repeated")
+        slot, step_s = self._access()
+        if args.interval is not None and args.interval < step_s:
+            raise ProtocolError("forbidden", too_often(args.interval, self._served.answers.control))
         due = None if args.interval is None else time.monotonic()
         going = True
         while going:
-            count = self._served.latest.count()
+            count = slot.count()
             self._reply(request.id, self._packed(args.op), more=True)
             if due is not None and args.interval is not None:
                 due = max(due + args.interval, time.monotonic())
-            going = self._wait_turn(count, due)
+            going = self._wait_turn(slot, count, due)
         self._reply(request.id, NIL)
 
-    def _wait_turn(self, count: int, due: float | None) -> bool:
+    def _wait_turn(self, slot: Slot, count: int, due: float | None) -> bool:
         """Wait for a newer window, or until ``due``; False when the stream shall end."""
         while not self._served.stop.is_set() and not self._has_input():
             if due is None:
-                if self._served.latest.wait_newer(count, POLL_S):
+                if slot.wait_newer(count, POLL_S):
                     return True
             elif (left_s := due - time.monotonic()) <= 0:
                 return True
@@ -252,7 +261,7 @@ class Session:
         if op == "status":
             return answers.status(self._served.read_counts())
         live = {"sources": answers.sources, "config": answers.config}.get(op)
-        return live() if live else answers.packed(op)
+        return live() if live else answers.packed(op, self._access())
 
     def _reply(self, request_id: int, packed: bytes, *, more: bool = False) -> None:
         start = frames.encode_reply_start(request_id, len(packed), more=more)
