@@ -1,0 +1,1 @@
+"""Metrics: one snapshot as the text that Prometheus reads."""
