@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from tychoctl import lists
 from tychoctl.lists import Reply
 from tychoctl.view import View
 
 Rows = tuple[list[str], list[list[object]]]
+Output = Literal["table", "wide", "json", "csv"]
+OUTPUTS: Final[tuple[Output, ...]] = get_args(Output)
 
 
 class Command(NamedTuple):
@@ -24,6 +26,9 @@ class Command(NamedTuple):
     has_namespaces: bool = False
     has_labels: bool = False
     sums: str | None = None  # what its answer has sums by, beside the list
+    has_headers: bool = True  # its table is one; else a text to read
+    common: tuple[str, ...] = ("socket", "output", "watch", "wait")  # of options.COMMON
+    outputs: tuple[Output, ...] = OUTPUTS
 
 
 class Task(NamedTuple):
@@ -32,6 +37,8 @@ class Task(NamedTuple):
     name: str
     doc: str
     example: str
+    common: tuple[str, ...] = ("socket", "output", "wait")  # of options.COMMON
+    outputs: tuple[Output, ...] = OUTPUTS
 
 
 def _fact(name: str, doc: str, example: str, *, is_op: bool = True) -> Command:
@@ -47,7 +54,10 @@ def _fact(name: str, doc: str, example: str, *, is_op: bool = True) -> Command:
 
         return facts.ROWS[name](reply, view)
 
-    return Command(name, doc, example, name if is_op else None, text, rows)
+    command = Command(name, doc, example, name if is_op else None, text, rows)
+    if not is_op:
+        command = command._replace(common=("socket", "output"))
+    return command._replace(has_headers=name not in ("status", "version"))
 
 
 def _list(op: str, doc: str, example: str, *has: str, sums: str | None = None) -> Command:
@@ -130,11 +140,13 @@ _TASKS: Final = (
         "record",
         "write the raw samples of some windows to a file, for root and [control] admin_group",
         "tychoctl record today.rec --for 5m",
+        outputs=("table", "json"),
     ),
     Task(
         "replay",
         "analyse a recorded file and print its last window, or compare with what was recorded",
         "tychoctl replay today.rec pods --sort energy",
+        common=("output",),
     ),
 )
 TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}

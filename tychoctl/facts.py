@@ -27,7 +27,8 @@ SETTING_WIDE: Final = (
 def render_config(reply: Reply, view: View) -> str:
     """Return the settings in force, each with its origin; wide: default and meaning, too."""
     columns = SETTING_COLUMNS + (SETTING_WIDE if view.wide else ())
-    return "\n".join(render.table(columns, entries(reply, "config"), view.width)) + "\n"
+    settings = entries(reply, "config")
+    return render.lines(render.table(columns, settings, view.width, header=view.headers))
 
 
 def rows_of_config(reply: Reply, _: View) -> Rows:
@@ -88,7 +89,7 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
         ("counting", f"since {render.moment(reply.get('since'))}"),
         ("conservation", _render_conservation(reply.get("conservation_violations"))),
         *(("idle energy", line) for line in idle_policies(reply)),
-        ("own cost", _render_cost(own)),
+        ("own cost", render_cost(own)),
     ]
     if view.wide:
         facts += [("connections", _render_map(section(reply, "connections")))]
@@ -147,7 +148,8 @@ def _render_conservation(violations: object) -> str:
     return f"VIOLATED {render.name(violations)} times: please report this with journalctl -u tychod"
 
 
-def _render_cost(own: Entry) -> str:
+def render_cost(own: Entry) -> str:
+    """Return the daemon's own share of a core and its memory."""
     percent = number(own.get("cpu_percent"))
     share = render.UNKNOWN if percent is None else f"{percent:.2f} % of one core"
     return f"{share}, {render.size(own.get('rss_bytes'))}"

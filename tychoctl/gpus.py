@@ -119,7 +119,10 @@ USER_COLUMNS: Final = (
 def render_gpus(reply: Reply, view: View) -> str:
     """Return the table of GPUs; wide: who used each and whom it is assigned to, too."""
     found = entries(reply, "gpus")
-    lines = render.table(COLUMNS + (WIDE if view.wide else ()), found, room(view))
+    columns = COLUMNS + (WIDE if view.wide else ())
+    lines = render.table(columns, found, room(view), header=view.headers)
+    if not view.headers:
+        return render.lines(lines)
     if not found:
         lines = ["no GPU was read: tychoctl sources says why"]
     if view.wide and (users := users_of(found)):

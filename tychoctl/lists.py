@@ -40,7 +40,10 @@ def render_list(op: str, reply: Reply, view: View) -> str:
         return _render_sums_alone(view.sums, reply, view)
     chosen = choose(rows_of(op, reply), view)
     columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
-    lines = render.table(columns, _placed(op, chosen.rows, reply), room(view))
+    placed = _placed(op, chosen.rows, reply)
+    lines = render.table(columns, placed, room(view), header=view.headers)
+    if not view.headers:
+        return render.lines(lines)
     if not chosen.rows:
         lines = [_nothing(op, view)]
     if op == "units":
@@ -58,7 +61,10 @@ def _render_sums_alone(name: str, reply: Reply, view: View) -> str:
     from tychoctl import sums
 
     chosen = sums.choose_sums(name, reply, view)
-    lines = sums.table(name, chosen, view) or [_nothing(name, view)]
+    lines = sums.table(name, chosen, view)
+    if not view.headers:
+        return render.lines(lines)
+    lines = lines or [_nothing(name, view)]
     footer = render_footer(reply, chosen, adds_up=name == "namespaces")
     footer += unnamed_note(reply) if name == "namespaces" else []
     return "\n".join([*lines, "", *footer, *([MARGINS_TOLD] if view.wide else [])]) + "\n"
@@ -143,10 +149,19 @@ def _why_untold(reply: Reply) -> str:
 
 
 def narrow(op: str, reply: Reply, view: View) -> Reply:
-    """Return an answer without the rows that a namespace, selector or limit leaves out."""
-    if view.namespace is None and view.selector is None and view.limit is None:
+    """Return an answer without what a namespace, selector or limit leaves out, in an order.
+
+    Of an answer that is asked for its sums alone the sums are left.
+    """
+    asked = (view.namespace, view.selector, view.limit, view.sums)
+    if asked == (None,) * len(asked) and not view.ordered:
         return reply
     everything = view._replace(everything=True)
+    if view.sums is not None:
+        from tychoctl import sums
+
+        rest = {key: value for key, value in reply.items() if key != rows_key(op)}
+        return {**rest, view.sums: sums.choose_sums(view.sums, reply, everything).rows}
     narrowed = {**reply, rows_key(op): choose(rows_of(op, reply), everything).rows}
     if view.namespace is not None and "namespaces" in reply:
         alone = View(sort=None, namespace=view.namespace, everything=True)

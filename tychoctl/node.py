@@ -101,7 +101,9 @@ def render_node(reply: Reply, view: View) -> str:
     """Return the node's domains; wide: its zones, too."""
     domains, zones = _domains(reply), _zones(reply)
     columns = DOMAIN_COLUMNS + (DOMAIN_WIDE if view.wide else ())
-    lines = render.table(columns, domains, view.width)
+    lines = render.table(columns, domains, view.width, header=view.headers)
+    if not view.headers:
+        return render.lines(lines)
     if not domains:
         lines = ["no source of energy: tychoctl sources says why"]
     if view.wide and zones:

@@ -2,38 +2,41 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple, NoReturn, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, NoReturn
 
 from tychoctl.client import DEFAULT_SOCKET, Failure
-from tychoctl.commands import COMMANDS, REPLAYED, TASKS, Command, Task
+from tychoctl.commands import COMMANDS, OUTPUTS, REPLAYED, TASKS, Command, Output, Task
 from tychoctl.output import terminal_size, write
+from tychoctl.values import (
+    NUMBER,
+    parse_count,
+    parse_duration,
+    parse_interval,
+    parse_labels,
+    parse_namespace,
+    parse_wait,
+)
 from tychoctl.view import DEFAULT_SORT, SORTS, Selector
 
-Output = Literal["table", "wide", "json", "csv"]
-OUTPUTS: Final[tuple[Output, ...]] = get_args(Output)
-EVERY_WINDOW: Final = 0.0
-"""The interval that means: whenever there is a new window."""
-MOST_SECONDS: Final = 86400.0
-LEAST_INTERVAL_S: Final = 0.1
-LONGEST_RECORDING_S: Final = 3600.0
-# Text: most commands need neither, and to compile one takes as long as to import a module.
-DURATION: Final = r"([0-9]{1,9}(?:\.[0-9]{0,9})?)(s|m|h|)"
-UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "": 1}
-NUMBER: Final = r"\d+(\.\d*)?|\.\d+"
+ALL: Final[Mapping[str, Command | Task]] = {**COMMANDS, **TASKS}
 
 
 class Options(NamedTuple):
     """What the user asked for; ``watch`` and ``wait`` in seconds, None where not given."""
 
-    command: str
+    command: str = ""  # none given: the status on one screen
     socket: str | None = None
     output: Output = "table"
     watch: float | None = None
     wait: float | None = None
     namespace: str | None = None
+    all_namespaces: bool = False
     sort: str = DEFAULT_SORT
+    reverse: bool = False
+    ordered: bool = False  # somebody asked for an order, which JSON keeps then, too
     limit: int | None = None
+    no_headers: bool = False
     everything: bool = False
     selector: Selector | None = None
     sums: str | None = None
@@ -46,12 +49,17 @@ class Options(NamedTuple):
     verify: bool = False
 
 
-class Formatter(argparse.HelpFormatter):
+class Formatter(argparse.RawDescriptionHelpFormatter):
     """argparse's own, told the width: to find it out it imports shutil, whenever it is made."""
 
     def __init__(self, prog: str) -> None:
-        size = terminal_size()
-        super().__init__(prog, width=(size.columns if size else 100) - 2)
+        super().__init__(prog, width=help_width())
+
+
+def help_width() -> int:
+    """Return the cells of a line of help."""
+    size = terminal_size()
+    return (size.columns if size else 100) - 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,41 +71,30 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how to get help."""
-        raise Failure("usage", f"{message}; see {self.prog} --help")
+        from tychoctl.refusals import unknown_command
+
+        raise unknown_command(message) or Failure("usage", f"{message}; see {self.prog} --help")
 
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
     # Each command costs time to declare; the first argument mostly says which one is meant.
-    everything: dict[str, Command | Task] = {**COMMANDS, **TASKS}
-    first = everything.get(argv[0]) if argv else None
-    commands = everything.values() if first is None else (first,)
-    found = vars(make_parser(commands).parse_args(join_watch(argv)))
-    options = Options(**found)
-    command = COMMANDS.get(options.command)
-    if options.watch is not None and (command is None or command.op is None):
-        raise Failure("usage", f"{options.command} cannot be watched")
-    if options.action == "default" and (found.keys() & {"output", "watch"} or options.key):
-        raise Failure("usage", "config default prints a file; it takes no other option")
-    if options.command == "replay":
-        _check_replayed(options)
-    if options.sums is not None and options.selector is not None:
-        raise Failure("usage", f"--{options.sums} sums up whole {options.sums}: leave out -l")
-    return options
+    first = ALL.get(argv[0]) if argv else None
+    parser = make_parser(ALL.values() if first is None else (first,))
+    space, unknown = parser.parse_known_args(join_watch(argv))
+    found = vars(space)
+    options = Options(**{key: value for key, value in found.items() if value is not None})
+    if unknown:
+        from tychoctl.refusals import unknown_arguments
 
+        raise unknown_arguments(options.command, unknown)
+    if found.keys() - {"command"}:
+        from tychoctl.refusals import refuse
 
-def _check_replayed(options: Options) -> None:
-    """Refuse what the command that is replayed would not know."""
-    shown = options.shown or "workloads"
-    command = COMMANDS[shown]
-    wrong = {
-        "-n": options.namespace is not None and not command.has_namespaces,
-        "-l": options.selector is not None and not command.has_labels,
-        f"--{options.sums}": options.sums is not None and options.sums != command.sums,
-    }
-    for option, is_wrong in wrong.items():
-        if is_wrong:
-            raise Failure("usage", f"{shown} knows no {option}; see tychoctl {shown} --help")
+        refuse(options, found)
+    if options.watch is not None and "output" not in found and terminal_size() is None:
+        options = options._replace(output="json")  # a program reads it: one answer a line
+    return options._replace(ordered=bool(found.keys() & {"sort", "reverse"}))
 
 
 def join_watch(argv: Sequence[str]) -> list[str]:
@@ -112,70 +109,97 @@ def join_watch(argv: Sequence[str]) -> list[str]:
 
 
 def make_parser(commands: Iterable[Command | Task]) -> argparse.ArgumentParser:
-    """Return the parser of these commands."""
-    common = _common_options()
+    """Return the parser of these commands; its help lists them when they are all."""
+    declared = tuple(commands)
     parser = Parser(
         prog="tychoctl",
-        description="Shows what tychod measures: energy of this node by pod, container, virtual "
-        "machine and unit.",
-        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 not permitted, 4 not found, 5 tychod is "
-        "not running.",
-        parents=[common],
+        description=_description() if len(declared) > 1 else None,
+        epilog=EPILOG,
         formatter_class=Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    places = parser.add_subparsers(
-        prog="tychoctl", dest="command", metavar="COMMAND", required=True
-    )
-    for command in commands:
+    add_common_options(parser, tuple(COMMON), OUTPUTS)
+    places = parser.add_subparsers(prog="tychoctl", dest="command", metavar="COMMAND")
+    for command in declared:
         own = places.add_parser(
             command.name,
-            help=command.doc,
             description=f"{command.doc[0].upper()}{command.doc[1:]}.",
             epilog=f"Example: {command.example}",
-            parents=[common],
             formatter_class=Formatter,
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
+        add_common_options(own, command.common, command.outputs)
         _add_own_options(own, command)
     return parser
 
 
-def _common_options() -> Parser:
-    common = Parser(add_help=False, formatter_class=Formatter, argument_default=argparse.SUPPRESS)
-    common.add_argument(
-        "--socket",
-        metavar="PATH",
-        help=f"tychod's socket (default: $TYCHOD_SOCKET, else {DEFAULT_SOCKET})",
-    )
-    common.add_argument(
-        "-o", "--output", choices=OUTPUTS, metavar="FORMAT", help="table, wide, json or csv"
-    )
-    common.add_argument(
-        "-w",
-        "--watch",
-        metavar="SECONDS",
-        type=parse_interval,
-        nargs="?",
-        help="repeat: every SECONDS, or for every new window",
-    )
-    common.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        type=parse_wait,
-        help="wait for tychod and its first window (default: 10 for the first window on a "
-        "terminal, else 0)",
-    )
-    return common
+EPILOG: Final = (
+    "Without a command: the node's power, its sources and what is wrong, on one screen.\n"
+    "tychoctl COMMAND --help describes a command. Exit codes: 0 fine, 1 failed, 2 usage,\n"
+    "3 not permitted, 4 not found, 5 tychod is not running."
+)
+
+
+def _description() -> str:
+    """Return what the program is for, and every command with a line, in groups."""
+    from tychoctl.helptexts import render_groups
+
+    return render_groups(help_width())
+
+
+COMMON: Final[Mapping[str, str]] = {
+    "socket": "--socket",
+    "output": "-o",
+    "watch": "-w",
+    "wait": "--wait",
+}
+"""Options that stand before or after a command, by where argparse keeps them."""
+
+
+def add_common_options(
+    parser: argparse.ArgumentParser, names: Sequence[str], outputs: Sequence[Output]
+) -> None:
+    """Declare those options of ``COMMON`` that are named."""
+    if "socket" in names:
+        parser.add_argument(
+            "--socket",
+            metavar="PATH",
+            help=f"tychod's socket (default: $TYCHOD_SOCKET, else {DEFAULT_SOCKET})",
+        )
+    if "output" in names:
+        words = f"{', '.join(outputs[:-1])} or {outputs[-1]}"
+        parser.add_argument(
+            "-o", "--output", choices=outputs, metavar="FORMAT", help=f"{words} (default: table)"
+        )
+    if "watch" in names:
+        parser.add_argument(
+            "-w",
+            "--watch",
+            metavar="SECONDS",
+            type=parse_interval,
+            nargs="?",
+            help="repeat: every SECONDS, or for every new window; redraws a terminal, and "
+            "elsewhere prints a line of JSON each unless -o says otherwise",
+        )
+    if "wait" in names:
+        parser.add_argument(
+            "--wait",
+            metavar="SECONDS",
+            type=parse_wait,
+            help="wait for tychod and its first window (default: 10 for the first window on a "
+            "terminal, else 0)",
+        )
 
 
 def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -> None:
     if isinstance(command, Task):
         TASK_OPTIONS[command.name](parser)
-    elif command.is_list:
+        return
+    if command.is_list:
         _add_list_options(parser, command)
+    _add_no_headers(parser)
     if command.name == "config":
         parser.add_argument(
             "action",
@@ -193,7 +217,16 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -
 def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> None:
     """Declare what any of the commands knows."""
     if any(command.has_namespaces for command in commands):
-        parser.add_argument("-n", "--namespace", metavar="NS", help="only this namespace")
+        parser.add_argument(
+            "-n", "--namespace", metavar="NS", type=parse_namespace, help="only this namespace"
+        )
+        parser.add_argument(
+            "-A",
+            "--all-namespaces",
+            dest="all_namespaces",
+            action="store_true",
+            help="every namespace, as it is without -n",
+        )
     if any(command.has_labels for command in commands):
         parser.add_argument(
             "-l",
@@ -206,14 +239,29 @@ def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> No
         parser.add_argument(
             f"--{sums}", dest="sums", action="store_const", const=sums, help=f"sums by {sums} alone"
         )
-    parser.add_argument("--sort", choices=SORTS, help=f"order (default: {DEFAULT_SORT})")
+    parser.add_argument(
+        "--sort",
+        choices=SORTS,
+        metavar="KEY",
+        help=f"order: {', '.join(SORTS)} (default: {DEFAULT_SORT}); most first, names from A",
+    )
+    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
     parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
     parser.add_argument(
-        "-A",
+        "-a",
         "--all",
         dest="everything",
         action="store_true",
-        help="show also what used no energy",
+        help="show also what used no energy, as json and csv always do",
+    )
+
+
+def _add_no_headers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-headers",
+        dest="no_headers",
+        action="store_true",
+        help="rows alone, without header and without the notes below (table, wide, csv)",
     )
 
 
@@ -245,55 +293,7 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
         help="say whether every window comes out as it was recorded, to the bit; exit 1: not",
     )
     _add_list_options(parser, *(COMMANDS[name] for name in REPLAYED))
+    _add_no_headers(parser)
 
 
 TASK_OPTIONS: Final = {"record": _add_record_options, "replay": _add_replay_options}
-
-
-def parse_interval(text: str) -> float:
-    """Return the seconds of -w; nothing stands for every window."""
-    return EVERY_WINDOW if not text else _seconds(text, LEAST_INTERVAL_S)
-
-
-def parse_wait(text: str) -> float:
-    """Return the seconds of --wait."""
-    return _seconds(text, 0.0)
-
-
-def _seconds(text: str, least: float) -> float:
-    if not re.fullmatch(NUMBER, text) or not least <= float(text) <= MOST_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds from {least:g} to {MOST_SECONDS:g}"
-        )
-    return float(text)
-
-
-def parse_labels(text: str) -> Selector | None:
-    """Return what decides, by its labels, whether an entry is wanted; None: every one is.
-
-    An empty selector asks for no label, so it matches those too whose labels nobody knows.
-    """
-    if not text.strip():
-        return None
-    from tychoctl.selector import SelectorError, parse_selector
-
-    try:
-        return parse_selector(text)
-    except SelectorError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
-
-
-def parse_count(text: str) -> int:
-    """Return the rows of --limit."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows, 1 or more")
-    return int(text)
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of --for."""
-    found = re.fullmatch(DURATION, text)
-    seconds = float(found[1]) * UNITS_S[found[2]] if found else 0.0
-    if not 1.0 <= seconds <= LONGEST_RECORDING_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s or 5m, from 1s to 1h")
-    return seconds

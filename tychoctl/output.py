@@ -48,7 +48,7 @@ def render_csv(command: Command, reply: Reply, view: View, *, header: bool) -> s
     names, rows = command.rows(reply, view)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if header:
+    if header and view.headers:
         writer.writerow(names)
     writer.writerows([_csv_value(value) for value in row] for row in rows)
     return text.getvalue()
@@ -72,7 +72,7 @@ def render(command: Command, reply: Reply, output: str, view: View, *, first: bo
     text = command.text(reply, view._replace(width=size.columns if size else None))
     if size:
         text = fit(text, size.columns)
-    return text if first else f"\n{text}"
+    return text if first or not view.headers else f"\n{text}"
 
 
 def write(text: str) -> None:

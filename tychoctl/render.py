@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-UNKNOWN: Final = "n/a"
+UNKNOWN: Final = "-"
 GAP: Final = "  "
 ELLIPSIS: Final = "…"
 MORE: Final = f" {ELLIPSIS}"  # ends the rows of a table that leaves columns out
@@ -169,14 +169,20 @@ def cut(text: str, width: int) -> str:
 
 
 def table(
-    columns: Sequence[Column], entries: Iterable[dict[str, object]], width: int | None
+    columns: Sequence[Column],
+    entries: Iterable[dict[str, object]],
+    width: int | None,
+    *,
+    header: bool = True,
 ) -> list[str]:
     """Return header and rows; ``width``: of a terminal, None where nothing has to give way.
 
     First names give way, then whole columns from the right.
     """
-    rows = [[column.title for column in columns]]
+    rows = [[column.title for column in columns]] if header else []
     rows += [[column.text(entry) for column in columns] for entry in entries]
+    if not rows:
+        return []
     widths = [max(map(display_width, cells)) for cells in zip(*rows, strict=True)]
     if width is not None:
         widths = shrink(widths, [column.shrinks for column in columns], width)
@@ -187,6 +193,11 @@ def table(
                 cut(line, width - 2) + MORE if width > 2 else cut(line, width) for line in lines
             ]
     return [_line(row, widths, columns) for row in rows]
+
+
+def lines(found: Iterable[str]) -> str:
+    """Return lines as a text; none are no empty line."""
+    return "".join(f"{line}\n" for line in found)
 
 
 def count_fitting(widths: Sequence[int], width: int) -> int:

@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 from tychoctl import output
 from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
 from tychoctl.commands import COMMANDS, TASKS, Command
-from tychoctl.options import EVERY_WINDOW, Options, parse_options
+from tychoctl.options import Options, parse_options
+from tychoctl.values import EVERY_WINDOW
 from tychoctl.view import View, choose
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Run a command that has been parsed."""
+    if not options.command:
+        from tychoctl import overview
+
+        return overview.show(options)
     if options.command in TASKS:
         return run_task(options)
     command = COMMANDS[options.command]
@@ -49,8 +54,7 @@ def run(options: Options) -> int:
         return watch(command, options)
     path = socket_path(options.socket)
     reply = read_versions(path) if command.op is None else ask(path, command.op, options)
-    if options.key is not None:
-        reply = only_settings(reply, options.key)
+    reply = picked(reply, options)
     view = view_of(options)
     output.write(output.render(command, reply, options.output, view))
     if options.output in ("json", "csv") and (options.selector or options.sums):
@@ -88,6 +92,9 @@ def view_of(options: Options) -> View:
         everything=options.everything,
         selector=options.selector,
         sums=options.sums,
+        reverse=options.reverse,
+        ordered=options.ordered,
+        headers=not options.no_headers,
     )
 
 
@@ -121,7 +128,8 @@ def watch(command: Command, options: Options) -> int:
     try:
         connection, first, more = patiently(begin, path, options.wait)
         with connection:
-            output.write_stream(command, chain([first], more), options.output, view_of(options))
+            replies = (picked(reply, options) for reply in chain([first], more))
+            output.write_stream(command, replies, options.output, view_of(options))
     except KeyboardInterrupt:
         return 0
     raise stream_ended()
@@ -193,6 +201,11 @@ def read_versions(path: str) -> Reply:
         if failure.code != "not-running":
             raise
     return {"tychoctl": read_build()._asdict(), "tychod": daemon}
+
+
+def picked(reply: Reply, options: Options) -> Reply:
+    """Return an answer with the settings alone that were asked for."""
+    return reply if options.key is None else only_settings(reply, options.key)
 
 
 def only_settings(reply: Reply, key: str) -> Reply:

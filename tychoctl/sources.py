@@ -47,7 +47,9 @@ def render_sources(reply: Reply, view: View) -> str:
     """Return the health of every source, with reason and remedy below those that need it."""
     sources = entries(reply, "sources")
     columns = SOURCE_COLUMNS + (SOURCE_WIDE if view.wide else ())
-    lines = render.table(columns, sources, view.width)
+    lines = render.table(columns, sources, view.width, header=view.headers)
+    if not view.headers:
+        return render.lines(lines)
     for source in sources:
         told = [*_reasons(source), *render.notes(source)]
         lines += [f"\n{render.name(source.get('name'))}: {line}" for line in told[:1]]

@@ -6,7 +6,7 @@ from typing import Final
 from tychoctl import render
 from tychoctl.columns import CGROUP, MARGINS, NAMESPACE, NUMBERS, PARTS, text_column
 from tychoctl.render import Column, number
-from tychoctl.view import SORT_KEYS, Chosen, Entry, View, choose, entries, room
+from tychoctl.view import Chosen, Entry, View, choose, entries, in_order, room
 
 DEEPEST: Final = 20
 """Slices are indented no further than this."""
@@ -51,7 +51,7 @@ def in_tree(slices: list[Entry], view: View) -> list[Entry]:
     """Return slices, each before those in it, neighbours in the order of the view."""
     inside: dict[str, list[Entry]] = {}
     known = {str(entry.get("cgroup")) for entry in slices}
-    for entry in sorted(slices, key=SORT_KEYS[view.sort or "name"]):
+    for entry in in_order(slices, view.sort or "name", reverse=view.reverse):
         place = str(entry.get("cgroup")).rpartition("/")[0]
         inside.setdefault(place if place in known else "", []).append(entry)
     ordered: list[Entry] = []
@@ -68,4 +68,4 @@ def table(name: str, chosen: Chosen, view: View) -> list[str]:
     if not chosen.rows:
         return []
     columns = COLUMNS[name] + (WIDE[name] if view.wide else ())
-    return render.table(columns, chosen.rows, room(view))
+    return render.table(columns, chosen.rows, room(view), header=view.headers)

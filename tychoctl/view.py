@@ -20,11 +20,14 @@ class View(NamedTuple):
     wide: bool = False
     width: int | None = None
     namespace: str | None = None
-    sort: str | None = DEFAULT_SORT  # None: as they come
+    sort: str | None = DEFAULT_SORT  # None: as they come, and nothing turns them round
     limit: int | None = None
     everything: bool = False
     selector: Selector | None = None
     sums: str | None = None  # "namespaces" or "slices" instead of the list itself
+    reverse: bool = False
+    ordered: bool = False  # JSON, too, is in the order of ``sort``
+    headers: bool = True  # without: rows alone, and nothing below them
 
 
 class Chosen(NamedTuple):
@@ -77,10 +80,19 @@ def choose(found: Iterable[Entry], view: View) -> Chosen:
         wanted = [e for e in wanted if are_labels_known(e) and view.selector(section(e, "labels"))]
     shown = [e for e in wanted if view.everything or not is_empty(e)]
     if view.sort is not None:
-        shown.sort(key=SORT_KEYS[view.sort])
+        shown = in_order(shown, view.sort, reverse=view.reverse)
     limit = len(shown) if view.limit is None else view.limit
     cut_off = max(len(shown) - limit, 0)
     return Chosen(shown[:limit], len(wanted) - len(shown), cut_off, unlabelled)
+
+
+def in_order(found: Iterable[Entry], sort: str, *, reverse: bool) -> list[Entry]:
+    """Return entries in an order or the other way round; what is not known is last in both."""
+    key = SORT_KEYS[sort]
+    ordered = sorted(found, key=key, reverse=reverse)
+    if reverse and sort != "name":
+        ordered.sort(key=lambda entry: key(entry)[0] is True)
+    return ordered
 
 
 def are_labels_known(entry: Entry) -> bool:

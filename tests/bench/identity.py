@@ -201,7 +201,7 @@ class _Rows:
         self._child = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tychoctl", "--socket", str(socket), "--wait", "20"),
-                *("containers", "-A", "-o", "json", "-w"),
+                *("containers", "-a", "-o", "json", "-w"),
             ],
             stdout=subprocess.PIPE,
             text=True,

@@ -122,7 +122,14 @@ def test_json_is_what_the_daemon_said(path: Path, latest: Latest[Snapshot]) -> N
         ["pods", "-l", "app in web"],
         ["version", "-w"],
         ["config", "default", "rapl"],
-        [],
+        ["-o", "wide"],
+        ["-w"],
+        ["pods", "-n", "shop", "-A"],
+        ["pods", "--namespaces", "-l", "app"],
+        ["status", "--no-headers"],
+        ["pods", "-n", ""],
+        ["pods", "--size"],
+        ["pods", "web"],
     ],
 )
 def test_usage_errors_exit_2(path: Path, arguments: list[str]) -> None:

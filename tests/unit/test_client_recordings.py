@@ -10,9 +10,10 @@ import pytest
 from tests.unit.test_replay import FROM_THE_MIDDLE, SMALL
 from tychoctl import recordings
 from tychoctl.client import Failure
-from tychoctl.options import Options, parse_duration, parse_options
+from tychoctl.options import Options, parse_options
 from tychoctl.recordings import PART, finish, refuse_existing, save
 from tychoctl.run import main
+from tychoctl.values import parse_duration
 
 
 @pytest.mark.parametrize(

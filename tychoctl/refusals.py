@@ -1,0 +1,165 @@
+"""Why a command line means nothing: what, which, and what would; loaded when one has options."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Final
+
+from tychoctl.client import Failure
+from tychoctl.commands import COMMANDS, Command, Task
+from tychoctl.options import ALL, COMMON, Options
+
+# argparse has no other way to say which text it took for a command.
+WRONG_COMMAND: Final = r"argument COMMAND: invalid choice: '(.*)' \(choose from"
+LIST_OPTIONS: Final[Mapping[str, str]] = {
+    "namespace": "-n",
+    "all_namespaces": "-A",
+    "selector": "-l",
+    "sums": "--namespaces or --slices",
+    "sort": "--sort",
+    "reverse": "-r",
+    "limit": "--limit",
+    "everything": "-a",
+}
+
+
+def usage(message: str, command: str = "") -> Failure:
+    """Return a failure of the command line that leads to the help."""
+    return Failure("usage", f"{message}; see {' '.join(['tychoctl', command]).strip()} --help")
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """Return a question with the known word that is most alike, empty where none is."""
+    import difflib
+
+    near = difflib.get_close_matches(text, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_command(message: str) -> Failure | None:
+    """Return what to tell where argparse knows no such command; None where it means another."""
+    found = re.match(WRONG_COMMAND, message, re.DOTALL)
+    if found is None:
+        return None
+    hint = nearest(found[1], ALL) or "; tychoctl --help lists them"
+    return Failure("usage", f"there is no command {found[1]!r}{hint}")
+
+
+def unknown_arguments(command: str, unknown: Sequence[str]) -> Failure:
+    """Return what to tell of arguments that a command does not take."""
+    text, _, _ = unknown[0].partition("=")
+    if not text.startswith("-"):
+        return usage(f"{command or 'it'} takes no argument {text!r} here", command)
+    from tychoctl.options import make_parser
+
+    declared = ALL.values() if not command else (ALL[command],)
+    known = option_strings(make_parser(declared), command)
+    hint = nearest(text, known) if text.startswith("--") else ""
+    message = f"{command or 'it'} knows no {text}"
+    if text == "--watch":  # as -w is spelled by now
+        message = f"{command} cannot be watched"
+    elif hint:
+        return Failure("usage", message + hint)
+    return usage(message, command)
+
+
+def option_strings(parser: object, command: str) -> list[str]:
+    """Return the options of a command, or of no command."""
+    from tychoctl.grammar import commands_in, options_of
+
+    own = commands_in(parser)[command] if command else parser
+    return [name for option in options_of(own) for name in option.names]
+
+
+def refuse(options: Options, found: Mapping[str, object]) -> None:
+    """Raise ``Failure`` where an option that was given would have no effect."""
+    given = found.keys()
+    if not options.command:
+        _refuse_overview(given)
+        return
+    command = ALL[options.command]
+    _refuse_common(command, options, given)
+    for check in CHECKS:
+        check(options, given)
+
+
+def _refuse_overview(given: Set[str]) -> None:
+    for name, instead in (("watch", "top"), ("output", "status")):
+        if name in given:
+            raise usage(f"{COMMON[name]} needs a command, for example tychoctl {instead}")
+
+
+def _refuse_common(command: Command | Task, options: Options, given: Set[str]) -> None:
+    for name, option in COMMON.items():
+        if name in given and name not in command.common:
+            why = "cannot be watched" if name == "watch" else f"knows no {option}"
+            raise usage(f"{command.name} {why}", command.name)
+    if options.output not in command.outputs:
+        known = " or ".join(command.outputs)
+        raise usage(f"{command.name} has no -o {options.output}, only {known}", command.name)
+
+
+def _refuse_default(options: Options, given: Set[str]) -> None:
+    if (
+        options.action == "default"
+        and given - {"command", "action"}
+        and (given - {"command", "action", "key"} or options.key)
+    ):
+        raise usage("config default prints a file; it takes no other option", "config")
+
+
+def _refuse_namespaces(options: Options, _: Set[str]) -> None:
+    if options.all_namespaces and options.namespace is not None:
+        raise usage("-A asks for every namespace and -n for one: leave one out", options.command)
+
+
+def _refuse_sums(options: Options, _: Set[str]) -> None:
+    if options.sums is not None and options.selector is not None:
+        what = f"--{options.sums} sums up whole {options.sums}"
+        raise usage(f"{what}: leave out -l", options.command)
+
+
+def _refuse_headers(options: Options, _: Set[str]) -> None:
+    if not options.no_headers:
+        return
+    if options.output == "json":
+        raise usage("JSON has no headers: leave out --no-headers", options.command)
+    command = COMMANDS.get(options.shown or options.command)
+    if command is not None and not command.has_headers and options.output != "csv":
+        message = f"{command.name} prints a text, no table: --no-headers is for its -o csv"
+        raise usage(message, options.command)
+
+
+def _refuse_replayed(options: Options, given: Set[str]) -> None:
+    """Refuse what the command that is replayed would not know."""
+    if options.command != "replay":
+        return
+    asked = [option for name, option in LIST_OPTIONS.items() if name in given]
+    asked += ["--no-headers"] if options.no_headers else []
+    if options.verify and options.shown is None:
+        asked += [f"-o {options.output}"] if options.output in ("wide", "csv") else []
+        if asked:
+            message = f"replay --verify prints no table for {asked[0]}: name one, such as pods"
+            raise usage(message, "replay")
+        return
+    shown = options.shown or "workloads"
+    command = COMMANDS[shown]
+    wrong = {
+        "-n": options.namespace is not None and not command.has_namespaces,
+        "-A": options.all_namespaces and not command.has_namespaces,
+        "-l": options.selector is not None and not command.has_labels,
+        f"--{options.sums}": options.sums is not None and options.sums != command.sums,
+        **{option: name in given and not command.is_list for name, option in PLAIN.items()},
+    }
+    for option, is_wrong in wrong.items():
+        if is_wrong:
+            raise usage(f"{shown} knows no {option}", shown)
+
+
+PLAIN: Final = {name: LIST_OPTIONS[name] for name in ("sort", "reverse", "limit", "everything")}
+CHECKS: Final[tuple[Callable[[Options, Set[str]], None], ...]] = (
+    _refuse_default,
+    _refuse_namespaces,
+    _refuse_sums,
+    _refuse_headers,
+    _refuse_replayed,
+)
