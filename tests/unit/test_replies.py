@@ -83,8 +83,9 @@ def answer(op: str, snapshot: Snapshot | None = None, status: DaemonStatus = mad
     latest.publish(snapshot or made.make_snapshot())
     answers = made.make_answers(latest, status)
     live = {"sources": answers.sources, "config": answers.config}
-    packed = answers.status({"open": 1}) if op == "status" else live.get(op, lambda: b"")()
-    return msgpack.unpackb(packed or answers.packed(op, answers.access(everything=True)))
+    access = answers.access(everything=True)
+    packed = answers.status({"open": 1}, access) if op == "status" else live.get(op, lambda: b"")()
+    return msgpack.unpackb(packed or answers.packed(op, access))
 
 
 @pytest.mark.parametrize("op", ["status", "sources", "config", *replies.SNAPSHOT_BODIES])
@@ -382,7 +383,7 @@ def test_before_the_first_window() -> None:
     """Health answers at once; results say how long it takes."""
     answers = made.make_answers(Latest())
 
-    told = msgpack.unpackb(answers.status({}))
+    told = msgpack.unpackb(answers.status({}, answers.access(everything=True)))
     assert (told["window"], told["sequence"], told["since"]) == (None, 0, None)
     assert msgpack.unpackb(answers.sources())["sources"][0]["last_sample"].endswith("43.000001Z")
     assert len(msgpack.unpackb(answers.config())["config"]) == len(made.SETTINGS)

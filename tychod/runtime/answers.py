@@ -112,9 +112,12 @@ class Answers:
         body = self._readers.questions[op](args, view)
         return pack({**replies.head(self.facts, view.newest), **body})
 
-    def status(self, connections: Mapping[str, int]) -> bytes:
-        """Return the daemon's health; ``connections`` are the server's own counts."""
-        status, snapshot = self._readers.status(), self._latest.get()
+    def status(self, connections: Mapping[str, int], access: Access) -> bytes:
+        """Return the daemon's health; ``connections`` are the server's own counts.
+
+        It tells the domains' energy, too: as often as the reader may see it.
+        """
+        status, snapshot = self._readers.status(), access.slot.get()
         body = replies.status_body(self.facts, status, snapshot, self._offset_ns(snapshot))
         head = replies.head(self.facts, snapshot, status.since_ns)
         return pack({**head, **body, "connections": dict(connections)})

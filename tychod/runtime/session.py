@@ -259,7 +259,7 @@ class Session:
     def _packed(self, op: str) -> bytes:
         answers = self._served.answers
         if op == "status":
-            return answers.status(self._served.read_counts())
+            return answers.status(self._served.read_counts(), self._access())
         live = {"sources": answers.sources, "config": answers.config}.get(op)
         return live() if live else answers.packed(op, self._access())
 
@@ -306,6 +306,7 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "units": Session.tell,
     "gpus": Session.tell,
     "processes": Session.tell,
+    "explain": Session.ask,
     "watch": Session.watch,
     "record": Session.record,
 }
