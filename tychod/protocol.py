@@ -104,6 +104,12 @@ OPS: Final[Mapping[str, Op]] = {
     ),
     "gpus": Op(Nothing, "GPUs: energy, power, use, and the workloads on each.", needs_window=True),
     "processes": Op(Nothing, "Processes, each with the workload it is of.", needs_window=True),
+    "explain": Op(
+        Explain,
+        "How one workload's or pod's energy of the last window came about; `not-found` where "
+        "nothing has the name, `bad-request` where several have.",
+        needs_window=True,
+    ),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
     "record": Op(
         Record,

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 from tychod.config import Config
 from tychod.model import DaemonStatus, NodeFacts
+from tychod.protocol import Explain
 from tychod.runtime.answers import Question
+from tychod.runtime.explain import explain
+from tychod.runtime.slots import View
 
 
 class Asked(NamedTuple):
@@ -16,6 +19,12 @@ class Asked(NamedTuple):
     status: Callable[[], DaemonStatus]
 
 
-def build_questions(asked: Asked) -> Mapping[str, Question]:  # noqa: ARG001 - see the next commits
+def build_questions(asked: Asked) -> Mapping[str, Question]:
     """Return how each such operation is answered."""
-    return {}
+
+    def explain_workload(args: Explain, view: View) -> Mapping[str, object]:
+        if view.newest is None:  # there is one: the operation needs a window
+            return {}
+        return explain(args, view.newest, view.before, asked.facts(), asked.status())
+
+    return {"explain": explain_workload}

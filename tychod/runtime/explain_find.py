@@ -1,0 +1,162 @@
+"""Which workload or pod a name means: exact ids before names, the host's own before nested ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from tychod.frames import ProtocolError
+from tychod.model import Identity, Leaf, Snapshot
+from tychod.protocol import Explain
+from tychod.runtime.rollup import pod_of
+from tychod.views import pod_key
+
+LEAST_PREFIX: Final = 4
+"""Characters of an id that may stand for it."""
+ID_CHARS: Final = 12
+NAME_CHARS: Final = 100
+MOST_TOLD: Final = 8
+MOST_COMPARED: Final = 1000
+"""Names that an unknown one is compared with: each takes the daemon's time."""
+ID, NAME, NESTED_NAME, PREFIX = range(4)
+"""How a name was met, the surest first."""
+
+
+class Found(NamedTuple):
+    """What a name means: one leaf, one view, or the leaves of one pod."""
+
+    kind: str  # "pod" or the kind of the leaf
+    leaves: tuple[Leaf, ...]
+    pod: str | None = None  # the key of a pod
+    is_view: bool = False
+
+
+class _Candidate(NamedTuple):
+    found: Found
+    label: str  # how people know it
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    is_nested: bool
+
+
+def find(asked: Explain, snapshot: Snapshot) -> Found:
+    """Return what is meant; raise ``ProtocolError`` where that is nothing or not just one."""
+    candidates = list(_candidates(asked.kind, snapshot))
+    best = _best(asked.name, candidates)
+    if not best and asked.kind == "workload":
+        candidates += _pods(snapshot)
+        best = _best(asked.name, candidates)
+    if not best:
+        raise ProtocolError("not-found", _unknown(asked, candidates))
+    if len(best) > 1:
+        raise ProtocolError("bad-request", _ambiguous(asked, best))
+    return best[0].found
+
+
+def _candidates(kind: str, snapshot: Snapshot) -> Iterable[_Candidate]:
+    if kind == "pod":
+        return _pods(snapshot)
+    leaves = [_leaf(leaf, is_view=False) for leaf in snapshot.leaves]
+    views = [_leaf(view, is_view=True) for view in snapshot.views]
+    return [c for c in [*leaves, *views] if kind in ("workload", c.found.kind)]
+
+
+def _leaf(leaf: Leaf, *, is_view: bool) -> _Candidate:
+    who = leaf.identity
+    names = [who.name.removesuffix(".service"), who.name]  # as systemctl takes them
+    if who.kind == "past" and who.id != who.kind:
+        names = []  # a pod's past is called as the node's
+    if who.pod:
+        names += [f"{who.pod}/{who.name}", f"{who.namespace}/{who.pod}/{who.name}"]
+    return _Candidate(
+        Found(who.kind, (leaf,), is_view=is_view),
+        f"{who.kind} {'/'.join(p for p in (who.namespace, who.pod, who.name) if p)}",
+        (who.id,),
+        tuple(dict.fromkeys(names)),
+        who.tenant is not None,
+    )
+
+
+def _pods(snapshot: Snapshot) -> list[_Candidate]:
+    found: dict[str, list[Leaf]] = {}
+    for leaf in snapshot.leaves:
+        key = pod_of(leaf.identity)
+        if key is not None:
+            found.setdefault(key, []).append(leaf)
+    return [_pod(key, leaves) for key, leaves in found.items()]
+
+
+def _pod(key: str, leaves: Sequence[Leaf]) -> _Candidate:
+    named = [leaf.identity for leaf in leaves if leaf.identity.pod] or [leaves[0].identity]
+    who: Identity = named[0]
+    names = (who.pod, f"{who.namespace}/{who.pod}") if who.pod else ()
+    label = f"pod {names[1]}" if names else "pod"
+    is_nested = "@" in key or pod_key(who) != who.pod_uid
+    uids = (key,) if is_nested else (key, who.pod_uid or key)
+    return _Candidate(Found("pod", tuple(leaves), key), label, uids, names, is_nested)
+
+
+def _best(name: str, candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Return who is met most surely; of several those that run, if any does."""
+    met: dict[int, list[_Candidate]] = {}
+    for candidate in candidates:
+        how = _met(name, candidate)
+        if how is not None:
+            met.setdefault(how, []).append(candidate)
+    best = met[min(met)] if met else []
+    running = [c for c in best if any(leaf.state == "running" for leaf in c.found.leaves)]
+    return running or best
+
+
+def _met(name: str, candidate: _Candidate) -> int | None:
+    if name in candidate.ids:
+        return ID
+    if name in candidate.names:
+        return NESTED_NAME if candidate.is_nested else NAME
+    is_long = len(name) >= LEAST_PREFIX
+    return PREFIX if is_long and any(i.startswith(name) for i in candidate.ids) else None
+
+
+def _ambiguous(asked: Explain, found: Sequence[_Candidate]) -> str:
+    told = [f"{c.label[:NAME_CHARS]} (id {shortest_id(c.ids[0], found)})" for c in found]
+    more = f" and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    what = f"{asked.name[:NAME_CHARS]!r} is the name of {len(found)}"
+    return f"{what}: {'; '.join(told[:MOST_TOLD])}{more}; give an id instead"
+
+
+def shortest_id(wanted: str, found: Iterable[_Candidate]) -> str:
+    """Return as much of an id as tells it from the others."""
+    others = [c.ids[0] for c in found if c.ids[0] != wanted]
+    length = ID_CHARS
+    while length < len(wanted) and any(o.startswith(wanted[:length]) for o in others):
+        length += ID_CHARS
+    is_whole = any(wanted[:length] == other for other in others)
+    return wanted if is_whole else wanted[:length]
+
+
+def _unknown(asked: Explain, candidates: Sequence[_Candidate]) -> str:
+    what = f"no {asked.kind} {asked.name[:NAME_CHARS]!r}"
+    near = nearest(asked.name, _labels(candidates))
+    if near:
+        return f"{what}; did you mean {', '.join(near)}?"
+    lists: Mapping[str, str] = {"workload": "workloads", "pod": "pods"}
+    return f"{what}; tychoctl {lists.get(asked.kind, f'{asked.kind}s')} --all lists them"
+
+
+def _labels(candidates: Iterable[_Candidate]) -> list[str]:
+    """Return the longest name of each, which says most, of those that run first."""
+    order = sorted(candidates, key=lambda c: all(x.state != "running" for x in c.found.leaves))
+    return list(dict.fromkeys(c.names[-1] for c in order if c.names))[:MOST_COMPARED]
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Return at most three names that are like one: its end, its beginning, or spelled so."""
+    import difflib
+
+    asked = name[:NAME_CHARS].lower()
+    holds = [n for n in names if len(asked) >= LEAST_PREFIX and asked in n[:NAME_CHARS].lower()]
+    if holds:
+        return holds[:3]
+    whole = "/" in asked
+    ends: dict[str, str] = {}
+    for one in names:
+        ends.setdefault((one if whole else one.rpartition("/")[2])[:NAME_CHARS], one)
+    return [ends[end] for end in difflib.get_close_matches(asked, ends, n=3)]
