@@ -34,7 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="with --replay: compare with the recorded results"
     )
     parser.add_argument(
-        "--json", action="store_true", help="with --replay, --calibrate: print one JSON object"
+        "--json",
+        action="store_true",
+        help="with --replay, --calibrate, --doctor: print one JSON object",
+    )
+    parser.add_argument(
+        "--doctor", action="store_true", help="look what is in place on this host, exit; 1: a fault"
     )
     add_calibration(parser)
     return parser
@@ -83,12 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(text, code)
     if namespace.replay is not None:
         return _replay(namespace.replay, as_json=namespace.json, verify=namespace.verify)
+    if namespace.doctor:
+        return _doctor(namespace)
     if namespace.calibrate:
         return _calibrate(namespace)
     if namespace.json or namespace.verify or namespace.load or namespace.seconds:
         parser.error(
             "--verify goes with --replay FILE, --load and --seconds with --calibrate, "
-            "--json with both"
+            "--json with both and with --doctor"
         )
     # As in the unit: threads of a BLAS cost more than they bring for systems as small as ours.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -110,6 +117,16 @@ def _calibrate(namespace: argparse.Namespace) -> int:
         as_json=namespace.json,
     )
     return _print(outcome.text, outcome.code)
+
+
+def _doctor(namespace: argparse.Namespace) -> int:
+    """Print what every check of this host found; the findings are the answer, good or bad."""
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    from tychod.doctor.diagnose import doctor
+
+    outcome = doctor(arguments_from(namespace), os.environ, as_json=namespace.json)
+    _print(outcome.text, 0)
+    return outcome.code
 
 
 def _replay(path: str, *, as_json: bool, verify: bool) -> int:

@@ -39,6 +39,7 @@ BESIDE: Final = {
     "clock": {"samples"},
     "config_text": {"settings"},
     "kernel": {"samples", "hostfs", "clock"},
+    "doctor": {"runtime"},
     "replay": {"runtime"},
     "settings": {"conflicts"},
     "views": {"model"},

@@ -53,7 +53,7 @@ def open_maps(host: Host, config: Config, hierarchy: Hierarchy) -> OpenMaps:
         opened = _open_pinned(host)
     except LoadError as refused:
         if refusal.missing_capabilities(host):
-            raise _told_by_loader(host) or refused from None
+            raise told_by_loader(host) or refused from None
         try:
             opened = _load(host, config)
         except LoadError as failed:
@@ -91,7 +91,7 @@ def _open_pinned(host: Host) -> OpenMaps:
     return OpenMaps(held.maps, views, "pinned by tychod-bpf.service", (), held.replaced, held.close)
 
 
-def _told_by_loader(host: Host) -> LoadError | None:
+def told_by_loader(host: Host) -> LoadError | None:
     """Return why tychod-bpf.service could not attach, as it left it (``tychod-load``)."""
     text = host.read_text(f"{host.run}/tychod-bpf/refused") or ""
     reason, _, remedy = text.partition("\n")

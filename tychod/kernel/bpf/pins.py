@@ -232,13 +232,20 @@ def is_bpffs(mountinfo: str, path: str) -> bool:
     return found
 
 
-def _make_root(host: Host, root: str) -> None:
+def not_bpffs(host: Host, root: str) -> LoadError | None:
+    """Return that a root is not in a BPF file system, as an error; None: it is."""
     mounts = host.read_text(f"{host.procfs}/self/mountinfo") or ""
-    if not is_bpffs(mounts, os.path.realpath(root)):
-        raise LoadError(
-            f"{root} is not in a BPF file system",
-            f"mount one: mount -t bpf -o mode=0700 bpf {os.path.dirname(root)}",  # noqa: PTH120
-        )
+    if is_bpffs(mounts, os.path.realpath(root)):
+        return None
+    return LoadError(
+        f"{root} is not in a BPF file system",
+        f"mount one: mount -t bpf -o mode=0700 bpf {os.path.dirname(root)}",  # noqa: PTH120
+    )
+
+
+def _make_root(host: Host, root: str) -> None:
+    if refused := not_bpffs(host, root):
+        raise refused
     try:
         os.mkdir(root, 0o750)  # noqa: PTH102
     except FileExistsError:

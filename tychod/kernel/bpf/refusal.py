@@ -22,16 +22,17 @@ FIRST_ON_ARM: Final = (5, 18)
 def explain(host: Host, exc: OSError, printed: str) -> LoadError:
     """Return what a failed load means; ``printed`` is what libbpf said meanwhile."""
     return (
-        _without_btf(host)
-        or _locked_down(host)
+        without_btf(host)
+        or locked_down(host)
         or _not_allowed(host, exc)
         or _no_memory(exc)
-        or _old_arm()
+        or old_arm()
         or _refused(exc, printed)
     )
 
 
-def _without_btf(host: Host) -> LoadError | None:
+def without_btf(host: Host) -> LoadError | None:
+    """Return that the kernel does not describe its types, as an error; None: it does."""
     path = f"{host.sysfs}/kernel/btf/vmlinux"
     if host.exists(path):
         return None
@@ -42,7 +43,8 @@ def _without_btf(host: Host) -> LoadError | None:
     )
 
 
-def _locked_down(host: Host) -> LoadError | None:
+def locked_down(host: Host) -> LoadError | None:
+    """Return that the kernel lets no program read its memory, as an error; None: it does."""
     try:
         text = host.read_text(f"{host.sysfs}/kernel/security/lockdown") or ""
     except OSError:
@@ -95,7 +97,7 @@ def _no_memory(exc: OSError) -> LoadError | None:
     )
 
 
-def _old_arm() -> LoadError | None:
+def old_arm() -> LoadError | None:
     """Before 5.18 arm64 compiles no atomic operation but an addition (commit 1902472b4fa9)."""
     found = re.match(r"(\d+)\.(\d+)", platform.release())
     if platform.machine() != ARM or not found or tuple(map(int, found.groups())) >= FIRST_ON_ARM:

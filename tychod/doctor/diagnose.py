@@ -1,0 +1,152 @@
+"""Runs the checks side by side, each in a thread of its own, with one deadline for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tychod.clock import SystemClock
+from tychod.config import Config
+from tychod.doctor.model import Finding, Place, Result, ok
+from tychod.doctor.remedies import remedy
+from tychod.doctor.table import CHECKS
+from tychod.hostfs import Host, node_name, render_error
+from tychod.settings import SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tychod.doctor.model import Check
+    from tychod.settings import Arguments
+
+SCHEMA: Final = 1
+PATIENCE_S: Final = 2.5
+"""Seconds from the start of the process's look: the client has three in all."""
+LATE: Final = f"no answer within {PATIENCE_S:g} s"
+STATES: Final = ("ok", "warn", "fail", "skip")
+EVIDENCE_MOST: Final = 1000
+"""Characters of one finding: devices and peers may be wordy."""
+
+
+class Outcome(NamedTuple):
+    """What is printed, and the exit status: 1 if a check failed."""
+
+    code: int
+    text: str
+
+
+def doctor(args: Arguments, environ: Mapping[str, str], *, as_json: bool) -> Outcome:
+    """Walk all checks on this host, as the user who calls."""
+    begun_s = time.monotonic()
+    place = find_place(args, environ)
+    results = look(CHECKS, place, begun_s + PATIENCE_S)
+    code = 1 if any(result.finding.state == "fail" for result in results) else 0
+    return Outcome(code, render_json(results) if as_json else render_plain(results))
+
+
+def find_place(args: Arguments, environ: Mapping[str, str]) -> Place:
+    """Read the settings; with wrong ones the defaults tell where to look."""
+    config, finding = Config(), ok("")
+    try:
+        settings = load_settings(args, environ)
+        config = settings.config
+        files = ", ".join(settings.files) or "no file: defaults"
+        finding = ok(f"valid ({files})")
+        if settings.warnings:
+            finding = Finding("warn", "; ".join(settings.warnings), remedy("settings"))
+    except SettingsError as exc:
+        told = "; ".join(exc.problems)
+        finding = Finding("fail", told, remedy("settings"))
+        if os.geteuid() and "Permission denied" in told:
+            finding = Finding("skip", told, remedy("settings-unreadable"))
+    host = Host(config.host, environ.get("CREDENTIALS_DIRECTORY", ""))
+    return Place(host, config, SystemClock(), environ, os.geteuid(), finding, node_name())
+
+
+def look(checks: Sequence[Check], place: Place, deadline_s: float) -> list[Result]:
+    """Return a finding for every check; one that does not come in time failed.
+
+    What hangs is left behind: its thread ends with the process.
+    """
+    told: SimpleQueue[tuple[str, Finding]] = SimpleQueue()
+    for check in checks:
+        thread = threading.Thread(
+            target=lambda check=check: told.put((check.id, look_once(check, place))),
+            name=f"doctor-{check.id}",
+            daemon=True,
+        )
+        thread.start()
+    found: dict[str, Finding] = {}
+    while len(found) < len(checks):
+        try:
+            ident, finding = told.get(timeout=max(deadline_s - time.monotonic(), 0.0))
+        except Empty:
+            break
+        found[ident] = finding
+    return [Result(c, found.get(c.id) or Finding("fail", LATE, c.slow)) for c in checks]
+
+
+def look_once(check: Check, place: Place) -> Finding:
+    """Return what a check finds; whatever stops it is a finding, too."""
+    try:
+        return check.look(place)
+    except ImportError as exc:
+        name = (exc.name or "").partition(".")[0]
+        text = f"cannot be looked at without {name or exc}"
+        return Finding("fail", text, remedy("library", debian=f"python3-{name}", fedora=name))
+    except subprocess.TimeoutExpired:
+        return Finding("fail", LATE, check.slow)
+    except OSError as exc:
+        if isinstance(exc, PermissionError) and place.uid:
+            return Finding("skip", render_error(exc), remedy("as-root"))
+        return Finding("fail", render_error(exc), check.slow)
+    except Exception as exc:  # noqa: BLE001 - outermost frame of the thread: others go on
+        # The text may hold what was read; where it was is enough for a report.
+        at = exc.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        where = f" in {at.tb_frame.f_code.co_name}, line {at.tb_lineno}" if at else ""
+        return Finding("fail", f"{type(exc).__name__}{where}", remedy("fault"))
+
+
+def to_plain(results: Iterable[Result]) -> dict[str, object]:
+    """Return the findings as plain data."""
+    checks: list[dict[str, str | None]] = [
+        {
+            "id": check.id,
+            "title": check.title,
+            "group": check.group,
+            "state": finding.state,
+            "evidence": finding.evidence[:EVIDENCE_MOST],
+            "remedy": finding.remedy,
+        }
+        for check, finding in results
+    ]
+    counts = {state: sum(check["state"] == state for check in checks) for state in STATES}
+    return {"schema": SCHEMA, "checks": checks, "summary": counts}
+
+
+def render_json(results: Iterable[Result]) -> str:
+    """Return one JSON object."""
+    return json.dumps(to_plain(results)) + "\n"
+
+
+def render_plain(results: Iterable[Result]) -> str:
+    """Return a line for each check, and one for its remedy; ``tychoctl doctor`` is for people."""
+    lines = []
+    for check, finding in results:
+        lines.append(f"{finding.state:4}  {check.title}: {shown(finding.evidence)}")
+        if finding.remedy and finding.state != "ok":
+            lines.append(f"      -> {shown(finding.remedy)}")
+    return "\n".join(lines) + "\n"
+
+
+def shown(text: str) -> str:
+    """Return a text without what a terminal would obey."""
+    bounded = text[:EVIDENCE_MOST].encode(errors="replace").decode()
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in bounded)
