@@ -1,5 +1,7 @@
 """The control socket against good and hostile clients, over a real Unix socket."""
 
+import dataclasses
+import grp
 import logging
 import os
 import socket
@@ -19,13 +21,14 @@ from tests.fixtures import snapshots as made
 from tychoctl.client import Connection, Failure
 from tychod import frames
 from tychod.buffer import Latest
+from tychod.config_results import Control
 from tychod.frames import Decoder, encode_frame
-from tychod.model import Snapshot
+from tychod.model import Snapshot, Window
 from tychod.runtime import listener as listening
 from tychod.runtime.answers import Answers
 from tychod.runtime.listener import ListenError, Peer, adopt_listener, bind_control_socket
 from tychod.runtime.server import refuse
-from tychod.runtime.session import Limits, Times
+from tychod.runtime.session import HANDLERS, Limits, Session, Times
 
 PATIENCE_S = 10.0  # how long a test waits for what must come; nothing is measured by it
 QUICK = Limits(idle_s=1.0, frame_s=0.2, send_s=1.0)
@@ -582,3 +585,114 @@ def test_a_wrong_socket_from_systemd_is_an_error(path: Path) -> None:
             pytest.raises(ListenError, match="no listening Unix"),
         ):
             adopt_listener(dict(mine), first_fd=idle.fileno())
+
+
+RELAY = """
+import socket, sys, threading
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+def back():
+    while data := connection.recv(65536):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+threading.Thread(target=back).start()
+while data := sys.stdin.buffer.raw.read(65536):
+    connection.sendall(data)
+connection.shutdown(socket.SHUT_RDWR)
+"""
+
+
+class Other:
+    """A client that is another user: what the test says goes through a process of his."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        options: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        command = ["/usr/bin/python3", "-I", "-c", RELAY, str(path)]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+        self._process = stack.enter_context(subprocess.Popen(command, **pipes, **options))
+        assert self._process.stdin is not None
+        stack.callback(self._process.stdin.close)
+        self._decoder = Decoder(frames.MAX_REPLY_BYTES)
+        self._replies: list[Any] = []
+        self.call("hello", {"version": 1})
+
+    def send(self, op: str, args: dict[str, Any] | None = None) -> None:
+        """Send one request."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(encode_frame({"id": 1, "op": op, "args": args or {}}, 1000))
+
+    def read(self) -> Any:
+        """Return the next reply."""
+        assert self._process.stdout is not None
+        while not self._replies:
+            data = self._process.stdout.read(65536)
+            assert data, "hung up on"
+            self._replies += self._decoder.feed(data)
+        return self._replies.pop(0)
+
+    def call(self, op: str, args: dict[str, Any] | None = None) -> Any:
+        """Return the answer to one request."""
+        self.send(op, args)
+        return self.read()
+
+
+RESULTS = [op for op, handler in HANDLERS.items() if handler is Session.tell]
+RESULTS = [op for op in RESULTS if op not in {"sources", "config"}]  # they tell no energy
+
+
+def publish_later(latest: Latest[Snapshot], sequence: int, seconds: int) -> None:
+    """Publish a window that ends so long after the example's."""
+    snapshot = made.make_snapshot(sequence=sequence)
+    later = Window(*(t_ns + seconds * 1_000_000_000 for t_ns in snapshot.window))
+    latest.publish(dataclasses.replace(snapshot, window=later))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_who_has_no_rights_gets_results_no_more_often_than_is_set(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """By no operation, asked or watched, of any connection; root gets every window."""
+    answers = made.make_answers(latest, control=Control(min_interval=6.0))
+    path.parent.chmod(0o755)
+    with made.serving(path, latest, answers), ExitStack() as stack:
+        path.chmod(0o666)
+        root = stack.enter_context(Connection(str(path), timeout_s=PATIENCE_S))
+        other, watcher = Other(path, stack), Other(path, stack)
+        watcher.send("watch", {"op": "node"})
+        watched = [watcher.read()["ok"]["sequence"]]
+        seen = []
+        for step in range(1, 5):
+            publish_later(latest, 20 + step, 3 * step)
+            told = {other.call(op)["ok"]["sequence"] for op in RESULTS}
+            seen.append((root.call("node")["sequence"], told))
+        watched.append(watcher.read()["ok"]["sequence"])
+
+    assert seen == [(21, {20}), (22, {22}), (23, {22}), (24, {24})]
+    assert watched[0] == 20
+    assert watched[1] in {22, 24}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_who_has_no_rights_may_not_watch_faster_than_is_set(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """The refusal names the setting and the group; members of the group may."""
+    admins = grp.getgrgid(NOBODY).gr_name
+    refusing = made.make_answers(latest, control=Control(min_interval=2.0, admin_group="root"))
+    admitting = made.make_answers(latest, control=Control(min_interval=2.0, admin_group=admins))
+    asked = {"op": "node", "interval": 0.1}
+    path.parent.chmod(0o755)
+    with made.serving(path, latest, refusing), ExitStack() as stack:
+        path.chmod(0o666)
+        refused = Other(path, stack).call("watch", asked)["error"]
+        root = stack.enter_context(Connection(str(path), timeout_s=PATIENCE_S))
+        assert next(root.stream("node", 0.1))["sequence"] == 20
+    with made.serving(path, latest, admitting), ExitStack() as stack:
+        path.chmod(0o666)
+        assert Other(path, stack).call("watch", asked)["ok"]["sequence"] == 20
+
+    assert refused["code"] == "forbidden"
+    assert "[control] min_interval, 2 s" in refused["message"]
+    assert "add you to group root" in refused["message"]
