@@ -148,6 +148,12 @@ _TASKS: Final = (
         "tychoctl replay today.rec pods --sort energy",
         common=("output",),
     ),
+    Task(
+        "completion",
+        "print the script that completes tychoctl's commands, options and names in a shell",
+        'eval "$(tychoctl completion bash)"',
+        common=("socket",),
+    ),
 )
 TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}
 REPLAYED: Final = tuple(c.name for c in _ALL if c.is_list or c.name in ("node", "gpus"))

@@ -296,4 +296,14 @@ def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     _add_no_headers(parser)
 
 
-TASK_OPTIONS: Final = {"record": _add_record_options, "replay": _add_replay_options}
+def _add_completion_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl.completion import add_options
+
+    add_options(parser)
+
+
+TASK_OPTIONS: Final = {
+    "completion": _add_completion_options,
+    "record": _add_record_options,
+    "replay": _add_replay_options,
+}
