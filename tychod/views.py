@@ -15,6 +15,7 @@ PROCESS_MARK: Final = "/\n"
 
 No cgroup can be called so: the kernel refuses a line feed in a name (cgroup_mkdir).
 """
+_PAST: Final = f"{PAST_ID}:"
 _PODS: Final = ("kubepods", "-pod")
 
 
@@ -34,6 +35,16 @@ def _is_hosts(identity: Identity) -> bool:
         return tenant is None
     slice_ = f"-pod{uid.replace('-', '_')}.slice"  # ":" ends it where a runtime took it as a part
     return any(name in tenant for name in (f"/pod{uid}/", f"{slice_}/", f"{slice_}:"))
+
+
+def pod_of(identity: Identity) -> str | None:
+    """Return what tells a leaf's pod from all others; ``past:<key>`` holds its evicted leaves'.
+
+    The id alone decides there: what else is known of such a leaf may be less than the key says.
+    """
+    if identity.kind == "past":
+        return identity.id.removeprefix(_PAST) if identity.id.startswith(_PAST) else None
+    return pod_key(identity)
 
 
 def past_id(identity: Identity) -> str:

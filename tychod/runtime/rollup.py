@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from tychod.model import PAST_ID, Energy, Identity, Leaf, Snapshot, Usage
+from tychod.model import Energy, Identity, Leaf, Snapshot, Usage
 from tychod.runtime.entries import (
     SECOND_NS,
     Plain,
@@ -16,9 +16,9 @@ from tychod.runtime.entries import (
     total_of,
     total_sd_uj,
 )
-from tychod.views import NAMESPACE, SLICE, pod_key, view_keys
+from tychod.views import NAMESPACE, SLICE, view_keys
+from tychod.views import pod_of as pod_of  # noqa: PLC0414 - others have it from here
 
-_PAST: Final = f"{PAST_ID}:"
 NOTHING: Final = Usage(0, {})
 
 
@@ -39,16 +39,6 @@ def pod_entries(snapshot: Snapshot) -> list[Plain]:
     names = {leaf.identity.id: leaf.identity.name for leaf in snapshot.leaves}
     seconds = snapshot.window.seconds
     return [pod_entry(key, leaves, seconds, names) for key, leaves in found.items()]
-
-
-def pod_of(identity: Identity) -> str | None:
-    """Return what tells a leaf's pod from all others; ``past:<key>`` holds its evicted leaves'.
-
-    The id alone decides there: what else is known of such a leaf may be less than the key says.
-    """
-    if identity.kind == "past":
-        return identity.id.removeprefix(_PAST) if identity.id.startswith(_PAST) else None
-    return pod_key(identity)
 
 
 def pod_entry(

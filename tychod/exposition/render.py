@@ -1,0 +1,166 @@
+"""The text of one snapshot, encoded once for all who ask for the same."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tychod.config_results import MetricNames
+from tychod.exposition import kepler, owners, tycho
+from tychod.exposition.cut import cut
+from tychod.exposition.family import Family
+from tychod.exposition.scrape import SECOND_NS, Scrape
+from tychod.exposition.table import METRICS
+from tychod.exposition.text import Block, Line
+from tychod.model import Snapshot
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+"""What we answer: https://prometheus.io/docs/instrumenting/content_negotiation/.
+
+Whatever later versions a scraper takes, it takes these, and no more texts are kept than these two.
+"""
+END: Final = "# EOF\n"
+Key = tuple[MetricNames, bool]
+
+
+class Told(NamedTuple):
+    """A text and the snapshot it is of."""
+
+    snapshot: Snapshot
+    metrics: object  # settings that it was made with
+    body: bytes
+
+
+class Exposition:
+    """Answers scrapes; callable from any thread, and never makes anything be measured."""
+
+    def __init__(self, read: Callable[[], Scrape | None]) -> None:
+        self._read = read
+        self._told: dict[Key, Told] = {}
+        self._heads: dict[bool, dict[str, str]] = {}
+        self._lock = threading.Lock()
+
+    def render(self, accept: str, names: MetricNames | None = None) -> tuple[str, bytes] | None:
+        """Return content type and text for an Accept header; None before the first window."""
+        scrape = self._read()
+        if scrape is None:
+            return None
+        is_open = wants_openmetrics(accept)
+        key = (names or scrape.metrics.names, is_open)
+        with self._lock:  # others wait for the text rather than make it, too
+            told = self._told.get(key)
+            if told is None or self._is_news(told, scrape):
+                body = self._encode(scrape, *key)
+                told = self._told[key] = Told(scrape.snapshot, scrape.metrics, body)
+        return (OPENMETRICS if is_open else TEXT), told.body
+
+    def _is_news(self, told: Told, scrape: Scrape) -> bool:
+        """A snapshot older than the one told of lost the race for the lock."""
+        if told.snapshot.sequence != scrape.snapshot.sequence:
+            return told.snapshot.sequence < scrape.snapshot.sequence
+        return told.snapshot is not scrape.snapshot or told.metrics != scrape.metrics
+
+    def _encode(self, scrape: Scrape, names: MetricNames, is_open: bool) -> bytes:
+        if is_open not in self._heads:
+            self._heads[is_open] = {row.name: head_of(row, is_open=is_open) for row in METRICS}
+        lines = series(scrape, names)
+        return "".join(_texts(lines, self._heads[is_open], is_open)).encode()
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Say which of the two formats an Accept header asks for."""
+    from prometheus_client.exposition import choose_encoder
+
+    return choose_encoder(accept)[1].startswith("application/openmetrics-text")
+
+
+def series(scrape: Scrape, names: MetricNames) -> list[Line]:
+    """Return what is shown of a scrape, with what is left out counted."""
+    levels = scrape.metrics.levels
+    made = kepler.blocks(scrape, levels) if names == "kepler" else _own_blocks(scrape)
+    room = scrape.metrics.max_series - tycho.EXPORTER_SERIES
+    result = cut(list(made), levels, room)
+    lines = [line for block in result.blocks for line in block.lines]
+    shown = {**result.shown, "self": result.shown["self"] + tycho.EXPORTER_SERIES}
+    quantum_j = scrape.metrics.energy_quantum
+    return [*lines, *tycho.exporter_lines(shown, result.dropped, quantum_j)]
+
+
+def _own_blocks(scrape: Scrape) -> Iterator[Block]:
+    levels = scrape.metrics.levels
+    yield tycho.self_block(scrape, threading.active_count())
+    yield tycho.node_block(scrape)
+    yield owners.other_block(scrape)
+    yield from owners.leaf_blocks(scrape, levels)
+    for level, make in (
+        ("gpu", tycho.gpu_blocks),
+        ("pod", owners.pod_blocks),
+        ("process", owners.process_blocks),
+    ):
+        if level in levels:
+            yield from make(scrape)
+
+
+def _texts(lines: Sequence[Line], heads: dict[str, str], is_open: bool) -> Iterator[str]:
+    """Yield the text, family by family in the order of the table.
+
+    The lines are written here, since the library takes some 20 us for each; what stands around
+    them, and which format it is, are the library's.
+    """
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        found.setdefault(line[0], []).append(line)
+    for name, head in heads.items():
+        family = found.get(name)
+        if family is None:
+            continue
+        yield head
+        write = _write_open if is_open else _write
+        yield from write(name, family)
+    if is_open:
+        yield END
+
+
+def _write(name: str, lines: Sequence[Line]) -> Iterator[str]:
+    for _, labels, value, _ in lines:
+        yield f"{name}{{{labels}}} {value!r}\n" if labels else f"{name} {value!r}\n"
+
+
+def _write_open(name: str, lines: Sequence[Line]) -> Iterator[str]:
+    """Yield each series and, where it is a counter's, when it began."""
+    created = f"{name.removesuffix('_total')}_created"
+    for _, labels, value, since_ns in lines:
+        braces = f"{{{labels}}}" if labels else ""
+        yield f"{name}{braces} {value!r}\n"
+        if since_ns:
+            yield f"{created}{braces} {since_ns / SECOND_NS!r}\n"
+
+
+def head_of(row: Family, *, is_open: bool) -> str:
+    """Return the lines before a family's series, as the library writes them."""
+    from prometheus_client.exposition import choose_encoder
+
+    encode, _ = choose_encoder(OPENMETRICS if is_open else "")
+    return encode(_Alone(empty_metric(row))).decode().removesuffix(END)
+
+
+def empty_metric(row: Family) -> "Metric":
+    """Return a row of the table as the library has it, without series."""
+    from prometheus_client.core import Metric
+
+    name = row.name.removesuffix("_total") if row.type == "counter" else row.name
+    name = name.removesuffix("_info") if row.type == "info" else name
+    return Metric(name, row.help, row.type, row.unit)
+
+
+class _Alone(NamedTuple):
+    """A collector of one family."""
+
+    metric: "Metric"
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield it."""
+        yield self.metric
