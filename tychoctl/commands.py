@@ -137,6 +137,13 @@ COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _
 
 _TASKS: Final = (
     Task(
+        "explain",
+        "how the watts of one pod or workload came about, and what would make them surer",
+        "tychoctl explain pod shop/web",
+        common=("socket", "output", "watch", "wait"),
+        outputs=("table", "wide", "json"),
+    ),
+    Task(
         "record",
         "write the raw samples of some windows to a file, for root and [control] admin_group",
         "tychoctl record today.rec --for 5m",

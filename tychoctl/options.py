@@ -47,6 +47,8 @@ class Options(NamedTuple):
     force: bool = False
     shown: str | None = None
     verify: bool = False
+    what: str = "workload"  # kind of what is explained
+    name: str = ""
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -302,7 +304,14 @@ def _add_completion_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _add_explain_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl.explain import add_options
+
+    add_options(parser)
+
+
 TASK_OPTIONS: Final = {
+    "explain": _add_explain_options,
     "completion": _add_completion_options,
     "record": _add_record_options,
     "replay": _add_replay_options,

@@ -75,6 +75,10 @@ def tell_untold(op: str, reply: Reply, view: View) -> None:
 
 def run_task(options: Options) -> int:
     """Run a command that is more than a question."""
+    if options.command == "explain":
+        from tychoctl import explain
+
+        return explain.run(options)
     if options.command == "completion":
         from tychoctl import completion
 

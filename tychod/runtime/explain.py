@@ -17,7 +17,7 @@ from tychod.runtime.entries import Plain, are_labels_known, rounded
 from tychod.runtime.explain_find import Found, find
 from tychod.runtime.explain_hints import Known, hints
 from tychod.runtime.explain_node import gpu_parts, holder_entry, node_entry
-from tychod.runtime.explain_rules import activity_weights, how_shared, idle_rules, meanings
+from tychod.runtime.explain_rules import GPU, activity_weights, how_shared, idle_rules, meanings
 from tychod.runtime.explain_window import (
     Gain,
     Span,
@@ -243,6 +243,7 @@ def _own(name: str, asked: _Asked) -> Plain:
     uj = gain.total_uj.get(name, 0)
     every = shared_uj(name, asked.span)
     sd_uj = _joint([_sd_of(x, [name], x.window_sd_uj, bool(x.power_w.get(name))) for x in leaves])
+    split = gain.split.get(name)
     product = {} if asked.found.pod else _product(name, leaves[0], gain, asked)
     return {
         **_parts(name, gain),
@@ -250,7 +251,21 @@ def _own(name: str, asked: _Asked) -> Plain:
         "power_w": uj / 1e6 / asked.span.window.seconds,
         "sd_uj": rounded(sd_uj),
         "interval_uj": interval(uj, sd_uj),
+        "booked_j_per_cpu_s": _per_second(split, gain.cpu_ns, sd_uj) if name != GPU else None,
         **product,
+    }
+
+
+def _per_second(split: Energy | None, cpu_ns: int | None, sd_uj: float | None) -> Plain | None:
+    """Return what a CPU second of the window cost above idle, and its standard deviation.
+
+    That of the intensity alone is not kept; this one holds it and the window's own noise.
+    """
+    if split is None or not cpu_ns:
+        return None
+    return {
+        "value": split.dynamic_uj * 1e3 / cpu_ns,
+        "sd": None if sd_uj is None else sd_uj * 1e3 / cpu_ns,
     }
 
 

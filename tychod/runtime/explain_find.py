@@ -1,5 +1,6 @@
 """Which workload or pod a name means: exact ids before names, the host's own before nested ones."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -125,7 +126,8 @@ def _ambiguous(asked: Explain, found: Sequence[_Candidate]) -> str:
 def shortest_id(wanted: str, found: Iterable[_Candidate]) -> str:
     """Return as much of an id as tells it from the others."""
     others = [c.ids[0] for c in found if c.ids[0] != wanted]
-    length = ID_CHARS
+    is_random = re.fullmatch(r"[0-9a-f-]{32,}", wanted) is not None
+    length = ID_CHARS if is_random else len(wanted)
     while length < len(wanted) and any(o.startswith(wanted[:length]) for o in others):
         length += ID_CHARS
     is_whole = any(wanted[:length] == other for other in others)
