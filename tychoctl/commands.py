@@ -137,6 +137,14 @@ COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _
 
 _TASKS: Final = (
     Task(
+        "doctor",
+        "what is in place on this host and what the daemon sees of it, with remedies; exit 1: "
+        "a check failed",
+        "tychoctl doctor --group energy",
+        common=("socket", "output"),
+        outputs=("table", "json"),
+    ),
+    Task(
         "explain",
         "how the watts of one pod or workload came about, and what would make them surer",
         "tychoctl explain pod shop/web",

@@ -47,6 +47,9 @@ class Options(NamedTuple):
     force: bool = False
     shown: str | None = None
     verify: bool = False
+    group: str | None = None  # of checks
+    config: str | None = None  # of tychod, for doctor
+    config_dir: str | None = None
     what: str = "workload"  # kind of what is explained
     name: str = ""
 
@@ -310,7 +313,14 @@ def _add_explain_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl.doctor_options import add_options
+
+    add_options(parser)
+
+
 TASK_OPTIONS: Final = {
+    "doctor": _add_doctor_options,
     "explain": _add_explain_options,
     "completion": _add_completion_options,
     "record": _add_record_options,

@@ -83,6 +83,10 @@ def run_task(options: Options) -> int:
         from tychoctl import completion
 
         return completion.run(options)
+    if options.command == "doctor":
+        from tychoctl import doctor
+
+        return doctor.run(options)
     from tychoctl import recordings
 
     if options.command == "record":
