@@ -86,6 +86,11 @@ class Connection:
         """Hang up."""
         self._socket.close()
 
+    def break_off(self) -> None:
+        """End what another thread waits for; the connection is still to be closed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def call(self, op: str, args: Mapping[str, object] | None = None) -> Reply:
         """Return the answer to one operation; raise ``Failure`` for the daemon's error."""
         self._ask(op, args)
