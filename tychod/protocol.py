@@ -110,6 +110,12 @@ OPS: Final[Mapping[str, Op]] = {
         "nothing has the name, `bad-request` where several have.",
         needs_window=True,
     ),
+    "metrics": Op(
+        MetricsText,
+        "The text that the metrics endpoint would serve, as `text` of `content_type`; "
+        "`unavailable` where an answer cannot hold it.",
+        needs_window=True,
+    ),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
     "record": Op(
         Record,

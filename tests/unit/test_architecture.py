@@ -41,6 +41,7 @@ BESIDE: Final = {
     "kernel": {"samples", "hostfs", "clock"},
     "doctor": {"runtime"},
     "replay": {"runtime"},
+    "runtime": {"exposition"},
     "settings": {"conflicts"},
     "views": {"model"},
 }

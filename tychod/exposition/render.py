@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tychod.config_results import MetricNames
+from tychod.config_results import MetricNames, Metrics
 from tychod.exposition import kepler, owners, tycho
 from tychod.exposition.cut import cut
 from tychod.exposition.family import Family
@@ -23,6 +23,8 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 Whatever later versions a scraper takes, it takes these, and no more texts are kept than these two.
 """
 END: Final = "# EOF\n"
+KEPT: Final = 2
+"""Texts of each kind: readers without rights may see an older snapshot than root does."""
 Key = tuple[MetricNames, bool]
 
 
@@ -30,7 +32,7 @@ class Told(NamedTuple):
     """A text and the snapshot it is of."""
 
     snapshot: Snapshot
-    metrics: object  # settings that it was made with
+    metrics: Metrics  # settings that it was made with
     body: bytes
 
 
@@ -39,7 +41,7 @@ class Exposition:
 
     def __init__(self, read: Callable[[], Scrape | None]) -> None:
         self._read = read
-        self._told: dict[Key, Told] = {}
+        self._told: dict[Key, tuple[Told, ...]] = {}
         self._heads: dict[bool, dict[str, str]] = {}
         self._lock = threading.Lock()
 
@@ -49,19 +51,20 @@ class Exposition:
         if scrape is None:
             return None
         is_open = wants_openmetrics(accept)
-        key = (names or scrape.metrics.names, is_open)
-        with self._lock:  # others wait for the text rather than make it, too
-            told = self._told.get(key)
-            if told is None or self._is_news(told, scrape):
-                body = self._encode(scrape, *key)
-                told = self._told[key] = Told(scrape.snapshot, scrape.metrics, body)
-        return (OPENMETRICS if is_open else TEXT), told.body
+        body = self.text_of(scrape, names or scrape.metrics.names, is_open=is_open)
+        return (OPENMETRICS if is_open else TEXT), body
 
-    def _is_news(self, told: Told, scrape: Scrape) -> bool:
-        """A snapshot older than the one told of lost the race for the lock."""
-        if told.snapshot.sequence != scrape.snapshot.sequence:
-            return told.snapshot.sequence < scrape.snapshot.sequence
-        return told.snapshot is not scrape.snapshot or told.metrics != scrape.metrics
+    def text_of(self, scrape: Scrape, names: MetricNames, *, is_open: bool) -> bytes:
+        """Return the text of a given scrape; one that was encoded lately is not encoded again."""
+        key = (names, is_open)
+        with self._lock:  # others wait for the text rather than make it, too
+            told = self._told.get(key, ())
+            for one in told:
+                if one.snapshot is scrape.snapshot and one.metrics == scrape.metrics:
+                    return one.body
+            body = self._encode(scrape, *key)
+            self._told[key] = (Told(scrape.snapshot, scrape.metrics, body), *told[: KEPT - 1])
+        return body
 
     def _encode(self, scrape: Scrape, names: MetricNames, is_open: bool) -> bytes:
         if is_open not in self._heads:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tychod.config import Config
+from tychod.exposition import Exposition
 from tychod.model import DaemonStatus, NodeFacts
-from tychod.protocol import Explain
+from tychod.protocol import Explain, MetricsText
 from tychod.runtime.answers import Question
 from tychod.runtime.explain import explain
+from tychod.runtime.scrapes import answer, scrape_of
 from tychod.runtime.slots import View
 
 
@@ -27,4 +29,10 @@ def build_questions(asked: Asked) -> Mapping[str, Question]:
             return {}
         return explain(args, view.newest, view.before, asked.facts(), asked.status())
 
-    return {"explain": explain_workload}
+    exposition = Exposition(lambda: None)
+
+    def metrics_text(args: MetricsText, view: View) -> Mapping[str, object]:
+        scrape = scrape_of(view, *asked)
+        return {} if scrape is None else answer(args, scrape, exposition)
+
+    return {"explain": explain_workload, "metrics": metrics_text}

@@ -307,6 +307,7 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "gpus": Session.tell,
     "processes": Session.tell,
     "explain": Session.ask,
+    "metrics": Session.ask,
     "watch": Session.watch,
     "record": Session.record,
 }

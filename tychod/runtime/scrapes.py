@@ -1,0 +1,41 @@
+"""What the metrics are made from, and their text as an answer of the control socket."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tychod.config import Config
+from tychod.exposition import Exposition, Scrape
+from tychod.exposition.render import OPENMETRICS, TEXT
+from tychod.frames import MAX_REPLY_BYTES, ProtocolError
+from tychod.model import DaemonStatus, NodeFacts
+from tychod.protocol import MetricsText
+from tychod.runtime.slots import View
+
+MAX_TEXT_BYTES: Final = MAX_REPLY_BYTES - 64 * 1024
+"""The head of an answer needs a part of its bytes."""
+
+
+def scrape_of(
+    view: View,
+    config: Callable[[], Config],
+    facts: Callable[[], NodeFacts],
+    status: Callable[[], DaemonStatus],
+) -> Scrape | None:
+    """Return what the metrics of a reader's view are made from; None before the first window."""
+    if view.newest is None:
+        return None
+    return Scrape(view.newest, facts(), status(), config().metrics, view.before)
+
+
+def answer(args: MetricsText, scrape: Scrape, exposition: Exposition) -> Mapping[str, object]:
+    """Return the text that the endpoint would serve; raise where no answer can hold it."""
+    names = args.names or scrape.metrics.names
+    body = exposition.text_of(scrape, names, is_open=args.openmetrics)
+    if len(body) > MAX_TEXT_BYTES:
+        raise ProtocolError(
+            "unavailable",
+            f"the metrics are {len(body)} bytes long, and an answer holds {MAX_TEXT_BYTES}: take "
+            "some of [metrics] levels away or lower [metrics] max_series",
+        )
+    content_type = OPENMETRICS if args.openmetrics else TEXT
+    return {"content_type": content_type, "text": body.decode()}
