@@ -30,12 +30,17 @@ IMAGE: Final = "tychod-e2e"
 # What the packages depend on, what the tests need, and rpm: a machine then needs no network.
 PACKAGES: Final = (
     "python3-msgpack", "python3-numpy", "python3-pystemd", "python3-requests", "python3-sdnotify",
-    "python3-tomli-w", "python3-pyroute2", "libbpf1", "python3-pytest", "python3-hypothesis", "rpm",
+    "python3-tomli-w", "python3-pyroute2", "python3-prometheus-client", "python3-rich", "libbpf1",
+    "python3-pytest", "python3-hypothesis", "rpm",
 )  # fmt: skip
-# The suite that runs containers and virtual machines needs them, on a machine of its own.
-RUNTIMES: Final = (
-    "libpam-systemd", "openssl", "podman", "qemu-system-x86", "runc", "systemd-container",
-)  # fmt: skip
+# What single suites need, each on a machine of its own: containers and virtual machines; Prometheus
+# (its own service is in nobody's way: a box has a network of its own), terminals, shells, pages.
+MORE: Final[Mapping[str, tuple[str, ...]]] = {
+    "identity": (
+        *("libpam-systemd", "openssl", "podman", "qemu-system-x86", "runc", "systemd-container"),
+    ),
+    "operator": ("bash-completion", "iproute2", "man-db", "openssl", "prometheus", "tmux", "zsh"),
+}
 PROGRAMS: Final = {"work": "tests/e2e/work.c", "firecracker": "tests/sim/vmm.c"}
 
 
@@ -80,7 +85,7 @@ def check_on_machines(build: Build, prefix: str | None, boxes: str | None) -> in
         if prefix and suite != "rpm":
             failed += run_suite(suite, shlex.split(prefix), build)
         elif boxes:
-            with boot(boxes, RUNTIMES if suite == "identity" else ()) as machine:
+            with boot(boxes, suite) as machine:
                 failed += run_suite(suite, machine, build)
         else:
             say("skip RPM: it is checked on a throwaway machine, and TYCHOD_NODEBOX is not set")
@@ -168,12 +173,13 @@ BUILD_STEPS: Final = (
 
 
 @contextmanager
-def boot(boxes: str, more: Sequence[str] = ()) -> Iterator[list[str]]:
-    """Boot a throwaway machine, with `more` packages; yield the prefix of commands on it."""
+def boot(boxes: str, suite: str) -> Iterator[list[str]]:
+    """Boot a throwaway machine for a suite; yield the prefix of commands on it."""
     call(boxes, "build", "base", limit_s=900)
     call(boxes, "build", IMAGE, "--base", "base", "--include", ",".join(PACKAGES), limit_s=900)
-    image = f"{IMAGE}-more" if more else IMAGE
-    if more:
+    image = f"{IMAGE}-{suite}" if suite in MORE else IMAGE
+    if suite in MORE:
+        more = MORE[suite]
         call(boxes, "build", image, "--base", IMAGE, "--include", ",".join(more), limit_s=900)
     name = f"{IMAGE}-{secrets.token_hex(4)}"
     call(boxes, "boot", name, "--image", image, "--strict", limit_s=120)

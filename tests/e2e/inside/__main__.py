@@ -13,6 +13,7 @@ from tests.e2e.inside import (
     kernel,
     life,
     lives,
+    metrics,
     package,
     routes,
     settings,
@@ -99,7 +100,18 @@ IDENTITY: Final[Steps] = (
     Step("50 containers in 5 s", lives.churn, 90),
     Step("a restart changes nobody", lives.restart_changes_nobody, 60),
 )
-SUITES: Final = {"deb": DEB, "identity": IDENTITY, "rpm": RPM}
+OPERATOR: Final[Steps] = (
+    Step("energy counters as a kernel makes them", package.meters_of_a_kernel),
+    Step("apt install: active, READY, enabled", package.install_deb, 300),
+    Step("metrics: off as delivered, the same by tychoctl", metrics.off_as_delivered),
+    Step("metrics: TLS and a password by credentials", metrics.served_by_credentials, 180),
+    Step("metrics: Prometheus scrapes", metrics.prometheus_scrapes, 240),
+    Step("metrics: rules evaluate", metrics.rules_evaluate, 240),
+    Step("metrics: every query of the dashboard", metrics.dashboard_resolves, 240),
+    Step("metrics: Kepler's names", metrics.kepler_names, 240),
+    Step("metrics: credentials that are missing", metrics.missing_credentials_do_not_start, 120),
+)
+SUITES: Final = {"deb": DEB, "identity": IDENTITY, "operator": OPERATOR, "rpm": RPM}
 
 
 def show_state(scene: Scene) -> None:

@@ -21,6 +21,7 @@ from tests.e2e.inside.machine import run, unit_property, wait_until
 from tests.e2e.steps import describe_error, say
 
 if TYPE_CHECKING:
+    from tests.e2e.inside.metrics import Served
     from tests.e2e.inside.town import Town
     from tests.e2e.inside.virtual import Agent
     from tests.sim.kubelet import SimKubelet
@@ -78,6 +79,7 @@ class Scene:
     agent: "Agent | None" = None
     kubelet: "SimKubelet | None" = None
     resources: "SimPodResources | None" = None
+    served: "Served | None" = None
 
     def __post_init__(self) -> None:
         """Choose the names."""
@@ -278,7 +280,10 @@ def list_machine() -> dict[str, frozenset[str]]:
 
 
 # Directories that no package removes: `filesystem` owns them on RPM distributions.
-DIRECTORIES: Final = ("/usr/share/licenses", "/usr/share/man/man1", "/usr/share/man/man8")
+DIRECTORIES: Final = (
+    "/usr/share/licenses", "/usr/share/man/man1", "/usr/share/man/man5", "/usr/share/man/man8",
+    "/usr/share/bash-completion/completions", "/usr/share/zsh/site-functions",
+)  # fmt: skip
 # Kernel interfaces, logs, and the books that systemd, dpkg and apt keep about everything they do.
 IGNORED: Final = (
     "/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/var/lib/dpkg", "/var/lib/apt",  # noqa: S108
