@@ -145,11 +145,23 @@ _TASKS: Final = (
         outputs=("table", "json"),
     ),
     Task(
+        "top",
+        "live view of the node and its workloads on a terminal; ? shows the keys",
+        "tychoctl top -n shop --sort cpu",
+        common=("socket", "wait"),
+    ),
+    Task(
         "explain",
         "how the watts of one pod or workload came about, and what would make them surer",
         "tychoctl explain pod shop/web",
         common=("socket", "output", "watch", "wait"),
         outputs=("table", "wide", "json"),
+    ),
+    Task(
+        "metrics",
+        "the text that the metrics endpoint would serve, raw; no port is needed",
+        "tychoctl metrics --names kepler",
+        common=("socket", "wait"),
     ),
     Task(
         "record",

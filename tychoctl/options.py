@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, Literal, NamedTuple, NoReturn
 
 from tychoctl.client import DEFAULT_SOCKET, Failure
 from tychoctl.commands import COMMANDS, OUTPUTS, REPLAYED, TASKS, Command, Output, Task
@@ -52,6 +52,12 @@ class Options(NamedTuple):
     config_dir: str | None = None
     what: str = "workload"  # kind of what is explained
     name: str = ""
+    kind: str | None = None
+    flat: bool = False
+    units: Literal["W", "J", "Wh"] = "W"
+    interval: float | None = None
+    names: str | None = None  # of metrics
+    openmetrics: bool = False
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -307,6 +313,18 @@ def _add_completion_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _add_top_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl import top_options
+
+    top_options.declare(parser)
+
+
+def _add_metrics_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl.metrics import add_options
+
+    add_options(parser)
+
+
 def _add_explain_options(parser: argparse.ArgumentParser) -> None:
     from tychoctl.explain import add_options
 
@@ -322,6 +340,8 @@ def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
 TASK_OPTIONS: Final = {
     "doctor": _add_doctor_options,
     "explain": _add_explain_options,
+    "top": _add_top_options,
+    "metrics": _add_metrics_options,
     "completion": _add_completion_options,
     "record": _add_record_options,
     "replay": _add_replay_options,

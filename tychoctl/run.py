@@ -78,15 +78,30 @@ def run_task(options: Options) -> int:
     if options.command == "explain":
         from tychoctl import explain
 
-        return explain.run(options)
-    if options.command == "completion":
+        code = explain.run(options)
+    elif options.command == "completion":
         from tychoctl import completion
 
-        return completion.run(options)
-    if options.command == "doctor":
+        code = completion.run(options)
+    elif options.command == "metrics":
+        from tychoctl import metrics
+
+        code = metrics.run(options)
+    elif options.command == "top":
+        from tychoctl import top
+
+        code = top.start(options)
+    elif options.command == "doctor":
         from tychoctl import doctor
 
-        return doctor.run(options)
+        code = doctor.run(options)
+    else:
+        code = run_recording(options)
+    return code
+
+
+def run_recording(options: Options) -> int:
+    """Run a command about files of samples."""
     from tychoctl import recordings
 
     if options.command == "record":
