@@ -116,6 +116,16 @@ OPS: Final[Mapping[str, Op]] = {
         "`unavailable` where an answer cannot hold it.",
         needs_window=True,
     ),
+    "report": Op(
+        Report,
+        "Energy of a stretch of time, from the history: `rows` that add up to the node's, what was "
+        "`covered`, the `gaps`, and the factors of `[report]`.",
+    ),
+    "trend": Op(
+        Nothing,
+        "Power of the node in the windows of the last ten minutes: `points` of the end of each, "
+        "in seconds since 1970, and the power by domain.",
+    ),
     "watch": Op(Watch, "Another operation's answer, once per window or interval.", stream=True),
     "record": Op(
         Record,

@@ -28,6 +28,7 @@ from tychod.runtime.analyser import Analyser, Axis, Inputs, Named, Outputs
 from tychod.runtime.answers import Answers, Readers
 from tychod.runtime.facts import Stoppable, node_facts, params_of, stop_all, with_keys
 from tychod.runtime.gpus import GpuSampler, gpu_sampler
+from tychod.runtime.history import REMEDY, History
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, kubelet_status
 from tychod.runtime.plans import Plan
@@ -123,7 +124,7 @@ class Daemon:
             self.status,
             lambda: plain(self.settings),
             self._analyser.wait_s,
-            build_questions(asked),
+            build_questions(asked, self._history),
             lambda: self.settings.config.control,
         )
         return Answers(self._latest, self._clock, readers)
@@ -143,6 +144,9 @@ class Daemon:
         self._gpus = gpu_sampler(host, config, self._version, clock, epoch_ns, crashed, find)
         naming = build_naming(host, config, self._read_cgroups, clock, crashed)
         self._metadata, self._kubelet, self._machines = naming
+        self._history = History(
+            config.history, self._boot_id, store.directory, self._latest, clock, crashed
+        )
         self._analyser = Analyser(
             Axis(
                 epoch_ns,
@@ -180,6 +184,7 @@ class Daemon:
         for reader in self._at_end():
             reader.start()
         self._analyser.start()
+        self._history.start()
         self._server.start()
         self._check_crash()
 
@@ -229,7 +234,8 @@ class Daemon:
         stop_all([self._analyser], self._clock, deadline_ns)
         samplers: list[Stoppable] = [source.sampler for source in self._timed()]
         readers = self._at_end()
-        parts: list[Stoppable] = [self._metadata, *readers, self._cpu.sampler, *samplers]
+        parts: list[Stoppable] = [self._history, self._metadata, *readers, self._cpu.sampler]
+        parts += samplers
         stop_all(parts, self._clock, deadline_ns)
 
     def _at_end(self) -> list[ProcessSampler | VmSampler]:
@@ -298,6 +304,8 @@ class Daemon:
         if self._store.problem:
             remedy = "make room or mend the directory's mode; saving is tried again every window"
             yield Trouble("state", self._store.problem, remedy)
+        if self._history.problem:
+            yield Trouble("history", self._history.problem, REMEDY)
         collector = self._cpu.collector()
         for problem in collector.problems if collector else ():
             yield Trouble("cpu", problem, None)

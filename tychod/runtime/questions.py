@@ -6,9 +6,10 @@ from typing import NamedTuple
 from tychod.config import Config
 from tychod.exposition import Exposition
 from tychod.model import DaemonStatus, NodeFacts
-from tychod.protocol import Explain, MetricsText
+from tychod.protocol import Explain, MetricsText, Report
 from tychod.runtime.answers import Question
 from tychod.runtime.explain import explain
+from tychod.runtime.history import History
 from tychod.runtime.scrapes import answer, scrape_of
 from tychod.runtime.slots import View
 
@@ -21,7 +22,7 @@ class Asked(NamedTuple):
     status: Callable[[], DaemonStatus]
 
 
-def build_questions(asked: Asked) -> Mapping[str, Question]:
+def build_questions(asked: Asked, history: History) -> Mapping[str, Question]:
     """Return how each such operation is answered."""
 
     def explain_workload(args: Explain, view: View) -> Mapping[str, object]:
@@ -35,4 +36,12 @@ def build_questions(asked: Asked) -> Mapping[str, Question]:
         scrape = scrape_of(view, *asked)
         return {} if scrape is None else answer(args, scrape, exposition)
 
-    return {"explain": explain_workload, "metrics": metrics_text}
+    def report(args: Report, view: View) -> Mapping[str, object]:
+        return history.report(args, view, asked.config().report)
+
+    return {
+        "explain": explain_workload,
+        "metrics": metrics_text,
+        "report": report,
+        "trend": history.trend,
+    }

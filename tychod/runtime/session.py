@@ -308,6 +308,8 @@ HANDLERS: Final[Mapping[str, Callable[[Session, Request], None]]] = {
     "processes": Session.tell,
     "explain": Session.ask,
     "metrics": Session.ask,
+    "report": Session.ask,
+    "trend": Session.ask,
     "watch": Session.watch,
     "record": Session.record,
 }

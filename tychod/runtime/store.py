@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "state.msgpack"
 LOCK_NAME: Final = "lock"
-OWN_NAMES: Final = frozenset({LOCK_NAME, FILE_NAME.partition(".")[0], "calibration"})
+OWN_NAMES: Final = frozenset({LOCK_NAME, FILE_NAME.partition(".")[0], "calibration", "history"})
 SYNC_S: Final = 60.0
 
 

@@ -1,0 +1,143 @@
+"""The history's files: appended to, listed, and removed when they are too old or too many.
+
+A file is never changed but at its end, so a reader needs no lock; ``kill -9`` can tear only the
+last record, which the next run leaves behind in a file that it does not touch.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+NAME: Final = re.compile(r"(\d{8})-(\d{8})\.history")  # UTC day and number
+DAY_S: Final = 86400
+MOST_FILES: Final = 2000
+"""A daemon that starts again and again makes a file each time."""
+PARTS: Final = 8
+"""A file takes at most this part of the bytes allowed, so that the oldest can go alone."""
+
+
+class Limits(NamedTuple):
+    """How much is kept."""
+
+    days: int
+    max_bytes: int
+
+
+class File(NamedTuple):
+    """One file of the history."""
+
+    path: Path
+    day: str
+    number: int
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return this many bytes, fewer at the end; raise ``OSError``."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(fd, count, start)
+        finally:
+            os.close(fd)
+
+    def size(self) -> int:
+        """Return its bytes; raise ``OSError``."""
+        return self.path.stat().st_size
+
+
+def list_files(directory: Path) -> list[File]:
+    """Return the files in the order in which they were written; raise ``OSError``."""
+    names = ((entry, NAME.fullmatch(entry.name)) for entry in _entries(directory))
+    found = [File(entry, name[1], int(name[2])) for entry, name in names if name]
+    return sorted(found, key=lambda file: file.number)
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    try:
+        yield from directory.iterdir()
+    except FileNotFoundError:
+        return
+
+
+def utc_day(wall_ns: int) -> str:
+    """Return the day of a time in nanoseconds since 1970, as 20260131."""
+    return time.strftime("%Y%m%d", time.gmtime(wall_ns // 1_000_000_000))
+
+
+class Writer:
+    """Appends to the newest file; only one thread may."""
+
+    def __init__(self, directory: Path, limits: Limits) -> None:
+        self.directory: Final = directory
+        self._limits = limits
+        self._fd: int | None = None
+        self._file: File | None = None
+        self._bytes = 0
+
+    def is_new(self, wall_ns: int) -> bool:
+        """Say whether the next record will begin a file."""
+        if self._file is None or self._fd is None:
+            return True
+        is_full = self._bytes >= self._limits.max_bytes // PARTS
+        return is_full or self._file.day != utc_day(wall_ns)
+
+    def append(self, data: bytes, wall_ns: int) -> None:
+        """Write one record, and take one old file away where that is due; raise ``OSError``."""
+        if self.is_new(wall_ns) or self._fd is None:
+            self.close()
+            self._fd = self._open(utc_day(wall_ns))
+        try:
+            _write_all(self._fd, data)
+            self._bytes += len(data)
+        except OSError:
+            self._drop_torn()
+            raise
+        self._prune(wall_ns)
+
+    def _open(self, day: str) -> int:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        files = list_files(self.directory)
+        number = files[-1].number + 1 if files else 1
+        path = self.directory / f"{day}-{number:08d}.history"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        self._file, self._bytes = File(path, day, number), 0
+        return fd
+
+    def _drop_torn(self) -> None:
+        """After a failure the file is left as it was before, without what was half written."""
+        fd, file = self._fd, self._file
+        if fd is None or file is None:
+            return
+        try:
+            if self._bytes:
+                os.ftruncate(fd, self._bytes)
+            else:
+                file.path.unlink()
+        except OSError:
+            pass  # whoever reads it passes over what is torn
+        self.close()
+
+    def _prune(self, wall_ns: int) -> None:
+        """Remove one file a record: a clock that is wrong for a moment shall not cost them all."""
+        files = list_files(self.directory)
+        if not files or files[0] == self._file:
+            return
+        oldest_day = utc_day(max(wall_ns // 1_000_000_000 - self._limits.days * DAY_S, 0) * 10**9)
+        total = sum(file.size() for file in files)
+        is_over = total > self._limits.max_bytes or len(files) > MOST_FILES
+        if is_over or files[0].day < oldest_day:
+            files[0].path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Finish the file in use."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._file = None, None
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
