@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tychod.exposition.family import Shown
-from tychod.exposition.owners import first, pod_state, pods_of
+from tychod.exposition.owners import GPU, first, pod_state, pods_of
 from tychod.exposition.scrape import (
     SECOND_NS,
     Rounding,
@@ -21,10 +21,10 @@ from tychod.exposition.scrape import (
 from tychod.exposition.table import FAMILIES
 from tychod.exposition.text import Block, Line, joined, labels_text
 from tychod.model import Domain, Energy, Gpu, Leaf, Process, Snapshot
+from tychod.views import pod_key
 
 ZONES: Final = ("package", "core", "dram", "uncore", "psys")
 """Kepler's zones of the CPU; they overlap."""
-GPU: Final = "gpu"
 VENDOR: Final = "nvidia"
 """The only one that tychod reads."""
 
@@ -235,7 +235,7 @@ def _then(leaf: Leaf, figures: Figures) -> Mapping[str, Energy]:
 def _container(leaf: Leaf, figures: Figures) -> Block:
     who = leaf.identity
     names = ("container_id", "container_name", "runtime", "state", "pod_id")
-    labels = labels_text(names, (who.id, who.name, who.runtime, leaf.state, who.pod_uid))
+    labels = labels_text(names, (who.id, who.name, who.runtime, leaf.state, pod_key(who)))
     then = _then(leaf, figures)
     owner = Owner("kepler_container", labels, leaf.energy, then, leaf.first_seen_ns)
     lines = list(_owner_lines(owner, figures))

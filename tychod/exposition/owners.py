@@ -20,6 +20,8 @@ from tychod.views import pod_key, pod_of, shown_cgroup
 
 LEAF_LEVELS: Final[Mapping[str, Level]] = {"container": "container", "vm": "vm", "unit": "unit"}
 """Kinds of leaves with a level of their own; the others are always there."""
+GPU: Final = "gpu"
+"""Few workloads have energy of this domain, so the others have no series of it."""
 
 
 class Owner(NamedTuple):
@@ -50,12 +52,12 @@ def figures_of(scrape: Scrape) -> Figures:
 
 
 def owner_lines(owner: Owner, figures: Figures) -> Iterator[Line]:
-    """Yield energy, power and CPU time; idle energy once there is some."""
+    """Yield energy, power and CPU time; idle energy and that of GPUs once there is some."""
     family, labels, since_ns = owner.family, owner.labels, owner.since_ns
     joules, watts = figures.rounding.joules, figures.rounding.watts
     for domain, label, part in figures.domains:
         energy = owner.energy.get(domain)
-        if energy is None:
+        if energy is None or (domain == GPU and not energy.total_uj):
             continue
         name, head = f"{family}{part}_joules_total", f"{labels},{label}"
         yield name, f'{head},kind="dynamic"', joules(energy.dynamic_uj), since_ns

@@ -55,10 +55,12 @@ def known_domains(snapshot: Snapshot) -> Mapping[str, Domain]:
 
 
 def role_of(name: str, snapshot: Snapshot) -> str:
-    """Return how a domain stands to the others: total, part or whole."""
+    """Return how a domain stands to the others: total, part, whole or other."""
     if name in PARTS:
         return "part"
-    return "total" if name in total_domains(snapshot.domains) else "whole"
+    if name in total_domains(snapshot.domains):
+        return "total"
+    return "whole" if name in WHOLE else "other"
 
 
 def shared_domains(snapshot: Snapshot) -> Iterator[tuple[str, str]]:

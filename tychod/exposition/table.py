@@ -25,7 +25,7 @@ _OWNERS: Final[Mapping[Shown, tuple[str, tuple[str, ...], str]]] = MappingProxyT
         "unit": ("unit", ("unit", "id"), "a systemd unit, what is in its containers excluded"),
     }
 )
-IDLE_LATER: Final = '; kind="idle" is there once the policy has given it idle energy'
+LATER: Final = '; kind="idle" and domain="gpu" are there once it has had some'
 
 
 def _row(
@@ -56,7 +56,7 @@ def _owner_rows() -> Iterator[Family]:
             (*labels, *_SPLIT),
             level,
             f"{leaf}.energy",
-            f"Energy of {what}{IDLE_LATER}.",
+            f"Energy of {what}{LATER}.",
         )
         yield _row(
             f"{name}_part_joules_total",
@@ -184,8 +184,8 @@ NODE: Final = (
     _row("node_residual_usable", "gauge", (), "node", "Residual.usable",
          "1 where the last window's residual may be believed."),
     _row("domain_info", "info", ("domain", "source", "role"), "node", "Domain.source",
-         "Where a domain's energy is from; role: total, part (of package) or whole (holds the "
-         "others)."),
+         "Where a domain's energy is from; role: total, part (of package), whole (holds the "
+         "others) or other."),
     _row("domain_quality", "gauge", ("domain", "quality"), "node", "Domain.quality",
          "1 for the quality of a domain: measured, modelled (an estimate), stale or "
          "unavailable."),
@@ -206,6 +206,9 @@ NODE: Final = (
     _row("zone_platform_joules_total", "counter", _ZONE, "node", "Zone.energy_uj",
          "Energy of one meter of the whole machine, as a power supply."),
     _row("zone_platform_watts", "gauge", _ZONE, "node", "Zone.power_w", "Power of the same."),
+    _row("zone_other_joules_total", "counter", _ZONE, "node", "Zone.energy_uj",
+         "Energy of one meter (hwmon) of something that is no domain; such meters may overlap."),
+    _row("zone_other_watts", "gauge", _ZONE, "node", "Zone.power_w", "Power of the same."),
     _row("zone_info", "info", (*_ZONE, "quality", "method"), "node", "Zone.quality, method",
          "How a zone is read: its quality, and whether it counts energy or tells power."),
     _row("other_joules_total", "counter", ("workload", *_SPLIT), "node", "Leaf.energy",

@@ -1,12 +1,12 @@
 """Our own metrics of the daemon, the node and its GPUs; pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, get_args
 
 from tychod.exposition.family import LEVELS, Shown
 from tychod.exposition.scrape import (
     SECOND_NS,
-    WHOLE,
     Rounding,
     Scrape,
     known_domains,
@@ -52,6 +52,9 @@ def exporter_lines(
     yield one("exporter_energy_quantum_joules", quantum_j)
 
 
+ZONE_FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
+    {"total": "zone", "part": "zone_part", "whole": "zone_platform", "other": "zone_other"}
+)
 EXPORTER_SERIES: Final = 2 * len(LEVELS) + 1
 
 
@@ -123,9 +126,9 @@ def _energy(name: str, domain: Domain, snapshot: Snapshot, rounding: Rounding) -
     since_ns, role = snapshot.since_ns, role_of(name, snapshot)
     family = "node_part" if role == "part" else "node"
     labels: tuple[str, ...] = (name,)
+    if role == "other":
+        return
     if role == "whole":
-        if name not in WHOLE:
-            return
         family, labels = f"node_{name}", ()
         joules = rounding.joules(domain.energy_uj)
         yield one(f"{family}_joules_total", joules, since_ns=since_ns)
@@ -138,12 +141,11 @@ def _energy(name: str, domain: Domain, snapshot: Snapshot, rounding: Rounding) -
 
 
 def _zones(name: str, domain: Domain, snapshot: Snapshot, rounding: Rounding) -> Iterator[Line]:
-    """Yield the meters of a domain; psys in a package's place beside it has one meter: itself."""
-    families = {"total": "zone", "part": "zone_part", "whole": "zone_platform"}
+    """Yield the meters of a domain; psys beside a package has one alone: itself."""
     role = role_of(name, snapshot)
     if role == "whole" and name != "platform":
         return
-    family = families[role]
+    family = ZONE_FAMILIES[role]
     seen: dict[tuple[str, str], int] = {}
     for zone in domain.zones:
         socket = "" if zone.socket is None else str(zone.socket)
