@@ -1,4 +1,4 @@
-"""Writes what the declarations generate: the default settings file and regions of the manual.
+"""Writes what the declarations generate: settings file, regions of the manual, manual pages.
 
 Run `python3 -m docs.generate` in the checkout after a change of `tychod/config.py`,
 `tychod/protocol.py` or `tychod/flags.py`; the tests fail while a file differs from what this
@@ -22,9 +22,16 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 def generated() -> Mapping[str, str]:
     """Return path below the checkout and whole text of every file that has generated parts."""
+    from docs.manpages import render_pages
+    from tychoctl.completion import render
+
     return {
+        **render_pages(),
+        "packaging/completion/tychoctl.bash": render("bash"),
+        "packaging/completion/_tychoctl": render("zsh"),
         "etc/tychod.toml": render_default(),
         "docs/configuration.md": with_regions("docs/configuration.md", settings=render_table()),
+        "docs/accuracy.md": with_regions("docs/accuracy.md", figures=render_accuracy()),
         "docs/protocol.md": with_regions(
             "docs/protocol.md",
             operations=render_operations(),
@@ -45,6 +52,12 @@ def with_regions(path: str, **texts: str) -> str:
             raise ValueError(f"{path}: has no region between {begin} and {end}")
         whole = f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
     return whole
+
+
+def render_accuracy() -> str:
+    """Return what `make accuracy` printed, as it was kept."""
+    text = (ROOT / "docs/accuracy.txt").read_text(encoding="utf-8")
+    return f"```text\n{text.strip()}\n```"
 
 
 def render_operations() -> str:

@@ -50,7 +50,7 @@ def _actions(parser: object) -> Iterator[argparse.Action]:
 def _option(action: argparse.Action) -> Option:
     choices = tuple(map(str, action.choices or ()))
     metavar = action.metavar if isinstance(action.metavar, str) else None
-    shown = metavar or ("{" + ",".join(choices) + "}" if choices else action.dest.upper())
+    shown = metavar or action.dest.upper()
     return Option(
         tuple(action.option_strings),
         "" if action.nargs == 0 else shown,
