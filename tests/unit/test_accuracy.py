@@ -1,6 +1,7 @@
 """The accuracy table judges as it says, and the analysis gets what the daemon would have."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from tests.accuracy.deliver import START_NS, Delivery
 from tests.accuracy.outcome import Outcome, error
 from tests.accuracy.targets import Target
 from tests.sim.generator import BIN_NS, Settings, world
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SEEDS = targets.FULL
 WORLD = Settings(seconds=12.0, workloads=3, visitors=20.0, delay_s=1.23, lost_every=50)
@@ -164,3 +167,14 @@ def test_delivered_readings_surround_the_window() -> None:
         native = [v if v >= 0 else None for v in reads.native_uj[begin : end + 1].tolist()]
         assert [values[p] for values in delivered.values()] == native
         assert None in native
+
+
+def test_the_published_table_is_a_whole_run() -> None:
+    """The manual's table has the published seeds and every row, and was printed by this program."""
+    lines = (ROOT / "docs" / "accuracy.txt").read_text().splitlines()
+    rows = {line.split()[0] for line in lines if line.endswith(("ok", "MISS"))}
+
+    assert lines[0] == f"seeds 1000 to {1000 + targets.FULL - 1}"
+    assert set(targets.ORDER) <= rows
+    assert table.HEADER.splitlines()[0] in lines
+    assert {"BMC,", "GPU"} <= rows
