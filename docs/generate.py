@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from docs.metricspage import render_metrics
 from tychod import frames
 from tychod.config_text import render_default, render_table, takes
 from tychod.flags import DOMAIN_FLAGS, LEAF_FLAGS
@@ -32,6 +33,9 @@ def generated() -> Mapping[str, str]:
         "etc/tychod.toml": render_default(),
         "docs/configuration.md": with_regions("docs/configuration.md", settings=render_table()),
         "docs/accuracy.md": with_regions("docs/accuracy.md", figures=render_accuracy()),
+        "docs/metrics.md": with_regions(
+            "docs/metrics.md", tycho=render_metrics("tycho"), kepler=render_metrics("kepler")
+        ),
         "docs/protocol.md": with_regions(
             "docs/protocol.md",
             operations=render_operations(),

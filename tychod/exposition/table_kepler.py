@@ -67,7 +67,7 @@ def _node() -> Iterator[Family]:
         watts = "growth since the window before" if part else "Domain.power_w"
         yield from _energy(f"node_cpu{part}", _ZONE, "node", source, text, watts)
     for part, what in (("", "all"), ("_active", "dynamic"), ("_idle", "idle")):
-        watts = "growth since the window before" if part else "Gpu.power_w"
+        watts = {"": "Gpu.power_w", "_idle": "Gpu.idle_w"}.get(part, "Gpu.power_w - Gpu.idle_w")
         yield from _energy(
             f"node_gpu{part}", _GPU, "node", "Gpu.energy", f"of a GPU, {what}", watts
         )
