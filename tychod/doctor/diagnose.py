@@ -15,7 +15,7 @@ from tychod.config import Config
 from tychod.doctor.model import Finding, Place, Result, ok
 from tychod.doctor.remedies import remedy
 from tychod.doctor.table import CHECKS
-from tychod.hostfs import Host, node_name, render_error
+from tychod.hostfs import Host, may_read_everything, node_name, render_error
 from tychod.settings import SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -60,12 +60,18 @@ def find_place(args: Arguments, environ: Mapping[str, str]) -> Place:
         if settings.warnings:
             finding = Finding("warn", "; ".join(settings.warnings), remedy("settings"))
     except SettingsError as exc:
-        told = "; ".join(exc.problems)
-        finding = Finding("fail", told, remedy("settings"))
-        if os.geteuid() and "Permission denied" in told:
-            finding = Finding("skip", told, remedy("settings-unreadable"))
+        finding = judge_settings(exc.problems, reads_all=may_read_everything())
     host = Host(config.host, environ.get("CREDENTIALS_DIRECTORY", ""))
-    return Place(host, config, SystemClock(), environ, os.geteuid(), finding, node_name())
+    uid, reads_all = os.geteuid(), may_read_everything()
+    return Place(host, config, SystemClock(), environ, uid, finding, node_name(), reads_all)
+
+
+def judge_settings(problems: Sequence[str], *, reads_all: bool) -> Finding:
+    """Judge settings that cannot be used; ``reads_all``: who asks may read every file."""
+    told = "; ".join(problems)
+    if not reads_all and "Permission denied" in told:
+        return Finding("skip", told, remedy("settings-unreadable"))
+    return Finding("fail", told, remedy("settings"))
 
 
 def look(checks: Sequence[Check], place: Place, deadline_s: float) -> list[Result]:
@@ -102,7 +108,7 @@ def look_once(check: Check, place: Place) -> Finding:
     except subprocess.TimeoutExpired:
         return Finding("fail", LATE, check.slow)
     except OSError as exc:
-        if isinstance(exc, PermissionError) and place.uid:
+        if isinstance(exc, PermissionError) and not place.reads_all:
             return Finding("skip", render_error(exc), remedy("as-root"))
         return Finding("fail", render_error(exc), check.slow)
     except Exception as exc:  # noqa: BLE001 - outermost frame of the thread: others go on

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tychod.doctor.machine import cpu_flags
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
-from tychod.hostfs import may_read_everything, render_error
+from tychod.hostfs import render_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def probe(place: Place, spec: Spec) -> Finding:
         return skip("switched off by the settings")
     found = spec.find(place.host, place.config, place.clock)
     if isinstance(found, Unavailable):
-        return judge_unavailable(found, is_wanted=enabled is True, uid=place.uid)
+        return judge_unavailable(found, place, is_wanted=enabled is True)
     try:
         notes = [*found.notes, *found.collector.problems]
         text = describe(found.collector)
@@ -69,13 +69,18 @@ def probe(place: Place, spec: Spec) -> Finding:
     return Finding("warn" if notes else "ok", "; ".join([text, *notes]))
 
 
-def judge_unavailable(found: Unavailable, *, is_wanted: bool, uid: int) -> Finding:
+def judge_unavailable(found: Unavailable, place: Place, *, is_wanted: bool) -> Finding:
     """Judge a source that is not there: hardware that may be missing is no failure."""
     if found.absent and not is_wanted:
-        return skip(found.reason, None)
-    if is_refused(found.reason) and uid and not may_read_everything():
-        return skip(f"user {uid}: {found.reason}", remedy("as-root"))
-    return Finding("fail", found.reason, found.remedy)
+        return skip(found.reason)
+    return not_for_us(place, found.reason) or Finding("fail", found.reason, found.remedy)
+
+
+def not_for_us(place: Place, reason: str) -> Finding | None:
+    """Return that whoever asks may not look, where root might; None: that is not what it is."""
+    if place.reads_all or not is_refused(reason):
+        return None
+    return skip(f"user {place.uid}: {reason}", remedy("as-root"))
 
 
 def is_refused(reason: str) -> bool:
@@ -102,7 +107,8 @@ def look_at_powercap(place: Place) -> Finding:
     try:
         found = rapl.find_zones(host, rapl.list_zones(host))
     except OSError as exc:
-        return Finding("fail", render_error(exc), rapl.ROOT_ONLY_REMEDY)
+        told = render_error(exc)
+        return not_for_us(place, told) or Finding("fail", told, rapl.ROOT_ONLY_REMEDY)
     if not found:
         return skip(f"no powercap zones below {rapl.powercap_dir(host)}")
     modes = {zone.path: os.stat(zone.path) for zone in found if host.exists(zone.path)}  # noqa: PTH116
@@ -174,9 +180,7 @@ def look_at_bmc(place: Place) -> Finding:
     try:
         bmc = read_bmc(host, path, node)
     except CredentialsError as exc:
-        if is_refused(exc.reason) and place.uid:
-            return skip(f"user {place.uid}: {exc.reason}", remedy("as-root"))
-        return Finding("fail", exc.reason, exc.remedy)
+        return not_for_us(place, exc.reason) or Finding("fail", exc.reason, exc.remedy)
     return _reach(place, bmc.endpoint)
 
 
@@ -197,16 +201,3 @@ def _reach(place: Place, endpoint: str) -> Finding:
     if place.config.redfish.insecure:
         return Finding("warn", f"{endpoint} answers; {INSECURE}", remedy("insecure-bmc"))
     return ok(f"{endpoint} answers, its certificate is trusted; {NO_LOGIN}")
-
-
-def slow_bmc(place: Place) -> str:
-    """Return what to do about a BMC that does not answer."""
-    from tychod.collectors.redfish_credentials import CredentialsError, find_file, read_bmc
-
-    node = place.config.redfish.node or place.config.kubelet.node_name or place.node_name
-    try:
-        path = find_file(place.host, place.config.redfish.credentials)
-        endpoint = read_bmc(place.host, path, node.strip()).endpoint
-    except (CredentialsError, OSError):
-        endpoint = "https://BMC"
-    return remedy("slow-bmc", endpoint=endpoint)

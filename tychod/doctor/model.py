@@ -32,6 +32,7 @@ class Place(NamedTuple):
     uid: int
     settings: Finding  # how reading the settings went; with a failure ``config`` has the defaults
     node_name: str
+    reads_all: bool  # CAP_DAC_READ_SEARCH, or root: what is refused then is refused to all
 
 
 class Check(NamedTuple):

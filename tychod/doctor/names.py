@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tychod.doctor.accounting import cgroups_below
-from tychod.doctor.energy import is_refused
+from tychod.doctor.energy import not_for_us
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
 from tychod.documents import parse_json
-from tychod.hostfs import may_read_everything, render_error
+from tychod.hostfs import render_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def find_route(name: str) -> Callable[[Place], Finding]:
         there = containers(place)
         if not there:
             return skip("no container runs here")
-        return judge_route(_route_by_files(name, place, there), place.uid)
+        return judge_route(_route_by_files(name, place, there), place)
 
     return look
 
@@ -77,7 +77,7 @@ def _route_by_files(name: str, place: Place, there: list[Identity]) -> str:
     return links.route
 
 
-def judge_route(told: str, uid: int) -> Finding:
+def judge_route(told: str, place: Place) -> Finding:
     """Judge a way by its own text, as the daemon's answers do."""
     from tychod.runtime.replies import route_state
 
@@ -87,9 +87,8 @@ def judge_route(told: str, uid: int) -> Finding:
         return ok(f"works{f'; {reason}' if reason else ''}")
     if state in ("unused", "off"):
         return skip(str(reason))
-    if is_refused(str(reason)) and uid and not may_read_everything():
-        return skip(f"user {uid}: {reason}", remedy("as-root"))
-    return Finding("warn", str(reason), str(advice) if advice else None)
+    wrong = Finding("warn", str(reason), str(advice) if advice else None)
+    return not_for_us(place, wrong.evidence) or wrong
 
 
 def look_at_pod_logs(place: Place) -> Finding:
@@ -98,9 +97,8 @@ def look_at_pod_logs(place: Place) -> Finding:
     try:
         found = place.host.list_dir(directory)
     except OSError as exc:
-        if place.uid and not may_read_everything():
-            return skip(f"user {place.uid}: {render_error(exc)}", remedy("as-root"))
-        return Finding("warn", render_error(exc), remedy("pod-logs"))
+        wrong = Finding("warn", render_error(exc), remedy("pod-logs"))
+        return not_for_us(place, wrong.evidence) or wrong
     if found is None:
         return skip(f"{directory} does not exist, which a kubelet makes")
     return ok(f"{directory} has the logs of {len(found)} pods")
@@ -120,9 +118,7 @@ def look_at_kubelet(place: Place) -> Finding:
     try:
         pods = exchange.read_pods()
     except KubeletError as exc:
-        if is_refused(exc.reason) and place.uid:
-            return skip(f"user {place.uid}: {exc.reason}", remedy("as-root"))
-        return Finding("fail", exc.reason, exc.remedy)
+        return not_for_us(place, exc.reason) or Finding("fail", exc.reason, exc.remedy)
     finally:
         exchange.close()
     where = settings.endpoint if not settings.read_only_port else f"port {settings.read_only_port}"
@@ -142,7 +138,7 @@ def find_devices(name: str) -> Callable[[Place], Finding]:
             while routes.routes["pod-resources"].startswith("not asked yet"):
                 time.sleep(PAUSE_S)
                 routes.poll(place.clock.now_ns())
-            return judge_route(routes.routes[name], place.uid)
+            return judge_route(routes.routes[name], place)
         finally:
             routes.close()
 
@@ -166,7 +162,7 @@ def look_at_units(place: Place) -> Finding:
         return Finding("warn", str(refused["reason"]), str(refused["remedy"]))
     if any(answer.get("unit") == UNIT for answer in found):
         return ok(f"systemd tells of units ({UNIT})")
-    return Finding("warn", "the process that asks systemd ended early", remedy("fault"))
+    return Finding("warn", "the process that asks systemd ended early", remedy("units-child"))
 
 
 def look_at_agent(place: Place) -> Finding:

@@ -41,8 +41,9 @@ REMEDIES: Final = MappingProxyType(
             "insecure = false"
         ),
         "slow-bmc": (
-            "see whether it answers: curl -k --max-time 10 {endpoint}/redfish/v1/; if it does "
-            "not, reset the BMC (ipmitool mc reset cold) or check its network"
+            "see whether it answers: curl -k --max-time 10 https://ADDRESS/redfish/v1/ (its "
+            "address is in [redfish] credentials); if not, check its network or reset it: "
+            "ipmitool mc reset cold"
         ),
         "pod-logs": "run tychod with CAP_DAC_READ_SEARCH (its packaged unit does)",
         "not-installed": "install the package: apt install ./tychod_*.deb",
@@ -74,6 +75,7 @@ REMEDIES: Final = MappingProxyType(
         "state-mode": "chmod 0700 {path}",
         "state-unwritable": "remount its file system writable, or chown {owner} {path}",
         "state-space": "make room on the file system of {path}: df -h {path}",
+        "units-child": "see whether memory or processes are short: systemctl status --no-pager",
         "hung": "see whether it hangs: {what}",
         "fault": "this is a fault of tychod: please report it with this line",
     }

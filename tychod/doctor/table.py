@@ -61,7 +61,7 @@ CHECKS: Final = (
     Check("hwmon", "energy", "hwmon", energy.find_source("hwmon"), _hung("sensors")),
     Check("ipmi", "energy", "IPMI", energy.find_source("ipmi"), _hung("ipmitool mc info")),
     Check("redfish", "energy", "BMC credentials", energy.find_source("redfish"), _FILES),
-    Check("bmc", "energy", "BMC", energy.look_at_bmc, remedy("slow-bmc", endpoint="https://BMC")),
+    Check("bmc", "energy", "BMC", energy.look_at_bmc, remedy("slow-bmc")),
     Check("model", "energy", "CPU model", energy.find_source("model"), _FILES),
     Check("nvidia", "gpu", "NVIDIA driver", look_at_driver, _NVIDIA),
     Check("nvml", "gpu", "NVML", energy.find_source("nvml"), _NVIDIA),
