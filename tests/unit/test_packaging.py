@@ -66,6 +66,37 @@ def test_both_packages_hold_every_program(path: Path) -> None:
     assert f"\n/{found[1]}/{path.name}\n" in SPEC
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "packaging/man").iterdir()), ids=lambda path: path.name
+)
+def test_both_packages_hold_every_page(path: Path) -> None:
+    """A manual page reaches both packages, in the directory of its section."""
+    pages = (ROOT / "packaging/deb/tychod.manpages").read_text().split()
+
+    assert pages == ["packaging/man/*"]
+    assert f"\n/usr/share/man/man{path.suffix[1:]}/{path.name}\n" in SPEC
+
+
+@pytest.mark.parametrize("name", ["etc/grafana/*.json", "etc/prometheus/*.yml"])
+def test_both_packages_hold_what_is_ready_made(name: str) -> None:
+    """Dashboards and rules lie at one place, outside of the documentation that images leave out."""
+    place = f"usr/share/tychod/{Path(name).parent.name}"
+
+    assert f"\n{name} {place}\n" in INSTALL
+    assert f"-t %{{buildroot}}/{place} {name}\n" in SPEC
+
+
+def test_both_packages_hold_completion() -> None:
+    """Scripts for bash and zsh lie where the shells of either family of distributions look."""
+    for text, bash, zsh in (
+        (INSTALL + RULES, "debian/completion/tychoctl usr/share", "vendor-completions"),
+        (SPEC, "/usr/share/bash-completion/completions/tychoctl\n", "site-functions/_tychoctl\n"),
+    ):
+        assert "packaging/completion/tychoctl.bash" in text
+        assert bash in text
+        assert zsh in text
+
+
 @pytest.mark.parametrize("package", [RULES, SPEC], ids=["deb", "rpm"])
 def test_a_package_without_the_kernel_programs_cannot_be_built(package: str) -> None:
     """Both build the object, and stop when it is not there."""
