@@ -290,7 +290,7 @@ def _product(name: str, leaf: Leaf, gain: Gain, asked: _Asked) -> Plain:
         factor = split.dynamic_uj / expected_uj if split and expected_uj > 0.0 else None
     return {
         "intensity_j_per_cpu_s": intensity,
-        "weight": weight,
+        "weight": None if intensity is None else weight,
         "expected_uj": None if expected_uj is None else round(expected_uj, 3),
         "factor": factor,
     }

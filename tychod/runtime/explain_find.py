@@ -160,5 +160,6 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
     whole = "/" in asked
     ends: dict[str, str] = {}
     for one in names:
-        ends.setdefault((one if whole else one.rpartition("/")[2])[:NAME_CHARS], one)
+        end = one if whole else one.rpartition("/")[2].removesuffix(".service")
+        ends.setdefault(end[:NAME_CHARS], one)
     return [ends[end] for end in difflib.get_close_matches(asked, ends, n=3)]
