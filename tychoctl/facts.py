@@ -93,6 +93,8 @@ def _status_facts(reply: Reply, view: View) -> list[tuple[str, str]]:
     ]
     if view.wide:
         facts += [("connections", _render_map(section(reply, "connections")))]
+        if reply.get("endpoint"):
+            facts += [("metrics endpoint", _render_map(section(reply, "endpoint")))]
     qualities = render_qualities(section(reply, "domains"))
     return facts + [("energy", line) for line in qualities]
 

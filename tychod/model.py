@@ -376,3 +376,4 @@ class DaemonStatus:
     identity_routes: Mapping[str, str]  # route -> "ok" or the reason it is not used
     sources: tuple[SourceStatus, ...]
     troubles: tuple[Trouble, ...] = ()
+    endpoint: Mapping[str, int] | None = None  # what came of requests for metrics; None: off

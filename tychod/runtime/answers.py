@@ -99,6 +99,10 @@ class Answers:
             plain["labels_from"] = None if told is None else replies.route_state(told)
         return pack(plain)
 
+    def wait_s(self) -> float:
+        """Return the seconds until the first window is expected."""
+        return self._readers.wait_s()
+
     def _not_ready(self) -> ProtocolError:
         wait_s = max(self._readers.wait_s(), 0.0)
         message = f"the first window is not complete; {wait_s:.1f} s left"

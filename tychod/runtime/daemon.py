@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from tychod.analysis.state import Params, State
 from tychod.buffer import Latest
@@ -45,6 +45,9 @@ from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
 from tychod.settings import Settings, flat, plain
 
+if TYPE_CHECKING:
+    from tychod.runtime.http_endpoint import Endpoint
+
 log = logging.getLogger(__name__)
 
 LACKS_CAPABILITY: Final = Trouble(
@@ -57,6 +60,8 @@ WAIT_STEP_S: Final = 0.1
 NAMING_S: Final = 0.25
 """How long a window waits for the names of cgroups that were made just before its end."""
 LAST_READING_S: Final = 0.3
+QUIET_LIMIT_S: Final = 4.0
+"""Analysis shows itself twice a second; after this long without it something is wrong."""
 STOP_S: Final = 1.0
 """All threads together get this long; one that hangs in a driver is left behind."""
 
@@ -113,12 +118,20 @@ class Daemon:
             lambda: self.settings.config.control.admin_group,
         )
         self._build(host, store, saved)
-        self._server = ControlServer(
-            listener, self._answers(), path=path, recorders=self._recorders
-        )
-
-    def _answers(self) -> Answers:
         asked = Asked(lambda: self.settings.config, self.facts, self.status)
+        answers = self._answers(asked)
+        self._server = ControlServer(listener, answers, path=path, recorders=self._recorders)
+        self._endpoint = self._metrics_endpoint(asked, answers, credentials)
+
+    def _metrics_endpoint(self, asked: Asked, answers: Answers, folder: str) -> "Endpoint | None":
+        if not self.settings.config.metrics.enabled:
+            return None
+        from tychod.runtime.http_build import build_endpoint  # HTTP: most hosts need none
+
+        quiet = (self.quiet_s, QUIET_LIMIT_S)
+        return build_endpoint(asked, answers, folder, self._server.counts, quiet)
+
+    def _answers(self, asked: Asked) -> Answers:
         readers = Readers(
             self.facts,
             self.status,
@@ -186,6 +199,8 @@ class Daemon:
         self._analyser.start()
         self._history.start()
         self._server.start()
+        if self._endpoint is not None:
+            self._endpoint.start()
         self._check_crash()
 
     def _wait_tried(self, deadline_ns: int, stop_asked: Callable[[], bool]) -> None:
@@ -228,6 +243,8 @@ class Daemon:
         may be one to another way of accounting, has as little as possible to bridge.
         """
         self._server.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
         self._cpu.sampler.ask_stop()
         self._cpu.sampler.wait_rested(LAST_READING_S)
         deadline_ns = self._clock.now_ns() + round(STOP_S * 1e9)
@@ -298,6 +315,7 @@ class Daemon:
             identity_routes=self._metadata.routes(),
             sources=self.sources(),
             troubles=tuple(self._troubles()),
+            endpoint=self._endpoint.counts() if self._endpoint else None,
         )
 
     def _troubles(self) -> Iterator[Trouble]:
@@ -315,6 +333,8 @@ class Daemon:
             yield Trouble("identity", problem, "see who makes cgroups of such names")
         told = {s.sampler.plan.name: s.problems() for s in self._timed()}
         yield from source_troubles(told | self._timings.problems())
+        if self._endpoint is not None:
+            yield from self._endpoint.troubles()
         if not may_read_everything():
             yield LACKS_CAPABILITY
 

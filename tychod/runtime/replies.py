@@ -300,6 +300,7 @@ def status_body(
         "conservation_violations": status.conservation_violations,
         "attribution": _attribution(snapshot),
         "problems": problems_of(status, snapshot),
+        "endpoint": None if status.endpoint is None else dict(status.endpoint),
         "config_rejected": status.config_rejected,
         "identity": dict(status.identity_routes),
         **sources_body(status.sources, offset_ns),

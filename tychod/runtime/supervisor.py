@@ -13,7 +13,7 @@ from typing import Final
 
 from tychod.collectors import ENERGY_COLLECTORS
 from tychod.config import Config
-from tychod.runtime.daemon import Daemon, StartError
+from tychod.runtime.daemon import QUIET_LIMIT_S, Daemon, StartError
 from tychod.runtime.listener import ListenError, adopt_listener, bind_control_socket
 from tychod.runtime.logs import close_logging, set_level, setup_logging
 from tychod.runtime.notify import Notifier
@@ -35,8 +35,6 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
 FIRST_PASS_S: Final = 5.0
 """How long a source may take to answer for the first time before the start goes on without it."""
-QUIET_LIMIT_S: Final = 4.0
-"""Analysis shows itself twice a second; after this long without it the watchdog starves."""
 DEFAULT_SOCKET: Final = "/run/tychod/tychod.sock"
 DEFAULT_STATE: Final = "/var/lib/tychod"
 ROOTS: Final = ("procfs", "sysfs", "cgroupfs", "run", "var", "log")
