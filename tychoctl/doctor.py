@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +22,8 @@ from tychoctl.options import Options
 from tychoctl.recordings import RUN_TYCHOD
 
 SCHEMA: Final = 1
+WIDTH: Final = 80
+"""Cells of a line where it goes to no terminal."""
 HOST_S: Final = 2.85
 """Seconds until the host's half is given up; it gives each check 2.5 s and needs 0.2 s around."""
 DAEMON_S: Final = 2.4
@@ -42,17 +45,21 @@ def run(options: Options) -> int:
     if options.group is not None:
         checks = [check for check in checks if check.group == options.group]
     if options.output == "json":
-        plain = {
-            "schema": SCHEMA,
-            "checks": [check._asdict() for check in checks],
-            "summary": summary(checks)._asdict(),
-        }
-        output.write(json.dumps(plain) + "\n")
+        output.write(json.dumps(to_plain(checks)) + "\n")
     else:
         size = output.terminal_size()
         is_coloured = size is not None and not os.environ.get("NO_COLOR")
-        output.write(render(checks, size.columns if size else 80, coloured=is_coloured))
+        output.write(render(checks, size.columns if size else WIDTH, coloured=is_coloured))
     return 1 if any(check.state == "fail" for check in checks) else 0
+
+
+def to_plain(checks: Sequence[Check]) -> dict[str, object]:
+    """Return the checks and how many came out how, as plain data."""
+    return {
+        "schema": SCHEMA,
+        "checks": [check._asdict() for check in checks],
+        "summary": summary(checks)._asdict(),
+    }
 
 
 def start_host(options: Options) -> Half:

@@ -201,7 +201,7 @@ def view_of_route(told: str) -> View | None:
     first, _, rest = told.partition("; ")
     if first == "ok":
         return View("ok", rest or "uses it")
-    if first.startswith(("off ", "not configured")):
+    if first == "off" or first.startswith(("off ", "not configured")):
         return View("skip", first)
     if first.startswith("not "):
         return None
