@@ -6,7 +6,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import accounting, analyse, churn, client, daemon, footprint, identity, platform
+from tests.bench import (
+    accounting,
+    analyse,
+    churn,
+    client,
+    daemon,
+    footprint,
+    identity,
+    operator,
+    platform,
+)
 from tests.bench.figures import Figure, render
 from tests.bench.interpreter import daemon_python
 
@@ -21,6 +31,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "identity": identity.measure,
     "footprint": footprint.measure,
     "platform": platform.measure,
+    "operator": operator.measure,
 }
 
 

@@ -1,0 +1,14 @@
+"""What an operator's tools cost: each figure function is in a file of its own."""
+
+from collections.abc import Callable
+from typing import Final
+
+from tests.bench import exposition
+from tests.bench.figures import Figure
+
+FIGURES: Final[tuple[Callable[[], list[Figure]], ...]] = (exposition.measure,)
+
+
+def measure() -> list[Figure]:
+    """Return all figures, in this order."""
+    return [figure for function in FIGURES for figure in function()]
