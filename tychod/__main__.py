@@ -24,6 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check-config", action="store_true", help="check the settings, say what is wrong, exit"
     )
+    parser.add_argument(
+        "--hash-password",
+        action="store_true",
+        help="ask for a password, print its hash for [metrics] users_file, exit",
+    )
     parser.add_argument("--version", action="store_true", help="print version, commit, build time")
     parser.add_argument(
         "--replay",
@@ -81,17 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; 0 stopped, 1 failed, 2 wrong usage or configuration."""
     parser = build_parser()
     namespace = parser.parse_args(argv)
-    if namespace.version:
-        return _print(render_version("tychod", read_build()) + "\n", 0)
-    if namespace.check_config:
-        code, text = check_config(arguments_from(namespace), os.environ)
-        return _print(text, code)
-    if namespace.replay is not None:
-        return _replay(namespace.replay, as_json=namespace.json, verify=namespace.verify)
-    if namespace.doctor:
-        return _doctor(namespace)
-    if namespace.calibrate:
-        return _calibrate(namespace)
+    code = _run_once(namespace)
+    if code is not None:
+        return code
     if namespace.json or namespace.verify or namespace.load or namespace.seconds:
         parser.error(
             "--verify goes with --replay FILE, --load and --seconds with --calibrate, "
@@ -103,6 +100,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tychod.runtime.supervisor import run  # numpy and the sources: not for --version
 
     return run(arguments_from(namespace), os.environ)
+
+
+def _run_once(namespace: argparse.Namespace) -> int | None:
+    """Do what is asked for instead of the daemon; None where nothing is."""
+    code: int | None = None
+    if namespace.version:
+        code = _print(render_version("tychod", read_build()) + "\n", 0)
+    elif namespace.check_config:
+        failed, text = check_config(arguments_from(namespace), os.environ)
+        code = _print(text, failed)
+    elif namespace.hash_password:
+        code = _hash_password()
+    elif namespace.replay is not None:
+        code = _replay(namespace.replay, as_json=namespace.json, verify=namespace.verify)
+    elif namespace.doctor:
+        code = _doctor(namespace)
+    elif namespace.calibrate:
+        code = _calibrate(namespace)
+    return code
 
 
 def _calibrate(namespace: argparse.Namespace) -> int:
@@ -117,6 +133,16 @@ def _calibrate(namespace: argparse.Namespace) -> int:
         as_json=namespace.json,
     )
     return _print(outcome.text, outcome.code)
+
+
+def _hash_password() -> int:
+    """Print the hash of a password for `[metrics] users_file`; it is never on a command line."""
+    from tychod.runtime.http_auth import UsersError, ask_password, hash_text
+
+    try:
+        return _print(hash_text(ask_password(sys.stdin)) + "\n", 0)
+    except (UsersError, EOFError, KeyboardInterrupt) as exc:
+        return _print(f"tychod: {str(exc) or 'no password was given'}\n", 1)
 
 
 def _doctor(namespace: argparse.Namespace) -> int:

@@ -177,14 +177,13 @@ def ask_password(stdin: TextIO) -> bytes:
     Raise ``UsersError`` where there is none, or where the two differ.
     """
     if stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if getpass.getpass("Again: ") != password:
+        password = getpass.getpass("Password: ").encode("utf-8", "surrogateescape")
+        if getpass.getpass("Again: ").encode("utf-8", "surrogateescape") != password:
             raise UsersError("the two passwords differ")
     else:
-        password = stdin.readline(MAX_PASSWORD + 2).rstrip("\r\n")
-    raw = password.encode("utf-8", "surrogateescape")
-    if not raw:
+        password = stdin.buffer.readline(MAX_PASSWORD + 2).rstrip(b"\r\n")
+    if not password:
         raise UsersError("a password is needed: type it, or give it as one line on standard input")
-    if len(raw) > MAX_PASSWORD:
+    if len(password) > MAX_PASSWORD:
         raise UsersError(f"a password has at most {MAX_PASSWORD} bytes")
-    return raw
+    return password
