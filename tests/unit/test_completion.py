@@ -28,7 +28,7 @@ _tychoctl
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 TRY_ZSH = """autoload -Uz compinit; compinit -D -u; source {script}
-show() {{ print -r -- "<<$BUFFER>>"; BUFFER= }}; zle -N show; bindkey '^X' show
+show() {{ print -r -- "<<$BUFFER>>"; BUFFER= }}; zle -N show; bindkey '^T' show
 bindkey '^I' complete-word; echo REA''DY
 """
 
@@ -152,7 +152,7 @@ def in_zsh(environ: dict[str, str], lines: Sequence[str]) -> list[str]:
         _until(terminal, b"READY")
         found = []
         for line in lines:
-            os.write(terminal, line.encode() + b"\t\x18")
+            os.write(terminal, line.encode() + b"\t\x14")
             text = _until(terminal, b">>").rpartition(b"<<")[2].partition(b">>")[0]
             found.append(text.decode())
         return found
