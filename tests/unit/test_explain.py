@@ -14,7 +14,10 @@ from tests.fixtures import snapshots as made
 from tests.fixtures.explained import BORN_ID, ENDED_ID, PAST, ended, nameless, pair
 from tests.unit.test_render import GOLDEN, UPDATE
 from tychoctl import output, render, run
+from tychoctl.client import Connection
 from tychoctl.explain import COMMAND
+from tychoctl.explain import answers as explain_answers
+from tychoctl.options import parse_options
 from tychoctl.view import View
 from tychod.buffer import Latest
 from tychod.frames import ProtocolError
@@ -58,11 +61,16 @@ def flagged(leaf: Leaf, *flags: str) -> Leaf:
     return dataclasses.replace(leaf, flags=flags)
 
 
-def answers() -> Answers:
-    """Return the answers of a daemon whose last two windows were these."""
+def two_windows() -> Latest[Snapshot]:
+    """Return the place of the newest snapshot after both."""
     latest: Latest[Snapshot] = Latest()
     latest.publish(BEFORE)
     latest.publish(NOW)
+    return latest
+
+
+def answers(latest: Latest[Snapshot]) -> Answers:
+    """Return the answers of a daemon with these windows."""
     plain = made.make_answers(latest)
 
     def question(args: Explain, seen: Seen) -> Mapping[str, object]:
@@ -75,7 +83,7 @@ def answers() -> Answers:
 
 def reply_for(name: str, kind: Any) -> dict[str, Any]:
     """Return the daemon's whole answer, as it crosses the wire."""
-    found = answers()
+    found = answers(two_windows())
     packed = found.ask("explain", Explain(name, kind), found.access(everything=True))
     return dict(msgpack.unpackb(packed))
 
@@ -377,15 +385,31 @@ def test_the_command_asks_a_daemon(
     argv: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit codes and messages of the command against a server on a socket."""
-    latest: Latest[Snapshot] = Latest()
-    latest.publish(NOW)
+    latest = two_windows()
     path = tmp_path / "control.sock"
-    with made.serving(path, latest, answers()):
+    with made.serving(path, latest, answers(latest)):
         assert run.main(["explain", *argv, "--socket", str(path)]) == code
 
     printed = capsys.readouterr()
     assert words in printed.err
     assert ("shop" in printed.out and "nginx" in printed.out) == (code == 0)
+
+
+def test_a_watch_explains_every_window(tmp_path: Path) -> None:
+    """One connection tells of windows, the other asks: each answer is of the newest."""
+    latest: Latest[Snapshot] = Latest()
+    latest.publish(BEFORE)
+    path = tmp_path / "control.sock"
+    options = parse_options(["explain", "kernel", "-w"])
+    with made.serving(path, latest, answers(latest)), Connection(str(path)) as ticker:
+        replies = explain_answers(str(path), ticker, options)
+        first = next(replies)
+        latest.publish(NOW)
+        second = next(replies)
+        replies.close()
+
+    assert (first["sequence"], second["sequence"]) == (19, 20)
+    assert (first["basis"], second["basis"]) == ("power", "counters")
 
 
 def test_identity_of_a_pod_without_names_is_its_uid() -> None:

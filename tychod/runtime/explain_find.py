@@ -117,10 +117,11 @@ def _met(name: str, candidate: _Candidate) -> int | None:
 
 
 def _ambiguous(asked: Explain, found: Sequence[_Candidate]) -> str:
-    told = [f"{c.label[:NAME_CHARS]} (id {shortest_id(c.ids[0], found)})" for c in found]
-    more = f" and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    shown = found[:MOST_TOLD]
+    told = [f"{c.label[:NAME_CHARS]} (id {shortest_id(c.ids[0], found)})" for c in shown]
+    more = f" and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
     what = f"{asked.name[:NAME_CHARS]!r} is the name of {len(found)}"
-    return f"{what}: {'; '.join(told[:MOST_TOLD])}{more}; give an id instead"
+    return f"{what}: {'; '.join(told)}{more}; give an id instead"
 
 
 def shortest_id(wanted: str, found: Iterable[_Candidate]) -> str:
