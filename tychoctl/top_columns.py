@@ -49,6 +49,8 @@ def energy(microjoules: float | None, unit: str) -> str:
         return render.UNKNOWN
     value = microjoules / 1e6 if unit == "J" else microjoules / 1e6 / render.JOULES_PER_WH
     sign, value = "-" if value < 0 else "", abs(value)
+    if value < 0.0005:  # too little to show is not shown as nothing
+        return f"{'<0.001' if value else '0'} {unit}"
     for limit, size, prefix in ((999.5, 1.0, ""), (999_500.0, 1e3, "k"), (999.5e6, 1e6, "M")):
         if value < limit:
             return f"{sign}{render.three_digits(value / size)} {prefix}{unit}"
@@ -106,7 +108,7 @@ def columns(frame: Frame) -> list[Cells]:
     state, known = frame.state, frame.known
     unit = "POWER" if state.unit == "W" else f"ENERGY {state.unit}"
     found = [
-        Cells("KIND", 10, lambda row, _: row.kind, 72, "dim"),
+        Cells("KIND", 12, lambda row, _: row.kind, 72, "dim"),
         Cells(unit, 9, _amount, 0, "power"),
         Cells("SHARE %", 7, _share, 40),
         Cells("CPU %", 6, _cpu, 54),

@@ -72,7 +72,8 @@ class Keys:
             length = _sequence_length(self._data)
             if length is None:
                 break
-            keys.append(SEQUENCES.get(self._data[1:length], "unknown"))
+            sequence = self._data[1:length]
+            keys.append(SEQUENCES.get(sequence, "unknown") if sequence else "esc")
             self._data = self._data[length:]
         return keys
 

@@ -10,6 +10,7 @@ UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 Mode = Literal["list", "help", "text", "namespace"]
 KINDS: Final = ("container", "vm", "unit", "kernel", "system", "past", "unattributed")
 MOST_TYPED: Final = 100
+AMOUNTS: Final = ("power", "energy")
 ALL_ROWS: Final = 1_000_000_000
 
 
@@ -185,7 +186,10 @@ def _next_kind(state: State) -> State:
 
 
 def _next_unit(state: State) -> State:
-    return state._replace(unit=UNITS[(UNITS.index(state.unit) + 1) % len(UNITS)])
+    """Show the next unit; who orders by what is shown goes on to do so."""
+    unit = UNITS[(UNITS.index(state.unit) + 1) % len(UNITS)]
+    sort = state.sort if state.sort not in AMOUNTS else AMOUNTS[unit != "W"]
+    return state._replace(unit=unit, sort=sort)
 
 
 def _sort_by(sort: str) -> Callable[[State], State]:
@@ -251,8 +255,7 @@ HELP: Final = (
     ("left right", "fold and go out, unfold"),
     ("[ ]", "fold all, unfold all"),
     ("t", "tree or flat list"),
-    ("s", "next order: power, energy, cpu, name"),
-    ("P E C N", "order by power, energy, cpu, name"),
+    ("s or P E C N", "next order; by power, energy, cpu, name"),
     ("r", "reverse the order"),
     ("u", "next unit: W, J, Wh"),
     ("b", "energy since the view began, or since tychod counts"),
@@ -263,5 +266,7 @@ HELP: Final = (
     ("Esc", "drop all filters"),
     ("a", "also what used no energy"),
     ("Ctrl-L", "draw anew"),
+    ("bars", "first the idle part, then the dynamic one"),
+    ("±", "the truth lies within for about 95 of 100 workloads"),
     ("? h", "this help; any other key leaves it"),
 )

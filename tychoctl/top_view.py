@@ -283,7 +283,7 @@ def _bottom(scene: Scene) -> Line:
 
 def _help(scene: Scene) -> list[Line]:
     page = max(scene.height - 1, 1)
-    lines: list[Line] = [[(f"{keys:<13}", "title"), (told, "")] for keys, told in HELP]
+    lines: list[Line] = [[(f"{keys:<14}", "title"), (told, "")] for keys, told in HELP]
     shown = lines[scene.state.help_offset :][:page]
     more = len(HELP) > page
     told = "up and down for more, any other key goes back" if more else "any key goes back"
