@@ -35,12 +35,12 @@ def _pod(name_key: str, uid_key: str) -> Column:
     def text(entry: Entry) -> str:
         """Without a name the uid tells one pod from another, and finds it in the kubelet's log."""
         uid = entry.get(uid_key)
-        return render.name(entry.get(name_key) or (f"uid {uid}" if uid else None)) + _place(entry)
+        return render.name(entry.get(name_key) or (f"uid {uid}" if uid else None)) + place(entry)
 
     return Column("POD", text, shrinks=True)
 
 
-def _place(entry: Entry) -> str:
+def place(entry: Entry) -> str:
     """Return a mark for a pod whose names the owner of another workload chose."""
     if entry.get("nested") is not True:
         return ""

@@ -40,7 +40,7 @@ def render_list(op: str, reply: Reply, view: View) -> str:
         return _render_sums_alone(view.sums, reply, view)
     chosen = choose(rows_of(op, reply), view)
     columns = COLUMNS[op] + (WIDE[op] if view.wide else ())
-    placed = _placed(op, chosen.rows, reply)
+    placed = placed_rows(op, chosen.rows, reply)
     lines = render.table(columns, placed, room(view), header=view.headers)
     if not view.headers:
         return render.lines(lines)
@@ -76,7 +76,7 @@ def _nothing(what: str, view: View) -> str:
     return f"no {what}{place}{' with such labels' if view.selector else ''}"
 
 
-def _placed(op: str, rows: list[Entry], reply: Reply) -> list[Entry]:
+def placed_rows(op: str, rows: list[Entry], reply: Reply) -> list[Entry]:
     """Return entries with what follows from the rest of the answer.
 
     That is how long ago an ended one ended, and the name of what a nested one runs in.

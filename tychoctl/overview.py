@@ -5,7 +5,8 @@ from typing import Final
 
 from tychoctl import output, render
 from tychoctl.client import Connection, Failure, Reply, socket_path
-from tychoctl.lists import render_qualities, render_window
+from tychoctl.columns import place
+from tychoctl.lists import placed_rows, render_qualities, render_window
 from tychoctl.options import Options
 from tychoctl.render import Column, number
 from tychoctl.run import patiently
@@ -20,7 +21,7 @@ def _name(entry: Entry) -> str:
     """Return what people call a workload: of a pod its name, else kind and name."""
     if entry.get("pod_uid"):
         pod = entry.get("pod") or f"uid {entry.get('pod_uid')}"
-        return f"{render.name(entry.get('namespace'))}/{render.name(pod)}"
+        return f"{render.name(entry.get('namespace'))}/{render.name(pod)}{place(entry)}"
     kind, name = render.name(entry.get("kind")), render.name(entry.get("name"))
     return name if kind == name else f"{kind} {name}"
 
@@ -84,7 +85,8 @@ def _most(used: Reply, view: View) -> list[str]:
     if not whole:
         return []
     chosen = choose(_by_pod(whole), view._replace(limit=SHOWN))
-    table = render.table(WORKLOAD_COLUMNS, chosen.rows, room(view))
+    rows = placed_rows("workloads", chosen.rows, used)
+    table = render.table(WORKLOAD_COLUMNS, rows, room(view))
     more = f"{chosen.cut_off} more: tychoctl workloads" if chosen.cut_off else ""
     return ["", *table, "", *([more] if more else []), render_window(used)]
 
