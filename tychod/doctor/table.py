@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tychod.doctor import accounting, energy, machine, names, service, systemd
+from tychod.doctor import accounting, aside, energy, machine, names, service, systemd
 from tychod.doctor.model import Check, Finding, skip
 from tychod.doctor.remedies import remedy
 
@@ -64,7 +64,7 @@ CHECKS: Final = (
     Check("bmc", "energy", "BMC", energy.look_at_bmc, remedy("slow-bmc")),
     Check("model", "energy", "CPU model", energy.find_source("model"), _FILES),
     Check("nvidia", "gpu", "NVIDIA driver", look_at_driver, _NVIDIA),
-    Check("nvml", "gpu", "NVML", energy.find_source("nvml"), _NVIDIA),
+    Check("nvml", "gpu", "NVML", aside.look_at_gpus, _NVIDIA),
     Check("kubelet", "names", "Kubelet", names.look_at_kubelet, _KUBELET),
     Check("bundle", "names", "Bundles", names.find_route("bundle"), _FILES),
     Check("runtime-file", "names", "Runtimes' files", names.find_route("runtime-file"), _FILES),
