@@ -96,7 +96,8 @@ def _by_pod(leaves: list[Entry]) -> list[Entry]:
     rows: dict[str, Entry] = {}
     for leaf in leaves:
         pod = leaf.get("pod_uid")
-        key = f"pod {pod}" if pod else f"{leaf.get('kind')} {leaf.get('id')}"
+        inside = leaf.get("parent") if leaf.get("nested") is True else None
+        key = f"pod {pod} {inside}" if pod else f"{leaf.get('kind')} {leaf.get('id')}"
         rows[key] = _added(rows[key], leaf) if key in rows else leaf
     return list(rows.values())
 

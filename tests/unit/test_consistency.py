@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_render import GOLDEN, UPDATE, rendered, reply_for
-from tychoctl import output, overview, view
+from tychoctl import overview, view
 from tychoctl.client import Failure
 from tychoctl.commands import COMMANDS
 from tychoctl.helptexts import OTHERS, grouped
