@@ -158,6 +158,11 @@ _TASKS: Final = (
         outputs=("table", "wide", "json"),
     ),
     Task(
+        "report",
+        "energy of a stretch of time by namespace, pod, unit or workload, and what it cost",
+        "tychoctl report --by pod --since yesterday --until today",
+    ),
+    Task(
         "metrics",
         "the text that the metrics endpoint would serve, raw; no port is needed",
         "tychoctl metrics --names kepler",

@@ -58,6 +58,10 @@ class Options(NamedTuple):
     interval: float | None = None
     names: str | None = None  # of metrics
     openmetrics: bool = False
+    by: str = "namespace"  # of a report
+    since: str | None = None
+    until: str | None = None
+    last: str | None = None
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -325,6 +329,12 @@ def _add_metrics_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    from tychoctl.report import add_options
+
+    add_options(parser)
+
+
 def _add_explain_options(parser: argparse.ArgumentParser) -> None:
     from tychoctl.explain import add_options
 
@@ -342,6 +352,7 @@ TASK_OPTIONS: Final = {
     "explain": _add_explain_options,
     "top": _add_top_options,
     "metrics": _add_metrics_options,
+    "report": _add_report_options,
     "completion": _add_completion_options,
     "record": _add_record_options,
     "replay": _add_replay_options,

@@ -83,6 +83,10 @@ def run_task(options: Options) -> int:
         from tychoctl import completion
 
         code = completion.run(options)
+    elif options.command == "report":
+        from tychoctl import report
+
+        code = report.run(options)
     elif options.command == "metrics":
         from tychoctl import metrics
 

@@ -18,6 +18,7 @@ _tychoctl_options() {
         'version') echo '-h --help --socket -o --output --no-headers' ;;
         'doctor') echo '-h --help --socket -o --output --group --config --config-dir' ;;
         'top') echo '-h --help --socket --wait -n --namespace -l --selector --kind --sort --tree --flat --units --interval' ;;
+        'report') echo '-h --help --socket -o --output --wait --by --since --until --last -n --namespace -A --all-namespaces --sort -r --reverse --limit -a --all --no-headers' ;;
         'metrics') echo '-h --help --socket --wait --names --openmetrics' ;;
         'record') echo '-h --help --socket -o --output --wait --for --force' ;;
         'replay') echo '-h --help -o --output --verify -n --namespace -A --all-namespaces -l --selector --namespaces --slices --sort -r --reverse --limit -a --all --no-headers' ;;
@@ -46,6 +47,7 @@ _tychoctl_offer() {
         'doctor --config-dir'|\
         'top --socket'|\
         'explain --socket'|\
+        'report --socket'|\
         'metrics --socket'|\
         'record --socket'|\
         'record 1'|\
@@ -77,6 +79,8 @@ _tychoctl_offer() {
         'config --output'|\
         'version -o'|\
         'version --output'|\
+        'report -o'|\
+        'report --output'|\
         'replay -o'|\
         'replay --output') echo 'table wide json csv' ;;
         'workloads -n'|\
@@ -91,6 +95,8 @@ _tychoctl_offer() {
         'processes --namespace'|\
         'top -n'|\
         'top --namespace'|\
+        'report -n'|\
+        'report --namespace'|\
         'replay -n'|\
         'replay --namespace') echo '@namespaces' ;;
         'workloads --sort'|\
@@ -115,6 +121,8 @@ _tychoctl_offer() {
         'explain 1'|\
         'completion 2') echo 'pod container vm unit workload' ;;
         'explain 2') echo '@names' ;;
+        'report --by') echo 'namespace pod unit workload node' ;;
+        'report --sort') echo 'energy cpu name' ;;
         'metrics --names') echo 'tycho kepler' ;;
         'replay 2') echo 'node gpus workloads pods containers vms units processes' ;;
         'completion 1') echo 'bash zsh' ;;
@@ -222,6 +230,18 @@ _tychoctl_takes_value() {
         'explain -o'|\
         'explain --output'|\
         'explain --wait'|\
+        'report --socket'|\
+        'report -o'|\
+        'report --output'|\
+        'report --wait'|\
+        'report --by'|\
+        'report --since'|\
+        'report --until'|\
+        'report --last'|\
+        'report -n'|\
+        'report --namespace'|\
+        'report --sort'|\
+        'report --limit'|\
         'metrics --socket'|\
         'metrics --wait'|\
         'metrics --names'|\
@@ -307,7 +327,7 @@ _tychoctl() {
     elif [[ $cur == -* ]]; then
         _tychoctl_fill "$(_tychoctl_options "$command")"
     elif [[ ! $command ]]; then
-        _tychoctl_fill 'status sources node gpus workloads pods containers vms units processes config version doctor top explain metrics record replay completion'
+        _tychoctl_fill 'status sources node gpus workloads pods containers vms units processes config version doctor top explain report metrics record replay completion'
     else
         _tychoctl_fill "$(_tychoctl_offer "$command" $((number + 1)))"
     fi

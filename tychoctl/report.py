@@ -1,0 +1,103 @@
+"""`tychoctl report`: energy of a stretch of time, with its cost where a price is set."""
+
+import argparse
+from datetime import datetime
+from typing import Final
+
+from tychoctl import output
+from tychoctl.client import Connection, Reply, socket_path
+from tychoctl.commands import Command
+from tychoctl.moments import parse_period
+from tychoctl.options import Options
+from tychoctl.report_text import choose_rows, render_report, report_rows
+from tychoctl.run import patiently, view_of
+from tychoctl.values import parse_count, parse_namespace
+from tychoctl.view import View
+
+TIMEOUT_S: Final = 60.0
+"""tychod reads its files first; months of them take seconds."""
+BY: Final = ("namespace", "pod", "unit", "workload", "node")
+"""As tychod.protocol.ReportBy has them; to import that takes as long as all the rest."""
+SORTS: Final = ("energy", "cpu", "name")
+COMMAND: Final = Command("report", "", "", "report", render_report, report_rows)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what is reported."""
+    parser.add_argument(
+        "--by",
+        choices=BY,
+        metavar="WHAT",
+        help=f"what it is summed by: {', '.join(BY)} (default: namespace)",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        help="from when: a time, a day, 3h (ago), today (the default), yesterday",
+    )
+    parser.add_argument("--until", metavar="TIME", help="until when (default: now)")
+    parser.add_argument(
+        "--last", metavar="TIME", help="instead of both: 24h, 7d, today, yesterday (the whole day)"
+    )
+    parser.add_argument(
+        "-n", "--namespace", metavar="NS", type=parse_namespace, help="only rows of this namespace"
+    )
+    parser.add_argument(
+        "-A",
+        "--all-namespaces",
+        dest="all_namespaces",
+        action="store_true",
+        help="every namespace, as it is without -n",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=SORTS,
+        metavar="KEY",
+        help=f"order: {', '.join(SORTS)} (default: energy); most first, names from A",
+    )
+    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
+    parser.add_argument(
+        "-a",
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="show also what used no energy, as json and csv always do",
+    )
+    parser.add_argument(
+        "--no-headers",
+        dest="no_headers",
+        action="store_true",
+        help="rows alone (table, wide, csv)",
+    )
+
+
+def run(options: Options) -> int:
+    """Print one report; return the exit code."""
+    now = datetime.now().astimezone()
+    asked = parse_period(options.since, options.until, options.last, now)
+    path = socket_path(options.socket)
+
+    def once() -> Reply:
+        with Connection(path, TIMEOUT_S) as connection:
+            args = {"by": options.by, "start": asked.start, "end": asked.end}
+            return connection.call("report", args)
+
+    reply = patiently(once, path, options.wait)
+    view = view_of(options)
+    if options.sort not in SORTS:
+        view = view._replace(sort="energy")
+    if options.output in ("json", "csv"):
+        view = view._replace(everything=True)
+    if options.output == "json":
+        reply = narrowed(reply, view)
+    output.write(output.render(COMMAND, reply, options.output, view))
+    return 0
+
+
+def narrowed(reply: Reply, view: View) -> Reply:
+    """Return the answer with the rows that are wanted."""
+    report = reply.get("report")
+    if not isinstance(report, dict):
+        return reply
+    return {**reply, "report": {**report, "rows": choose_rows(report, view).rows}}
