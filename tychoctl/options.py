@@ -93,10 +93,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
-    # Each command costs time to declare; the first argument mostly says which one is meant.
-    first = ALL.get(argv[0]) if argv else None
-    parser = make_parser(ALL.values() if first is None else (first,))
-    space, unknown = parser.parse_known_args(join_watch(argv))
+    joined = join_watch(argv)
+    space, unknown = make_parser(meant(joined)).parse_known_args(joined)
     found = vars(space)
     options = Options(**{key: value for key, value in found.items() if value is not None})
     if unknown:
@@ -110,6 +108,23 @@ def parse_options(argv: Sequence[str]) -> Options:
     if options.watch is not None and "output" not in found and terminal_size() is None:
         options = options._replace(output="json")  # a program reads it: one answer a line
     return options._replace(ordered=bool(found.keys() & {"sort", "reverse"}))
+
+
+def meant(argv: Sequence[str]) -> Iterable[Command | Task]:
+    """Return the command that a command line has; all where it may be any or help is wanted.
+
+    Each costs time to declare, some import modules for it.
+    """
+    rest = iter(argv)
+    for argument in rest:
+        if argument in ("-h", "--help"):
+            return ALL.values()
+        if argument in ("--socket", "-o", "--output", "--wait"):
+            next(rest, None)
+        elif not argument.startswith("-"):
+            command = ALL.get(argument)
+            return ALL.values() if command is None else (command,)
+    return ()
 
 
 def join_watch(argv: Sequence[str]) -> list[str]:
