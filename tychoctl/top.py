@@ -20,7 +20,7 @@ from tychoctl.top_keys import ESCAPE_WAIT_S, Keys, Terminal
 from tychoctl.top_model import History, Known, absorb, begin_anew, trend_points
 from tychoctl.top_paint import Canvas, make_paint
 from tychoctl.top_rows import Row, make_rows
-from tychoctl.top_state import State, press, settle
+from tychoctl.top_state import State, choice_of, press, settle
 from tychoctl.top_view import Scene, draw, page_of
 from tychoctl.values import EVERY_WINDOW
 
@@ -124,7 +124,7 @@ class Top:
             kind=options.kind,
         )
         self._keys = Keys()
-        self._canvas = Canvas(make_paint(os.environ))
+        self._canvas = Canvas(make_paint())
         self._ascii = "utf" not in (sys.stdout.encoding or "").lower()
         self._history = History()
         self._newest = self._shown = Known()
@@ -132,6 +132,7 @@ class Top:
         self._came_s = time.monotonic()
         self._lost: Failure | None = None
         self._rows: list[Row] = []
+        self._made: tuple[Known, State] | None = None  # what the rows were made of
 
     def follow(self, feed: Feed, wake_fd: int) -> None:
         """Show what comes until the user leaves."""
@@ -224,7 +225,10 @@ class Top:
         return page_of(self._shown, height)
 
     def _settle(self) -> None:
-        self._rows = make_rows(self._shown, self._state)
+        told = (self._shown, choice_of(self._state))
+        if self._made is None or self._made[0] is not told[0] or self._made[1] != told[1]:
+            self._made = told  # a key held down moves through rows that are made already
+            self._rows = make_rows(self._shown, self._state)
         self._state = settle(self._state, self._rows, self._page())
 
     def _refresh(self) -> None:
@@ -258,9 +262,11 @@ class Top:
         """Leave when there is nothing to wait for."""
         if self._lost is None or self._lost.code == "not-ready":
             return
-        is_over = time.monotonic() - self._came_s > GIVE_UP_S
-        if is_over or self._lost.code in HOPELESS:
+        if self._lost.code in HOPELESS:
             raise self._lost
+        if time.monotonic() - self._came_s > GIVE_UP_S:
+            message = f"tychod did not come back within {GIVE_UP_S:.0f} s: {self._lost.message}"
+            raise Failure("not-running", message)
 
 
 def told_of(failure: Failure, silent_s: float) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from tychoctl.client import Failure
+
 Span = tuple[str, str]
 Paint = Callable[[str, str], str]
 """Returns a text in a style."""
@@ -29,13 +31,17 @@ STYLES: Final[Mapping[str, str]] = {
 }
 
 
-def make_paint(environ: Mapping[str, str]) -> Paint:
+def make_paint() -> Paint:
     """Return what styles a text for this terminal; NO_COLOR leaves weights, TERM=dumb nothing."""
-    from rich.color import ColorSystem
-    from rich.console import Console
-    from rich.style import Style
+    try:
+        from rich.color import ColorSystem
+        from rich.console import Console
+        from rich.style import Style
+    except ImportError as exc:
+        advice = "install it (apt install python3-rich), or use tychoctl workloads -w"
+        raise Failure("unavailable", f"top needs the Python library rich: {advice}") from exc
 
-    console = Console(force_terminal=True, _environ=environ)
+    console = Console(force_terminal=True)
     if console.color_system is None or console.is_dumb_terminal:
         return lambda text, _: text
     system = ColorSystem[{"256": "EIGHT_BIT"}.get(name := console.color_system, name.upper())]

@@ -61,9 +61,18 @@ def is_wanted(leaf: Leaf, state: State) -> bool:
     return (
         (state.everything or not leaf.is_empty)
         and state.kind in (None, leaf.kind)
-        and state.namespace in (None, leaf.namespace)
+        and _is_in(leaf, state)
         and (not state.text or state.text.lower() in leaf.text)
     )
+
+
+def _is_in(leaf: Leaf, state: State) -> bool:
+    """Say whether a leaf is in the namespace; while that is typed its beginning is enough."""
+    if state.namespace is None:
+        return True
+    if state.mode == "namespace":
+        return leaf.namespace.startswith(state.namespace)
+    return leaf.namespace == state.namespace
 
 
 def _path(leaf: Leaf) -> str:

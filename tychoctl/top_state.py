@@ -58,6 +58,23 @@ class Foldable(Protocol):
 Rows = Sequence[Foldable]
 
 
+def choice_of(state: State) -> State:
+    """Return of a state only what decides which rows there are."""
+    mode: Mode = "namespace" if state.mode == "namespace" else "list"
+    return State(
+        sort=state.sort,
+        reverse=state.reverse,
+        is_tree=state.is_tree,
+        is_whole=state.is_whole,
+        namespace=state.namespace,
+        kind=state.kind,
+        text=state.text,
+        everything=state.everything,
+        mode=mode,
+        folded=state.folded,
+    )
+
+
 def settle(state: State, rows: Rows, page: int) -> State:
     """Return the state with the cursor on a row that is there, on the page that is shown."""
     if state.cursor is None:

@@ -80,6 +80,9 @@ def test_keys_choose_what_is_shown() -> None:
     assert after("q").is_leaving
     assert after(["/", "w", "x", "backspace", "enter"]).text == "w"
     assert after(["n", *"shop", "enter"]).namespace == "shop"
+    assert after(["n", *"sh"]).mode == "namespace"
+    assert labels(after(["n", *"sh"])) == labels(after(["n", *"shop", "enter"])) != []
+    assert labels(after(["n", *"sh", "enter"])) == []
     state = after(["f", "n", *"shop", "enter", "/", "w", "enter", "esc"])
     assert (state.kind, state.namespace, state.text, state.mode) == (None, None, "", "list")
 

@@ -113,9 +113,10 @@ def test_markup_in_a_name_is_only_text() -> None:
     workloads, node = replies()
     workloads["workloads"][0]["name"] = "[red]x[/red]"
     known = absorb(Known(), workloads, node)
-    paint = make_paint({"TERM": "xterm-256color"})
 
-    text = Canvas(paint).update([[(line, "dim")] for line in screen(known, State(), 80, 24)], 80)
+    text = Canvas(make_paint()).update(
+        [[(line, "dim")] for line in screen(known, State(), 80, 24)], 80
+    )
 
     assert "[red]x[/red]" in text
 
@@ -145,10 +146,14 @@ def test_what_is_missing_or_strange_in_an_answer_is_not_known() -> None:
     ],
 )
 def test_colours_only_where_they_are_wanted(
-    told: dict[str, str], colours: bool, weights: bool
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], colours: bool, weights: bool
 ) -> None:
     """NO_COLOR leaves bold and reverse; a dumb terminal gets plain text."""
-    paint = make_paint(told)
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    paint = make_paint()
 
     assert (paint("x", "idle") != "x") is colours
     assert (paint("x", "chosen") != "x") is weights
