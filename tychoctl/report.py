@@ -23,7 +23,12 @@ COMMAND: Final = Command("report", "", "", "report", render_report, report_rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what is reported."""
+    """Declare what is reported, of when, and how it is shown."""
+    _add_periods(parser)
+    _add_rows(parser)
+
+
+def _add_periods(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         choices=BY,
@@ -39,6 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--last", metavar="TIME", help="instead of both: 24h, 7d, today, yesterday (the whole day)"
     )
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--namespace", metavar="NS", type=parse_namespace, help="only rows of this namespace"
     )
