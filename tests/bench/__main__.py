@@ -10,7 +10,6 @@ from tests.bench import (
     accounting,
     analyse,
     churn,
-    client,
     daemon,
     footprint,
     identity,
@@ -23,7 +22,6 @@ from tests.bench.interpreter import daemon_python
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "analyse": analyse.measure,
     "churn": churn.measure,
-    "client": client.measure,
     "start": daemon.measure_start,
     "cpu": daemon.measure_cpu,
     "memory": daemon.measure_memory,
