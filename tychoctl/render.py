@@ -151,7 +151,7 @@ def display_width(text: str) -> int:
     import unicodedata
 
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    marks = sum(unicodedata.combining(c) != 0 for c in text)
+    marks = sum(unicodedata.category(c) in ("Mn", "Me") for c in text)
     return len(text) + wide - marks
 
 
