@@ -16,6 +16,7 @@ TIMEOUT_S: Final = 5.0
 WINDOW_TIMEOUT_S: Final = 70.0
 """Longest wait for a window: [window] length may be 60 s."""
 RECEIVE_BYTES: Final = 256 * 1024
+CHECK: Final = "does another program listen there? See --socket and journalctl -u tychod"
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -157,7 +158,7 @@ class Connection:
         if error is not None:
             raise _as_failure(_as_map(error))
         if reply.get("id") != self._id or "ok" not in reply:
-            raise Failure("protocol", "tychod answered something else than was asked")
+            raise Failure("protocol", f"tychod answered something else than was asked; {CHECK}")
         return reply["ok"], reply.get("more") is True
 
     def _next_message(self, timeout_s: float) -> object:
@@ -167,7 +168,8 @@ class Connection:
             try:
                 self._messages.extend(self._decoder.feed(data))
             except ProtocolError as exc:
-                raise Failure("protocol", f"tychod sent what is no answer: {exc.message}") from exc
+                message = f"tychod sent what is no answer: {exc.message}; {CHECK}"
+                raise Failure("protocol", message) from exc
         return self._messages.pop(0)
 
     def _receive(self, left_s: float, timeout_s: float) -> bytes:
@@ -210,20 +212,26 @@ def _connect_failure(path: str, exc: OSError) -> Failure:
 
         return Failure("forbidden", render_not_permitted(path))
     if isinstance(exc, BlockingIOError | TimeoutError):
-        return Failure("busy", f"tychod does not take connections on {path}; try again later")
-    return Failure("connect", f"{path}: {exc.strerror or exc}")
+        return Failure(
+            "busy", f"tychod does not take connections on {path}; try again, or --wait 10"
+        )
+    why = f"cannot connect to {path}: {exc.strerror or exc}"
+    return Failure("connect", f"{why}; name tychod's socket with --socket or TYCHOD_SOCKET")
 
 
 def _as_map(value: object) -> Reply:
     if not isinstance(value, dict):
-        raise Failure("protocol", "tychod sent what is no answer: a map was expected")
+        raise Failure("protocol", f"tychod sent what is no answer: a map was expected; {CHECK}")
     return value
 
 
 def _as_failure(error: Reply) -> Failure:
     seconds = error.get("seconds")
     known_s = float(seconds) if isinstance(seconds, int | float) else None
-    return Failure(str(error.get("code")), str(error.get("message")), known_s)
+    message = str(error.get("message"))
+    if message.startswith("unknown operation"):  # of a daemon from before this command
+        message += "; upgrade tychod, and restart it (tychoctl version tells both versions)"
+    return Failure(str(error.get("code")), message, known_s)
 
 
 def socket_path(option: str | None, environ: Mapping[str, str] = os.environ) -> str:

@@ -135,7 +135,9 @@ def finish(part: Path, target: Path, written: Written) -> None:
         part.unlink()
     except OSError as exc:
         raise Failure("output", f"cannot make {target}: {exc.strerror or exc}") from exc
-    raise Failure("failed", f"{target} was not written: no window was over yet")
+    raise Failure(
+        "failed", f"{target} was not written: no window was over yet; record longer: --for 1m"
+    )
 
 
 def tell(target: Path, written: Written, options: Options) -> None:

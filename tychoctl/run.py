@@ -175,7 +175,7 @@ def first_of(replies: Iterator[Reply]) -> Reply:
 
 def stream_ended() -> Failure:
     """Return what it means that the daemon ends a stream by itself."""
-    return Failure("not-running", "tychod ended the stream: it stops or restarts")
+    return Failure("not-running", "tychod ended the stream: it stops or restarts; start again with --wait 10")
 
 
 def patiently(attempt: Callable[[], T], path: str, wait_s: float | None) -> T:
@@ -215,6 +215,8 @@ def advised(failure: Failure, path: str) -> Failure:
 
         service = advice.read_service() if path == DEFAULT_SOCKET else None
         return Failure(failure.code, advice.render_not_running(path, service))
+    if failure.code == "not-ready":
+        return Failure(failure.code, f"{failure.message}; --wait 10 waits for it", failure.seconds)
     return failure
 
 

@@ -371,6 +371,39 @@ def test_watch_prints_a_line_a_window_and_ends_quietly(
     assert (watching.returncode, out, error) == (0, "", "")
 
 
+def test_a_watch_that_no_terminal_shows_prints_json_lines(
+    path: Path, latest: Latest[Snapshot]
+) -> None:
+    """A program that reads a watch needs no -o; who asks for a table gets one."""
+    with made.serving(path, latest):
+        with running(path, "units", "-w", "0.1") as watching:
+            lines = [json.loads(read_line(watching)) for _ in range(2)]
+        with running(path, "units", "-w", "0.1", "-o", "table", "--no-headers") as watching:
+            rows = [read_line(watching) for _ in range(4)]
+
+    assert [line["sequence"] for line in lines] == [20, 20]
+    assert [row.split()[0] for row in rows] == ["cron.service", "evil\\x1b[2J.service"] * 2
+
+
+def test_without_a_command_the_node_is_on_one_screen(path: Path, latest: Latest[Snapshot]) -> None:
+    """Exit 0 and at most 24 lines where tychod answers; else exit 5, what to do and the help."""
+    missing = tychoctl(path)
+    with made.serving(path, latest):
+        done = tychoctl(path)
+        slot: Latest[Snapshot] = Latest()
+    with made.serving(path, slot):
+        early = tychoctl(path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 5 < len(done.stdout.splitlines()) <= 24
+    assert "power" in done.stdout
+    assert (missing.returncode, missing.stdout) == (5, "")
+    assert "nothing answers on" in missing.stderr
+    assert "tychoctl --help lists the commands" in missing.stderr
+    assert early.returncode == 0
+    assert "the first window is not over yet" in early.stdout
+
+
 def test_watch_of_csv_has_one_header(path: Path, latest: Latest[Snapshot]) -> None:
     """Watched CSV stays one file: titles once, then rows."""
     with made.serving(path, latest), running(path, "node", "-o", "csv", "-w", "0.1") as watching:
