@@ -12,7 +12,7 @@ from tychoctl.commands import Command, Rows
 from tychoctl.explain_text import render_explain
 from tychoctl.options import Options
 from tychoctl.run import first_of, patiently, stream_ended, view_of
-from tychoctl.values import EVERY_WINDOW
+from tychoctl.values import EVERY_WINDOW, parse_namespace
 from tychoctl.view import View
 
 KINDS: Final = ("pod", "container", "vm", "unit", "workload")
@@ -34,6 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME",
         help="NAMESPACE/NAME of a pod, a name, an id or its first characters, kernel, system",
+    )
+
+    parser.add_argument(
+        "-n",
+        "--namespace",
+        metavar="NS",
+        type=parse_namespace,
+        help="namespace of a NAME without one",
     )
 
 
@@ -61,7 +69,8 @@ def run(options: Options) -> int:
 
 def ask(connection: Connection, options: Options) -> Reply:
     """Return the daemon's explanation."""
-    return connection.call("explain", {"name": options.name, "kind": options.what})
+    name = f"{options.namespace}/{options.name}" if options.namespace else options.name
+    return connection.call("explain", {"name": name, "kind": options.what})
 
 
 def watch(options: Options) -> int:

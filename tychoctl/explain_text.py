@@ -132,6 +132,9 @@ def _total(reply: Reply) -> Iterator[str]:
         return
     yield _line("power", f"{render.power(total.get('power_w'))} over {' + '.join(names)}")
     yield _line("energy", f"{joules(total.get('uj'))} J in this window{_interval(total)}")
+    if number(total.get("idle_uj")):
+        dynamic = f"{joules(total.get('dynamic_uj'))} J dynamic"
+        yield _line("", f"of it {joules(total.get('idle_uj'))} J idle and {dynamic}")
     since = section(total, "since_first_seen")
     parts = [number(since.get("idle_uj")), number(since.get("dynamic_uj"))]
     if None not in parts:
@@ -149,7 +152,8 @@ def _interval(entry: Entry) -> str:
         return "; how sure that is is not known"
     if not number(entry.get("sd_uj")):
         return ""
-    return f"; 95 % from {render.energy(bounds[0])} to {render.energy(bounds[1])}"
+    what = "95 %, by its dynamic part," if number(entry.get("idle_uj")) else "95 %"
+    return f"; {what} from {render.energy(bounds[0])} to {render.energy(bounds[1])}"
 
 
 def _texts(entry: Mapping[str, object], key: str) -> list[str]:
@@ -183,6 +187,9 @@ def _domain(domain: Entry, reply: Reply, view: View) -> list[str]:
     lines.append(f"  this: {what}{_interval(own)}{_per_second(own)}")
     if number(own.get("taken_uj")):
         lines.append(f"  beside it, {joules(own.get('taken_uj'))} J of workloads that ended")
+    counted, shared = number(domain.get("counted_uj")), number(domain.get("shared_uj"))
+    if counted is not None and shared is not None and counted != shared:
+        lines.append(f"  not shared in this window: {joules(counted - shared)} J of the domain")
     lines.append(f"  how: {render.name(domain.get('how'), render.MOST_CHARS)}")
     return [*lines, *(f"  idle: {rule}" for rule in _texts(domain, "idle_rules"))]
 

@@ -165,6 +165,7 @@ def test_memory_goes_by_cache_misses_where_they_are_counted() -> None:
         (f"{made.WEB_UID}@{made.NODE_CGROUP}", "pod", f"{made.WEB_UID}@{made.NODE_CGROUP}"),
         ("shop/job", "workload", made.JOB_UID),
         ("a1a1", "workload", made.WEB_ID),
+        ("shop/nginx", "container", made.WEB_ID),
         ("nginx", "container", made.WEB_ID),
         ("shop/web/nginx", "workload", made.WEB_ID),
         (made.NESTED_ID, "container", made.NESTED_ID),
@@ -375,6 +376,8 @@ def test_an_answer_of_another_daemon_is_shown_as_far_as_it_goes() -> None:
     [
         (["pod", "shop/web"], 0, ""),
         (["shop/web", "-o", "json"], 0, ""),
+        (["pod", "web", "-n", "shop"], 0, ""),
+        (["pod", "web", "-n", "other"], 4, "no pod 'other/web'"),
         (["pod", "shop/nix"], 4, "no pod 'shop/nix'"),
         (["Pod", "shop/web"], 2, "invalid choice"),
         ([], 2, "NAME"),

@@ -40,6 +40,7 @@ def test_every_window_is_explained_to_the_microjoule(case: tuple[World, tuple[in
             told = explained(leaf.identity.id, now, before)
             for name, domain in told["domains"].items():
                 whole = added(now, before, name)
+                assert domain["counted_uj"] == domain["shared_uj"]
                 assert (domain["idle_uj"], domain["dynamic_uj"]) == whole
                 assert sum(domain["by_whom_uj"].values()) == domain["shared_uj"] == whole.total_uj
                 assert all(uj >= 0 for uj in domain["by_whom_uj"].values())

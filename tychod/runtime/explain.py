@@ -22,6 +22,7 @@ from tychod.runtime.explain_window import (
     Gain,
     Span,
     by_whom_uj,
+    counted_uj,
     cpu_of_all,
     gain_of,
     gain_of_group,
@@ -161,6 +162,8 @@ def _total(asked: _Asked) -> Plain:
     leaves, span = asked.found.leaves, asked.span
     names = _total_names(leaves)
     uj = sum(asked.gain.total_uj.get(name, 0) for name in names)
+    split = [e for name in names if (e := asked.gain.split.get(name)) is not None]
+    known = len(split) == len(names)
     window_sd_uj = _joint([_sd_of(x, names, x.window_sd_uj, _has_power(x)) for x in leaves])
     parts = [leaf.total for leaf in leaves]
     sd_uj = _joint([_sd_of(x, names, x.sd_uj, x.total.total_uj > 0) for x in leaves])
@@ -168,6 +171,8 @@ def _total(asked: _Asked) -> Plain:
     return {
         "domains": names,
         "uj": uj if names else None,
+        "idle_uj": sum(e.idle_uj for e in split) if names and known else None,
+        "dynamic_uj": sum(e.dynamic_uj for e in split) if names and known else None,
         "power_w": uj / 1e6 / span.window.seconds if names else None,
         "taken_uj": sum(asked.gain.taken_uj.get(name, 0) for name in names),
         "sd_uj": rounded(window_sd_uj),
@@ -227,6 +232,7 @@ def _domain(name: str, domain: Domain, asked: _Asked) -> Plain:
         "coverage": domain.coverage,
         "flags": list(domain.flags),
         "idle_floor": domain.idle_floor._asdict() if domain.idle_floor else None,
+        "counted_uj": counted_uj(name, span),
         "shared_uj": shared_uj(name, span),
         "idle_uj": split.idle_uj if split else None,
         "dynamic_uj": split.dynamic_uj if split else None,

@@ -66,7 +66,8 @@ def _leaf(leaf: Leaf, *, is_view: bool) -> _Candidate:
     if who.kind == "past" and who.id != who.kind:
         names = []  # a pod's past is called as the node's
     if who.pod:
-        names += [f"{who.pod}/{who.name}", f"{who.namespace}/{who.pod}/{who.name}"]
+        names += [f"{who.pod}/{who.name}", f"{who.namespace}/{who.name}"]
+        names.append(f"{who.namespace}/{who.pod}/{who.name}")
     return _Candidate(
         Found(who.kind, (leaf,), is_view=is_view),
         f"{who.kind} {'/'.join(p for p in (who.namespace, who.pod, who.name) if p)}",

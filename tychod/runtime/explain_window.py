@@ -31,6 +31,7 @@ class Span(NamedTuple):
     before: Mapping[str, Leaf]  # by id; what the counters were, of leaves that are still the same
     gone: tuple[Leaf, ...]  # of before, whose counters another leaf has now
     basis: Basis
+    counted_uj: Mapping[str, int]  # what the domains' own counters were before
 
     @property
     def window(self) -> Window:
@@ -45,8 +46,9 @@ def span_of(newest: Snapshot, before: Snapshot | None) -> Span:
         had = {leaf.identity.id: leaf for leaf in before.leaves}
         kept = {i: leaf for i, leaf in had.items() if i in now and is_same(now[i], leaf)}
         gone = tuple(leaf for i, leaf in had.items() if i not in kept)
-        return Span(newest, kept, gone, "counters")
-    return Span(newest, {}, (), "first" if newest.sequence <= 1 else "power")
+        counted = {name: domain.energy_uj for name, domain in before.domains.items()}
+        return Span(newest, kept, gone, "counters", counted)
+    return Span(newest, {}, (), "first" if newest.sequence <= 1 else "power", {})
 
 
 def is_next(newest: Snapshot, before: Snapshot) -> bool:
@@ -142,6 +144,13 @@ def shared_uj(name: str, span: Span) -> int:
     if known is not None:
         return known.total_uj
     return sum(booked_uj(leaf, name, span.window) for leaf in span.newest.leaves)
+
+
+def counted_uj(name: str, span: Span) -> int | None:
+    """Return what a domain's own counter counted in the window; None: not known."""
+    if span.basis == "power":
+        return None
+    return span.newest.domains[name].energy_uj - span.counted_uj.get(name, 0)
 
 
 def by_whom_uj(name: str, span: Span, own_uj: int, members: frozenset[str]) -> dict[str, int]:
