@@ -18,6 +18,8 @@ EMITTED_G: Final = "co2e_g"
 LATE_S: Final = 300.0
 """What is known from this much later on than was asked for is told."""
 MOST_GAPS: Final = 5
+LEAST_MONEY: Final = 0.0001
+LEAST_G: Final = 0.001
 LUMPS: Final[Mapping[str, str]] = {
     "no-namespace": "(no namespace)",
     "no-pod": "(no pod)",
@@ -95,6 +97,8 @@ def money(value: object, currency: object) -> str:
     if found is None:
         return render.UNKNOWN
     shown = f"{found:.2f}" if found >= 0.995 or found == 0 else f"{found:.4f}"
+    if 0 < found < LEAST_MONEY:
+        shown = f"<{LEAST_MONEY}"
     return f"{shown} {render.name(currency, 16)}"
 
 
@@ -103,6 +107,8 @@ def grams(value: object) -> str:
     found = number(value)
     if found is None:
         return render.UNKNOWN
+    if 0 < found < LEAST_G:
+        return f"<{LEAST_G} g"
     for limit, size, unit in ((999.5, 1.0, "g"), (999_500.0, 1e3, "kg")):
         if found < limit:
             return f"{render.three_digits(found / size)} {unit}"
@@ -210,6 +216,10 @@ def _head(reply: Reply, report: Entry) -> Iterator[str]:
     if is_asked and begin and wanted and (begin - wanted).total_seconds() > LATE_S:
         yield f"asked for since {local(asked.get('start'))}: nothing before is known"
     yield from _gaps(report)
+    platform_uj = section(section(report, "domains"), "platform").get("energy_uj")
+    if platform_uj:
+        told = render.energy(platform_uj)
+        yield f"the machine as a whole (platform) used {told}; the rows share what its parts used"
     modelled_uj, whole_uj = number(report.get("modelled_uj")), total_uj(total)
     if modelled_uj and whole_uj:
         yield f"{min(100 * modelled_uj / whole_uj, 100):.1f} % of it is modelled, not measured"
@@ -220,7 +230,7 @@ def _gaps(report: Entry) -> Iterator[str]:
     for gap in gaps[:MOST_GAPS]:
         is_in = "its energy is included" if gap.get("counted") is True else "not included"
         start, end = local(gap.get("start")), local(gap.get("end"))
-        yield f"tychod did not run from {start} to {end}: {is_in}"
+        yield f"tychod did not run or record from {start} to {end}: {is_in}"
     if len(gaps) > MOST_GAPS:
         yield f"and {len(gaps) - MOST_GAPS} more such times; -o json has them all"
 
