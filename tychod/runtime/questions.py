@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tychod.config import Config
-from tychod.exposition import Exposition
 from tychod.model import DaemonStatus, NodeFacts
-from tychod.protocol import Explain, MetricsText, Report
+from tychod.protocol import Explain, Report
 from tychod.runtime.answers import Question
 from tychod.runtime.explain import explain
 from tychod.runtime.history import History
-from tychod.runtime.scrapes import answer, scrape_of
+from tychod.runtime.scrapes import metrics_question
 from tychod.runtime.slots import View
 
 
@@ -30,18 +29,12 @@ def build_questions(asked: Asked, history: History) -> Mapping[str, Question]:
             return {}
         return explain(args, view.newest, view.before, asked.facts(), asked.status())
 
-    exposition = Exposition(lambda: None)
-
-    def metrics_text(args: MetricsText, view: View) -> Mapping[str, object]:
-        scrape = scrape_of(view, *asked)
-        return {} if scrape is None else answer(args, scrape, exposition)
-
     def report(args: Report, view: View) -> Mapping[str, object]:
         return history.report(args, view, asked.config().report)
 
     return {
         "explain": explain_workload,
-        "metrics": metrics_text,
+        "metrics": metrics_question(*asked),
         "report": report,
         "trend": history.trend,
     }

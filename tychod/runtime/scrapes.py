@@ -9,6 +9,7 @@ from tychod.exposition.render import OPENMETRICS, TEXT
 from tychod.frames import MAX_REPLY_BYTES, ProtocolError
 from tychod.model import DaemonStatus, NodeFacts
 from tychod.protocol import MetricsText
+from tychod.runtime.answers import Question
 from tychod.runtime.slots import View
 
 MAX_TEXT_BYTES: Final = MAX_REPLY_BYTES - 64 * 1024
@@ -25,6 +26,21 @@ def scrape_of(
     if view.newest is None:
         return None
     return Scrape(view.newest, facts(), status(), config().metrics, view.before)
+
+
+def metrics_question(
+    config: Callable[[], Config],
+    facts: Callable[[], NodeFacts],
+    status: Callable[[], DaemonStatus],
+) -> Question:
+    """Return how the operation ``metrics`` is answered."""
+    exposition = Exposition(lambda: None)  # each asker has a view of its own
+
+    def ask(args: MetricsText, view: View) -> Mapping[str, object]:
+        scrape = scrape_of(view, config, facts, status)
+        return {} if scrape is None else answer(args, scrape, exposition)
+
+    return ask
 
 
 def answer(args: MetricsText, scrape: Scrape, exposition: Exposition) -> Mapping[str, object]:
