@@ -150,13 +150,16 @@ def _metrics_problems(metrics: Metrics) -> Iterator[Conflict]:
 
 
 def split_listen(text: str) -> tuple[str, int] | None:
-    """Return the host and the port of ``host:port``; IPv6 in brackets, None where it is neither."""
+    """Return the host and the port of ``host:port``; IPv6 in brackets, None where it is neither.
+
+    Port 0 is any free one; the log says which.
+    """
     try:
         url = urlsplit(f"//{text}")
         host, port = url.hostname, url.port
     except ValueError:
         return None
-    if not host or not port or url.path or url.query or url.fragment or "@" in text:
+    if not host or port is None or url.path or url.query or url.fragment or "@" in text:
         return None
     return host, port
 

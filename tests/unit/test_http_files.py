@@ -132,7 +132,8 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked(
     """The library would ask for its password on a terminal."""
     _, pair = pairs
     key = tmp_path / "key"
-    command = ["openssl", "ec", "-in", pair.key, "-aes128", "-passout", "pass:x", "-out", key]
+    command = ["openssl", "ec", "-in", str(pair.key), "-aes128", "-passout", "pass:x"]
+    command += ["-out", str(key)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     key.chmod(0o600)
     with pytest.raises(EndpointError, match="encrypted"):

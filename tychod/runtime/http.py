@@ -187,12 +187,14 @@ class HttpServer:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
-    def wait_ended(self, deadline: float) -> None:
-        """Wait until all clients' threads have ended or this time has come."""
+    def close(self, deadline: float) -> None:
+        """After ``serve``: wait until all clients' threads have ended or this time has come."""
         with self._lock:
             threads = list(self._open.values())
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
+        self._wake_in.close()
+        self._wake_out.close()
 
     def _next_end_ms(self) -> float | None:
         if not self._parting:

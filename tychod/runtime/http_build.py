@@ -17,20 +17,29 @@ def build_endpoint(
     counts: Callable[[], Mapping[str, int]],
     quiet: tuple[Callable[[], float], float],
 ) -> Endpoint:
-    """Return the endpoint, not started; it sees what readers without rights see.
+    """Return the endpoint, not started.
 
-    ``counts`` are the control socket's own, for ``/status``; ``quiet`` tells for how many seconds
-    analysis has not advanced, and how long it may.
+    ``credentials``: the directory in which systemd put those of this service.  ``counts`` are the
+    control socket's own, for ``/status``; ``quiet`` tells for how many seconds analysis has not
+    advanced, and how long it may.
     """
+    known = build_known(asked, answers, counts, quiet)
+    return Endpoint(asked.config().metrics, credentials, known)
+
+
+def build_known(
+    asked: Asked,
+    answers: Answers,
+    counts: Callable[[], Mapping[str, int]],
+    quiet: tuple[Callable[[], float], float],
+) -> Known:
+    """Return what the pages are made from: what readers without rights see."""
     access = answers.access(everything=False)
     exposition = Exposition(lambda: scrape_of(access.view(), *asked))
-    quiet_s, quiet_limit_s = quiet
-    known = Known(
+    return Known(
         exposition.render,
         lambda: answers.status(counts(), access),
         lambda: access.slot.get() is not None,
         answers.wait_s,
-        quiet_s,
-        quiet_limit_s,
+        *quiet,
     )
-    return Endpoint(asked.config().metrics, credentials, known)

@@ -79,12 +79,14 @@ class Endpoint:
 
     def close(self) -> None:
         """Stop within half a second, whatever clients do."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._server.stop()
         deadline = time.monotonic() + CLOSE_S
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
-        self._server.wait_ended(deadline)
+        self._server.close(deadline)
 
     def counts(self) -> Mapping[str, int]:
         """Return connections open now, and what came of all since the start."""

@@ -4,6 +4,7 @@ One request a connection: nobody keeps a place between two scrapes.
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -80,7 +81,7 @@ def plain(status: HTTPStatus, text: str, headers: Mapping[str, str] | None = Non
 
 def come_again(text: str, seconds: float = RETRY_S) -> Response:
     """Return 503 with the time after which it makes sense to ask again."""
-    wait = {"Retry-After": str(max(round(seconds + 0.5), RETRY_S))}
+    wait = {"Retry-After": str(max(math.ceil(seconds), RETRY_S))}
     return plain(HTTPStatus.SERVICE_UNAVAILABLE, text, wait)
 
 
