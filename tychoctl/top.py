@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from tychoctl import run as commands
 from tychoctl.client import Connection, Failure, socket_path
 from tychoctl.options import Options
+from tychoctl.render import ELLIPSIS, escape
 from tychoctl.top_feed import HOPELESS, Feed, Lost, News
 from tychoctl.top_keys import ESCAPE_WAIT_S, Keys, Terminal
 from tychoctl.top_model import History, Known, absorb, begin_anew, trend_points
@@ -117,7 +118,7 @@ class Top:
         self.noted: set[int] = set()
         self._selector = options.selector
         self._state = State(
-            sort=options.sort,
+            sort=options.sort if options.ordered or options.units == "W" else "energy",
             is_tree=not options.flat,
             unit=options.units,
             namespace=options.namespace,
@@ -248,8 +249,9 @@ class Top:
         )
         text = self._canvas.update(draw(scene), width)
         if text:
-            encoding = sys.stdout.encoding or "ascii"
-            self.terminal.write(text.encode(encoding, "backslashreplace"))
+            if self._ascii:  # what else cannot be shown is a question mark, which is as wide
+                text = text.replace(ELLIPSIS, "~")
+            self.terminal.write(text.encode(sys.stdout.encoding or "ascii", "replace"))
 
     def _told(self) -> str:
         """Return what the user must know now."""
@@ -271,8 +273,6 @@ class Top:
 
 def told_of(failure: Failure, silent_s: float) -> str:
     """Return in one line why there are no answers."""
-    from tychoctl.render import escape
-
     if failure.code == "not-ready":
         return escape(failure.message)
     if failure.code in ("not-running", "closed"):

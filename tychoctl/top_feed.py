@@ -52,7 +52,8 @@ class Feed:
         with self._lock:
             for connection in self._open:
                 connection.break_off()
-        self._thread.join(timeout=0.2)
+        if self._thread.is_alive():  # it may never have been started
+            self._thread.join(timeout=0.2)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -45,6 +45,7 @@ MOST_SEQUENCE: Final = 16
 ESCAPE_WAIT_S: Final = 0.05
 """After this long without more, Esc was a key and not the beginning of one."""
 # xterm: the other screen, no cursor, no wrapped lines (a name may be wider than we know).
+LEAVE_WAIT_S: Final = 0.5
 ENTER: Final = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 
@@ -126,7 +127,9 @@ class Terminal:
         with contextlib.suppress(OSError, termios.error):
             termios.tcflow(self._screen_fd, termios.TCOON)  # it may have been stopped by Ctrl-S
         with contextlib.suppress(OSError):
-            self.write(LEAVE)
+            # Nobody may read what is sent: an end that waits for that would be none.
+            if select.select([], [self._screen_fd], [], LEAVE_WAIT_S)[1]:
+                self.write(LEAVE)
         with contextlib.suppress(OSError, termios.error):
             termios.tcflush(self._keys_fd, termios.TCIFLUSH)
             termios.tcsetattr(self._keys_fd, termios.TCSANOW, self._saved)

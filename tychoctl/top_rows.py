@@ -131,7 +131,8 @@ def _walk(group: _Group, depth: int, known: Known, state: State) -> Iterator[Row
 
 def _label(leaf: Leaf, group: _Group) -> str:
     """Return the name of a leaf in its group; of a slice that this is what it used itself."""
-    return f"{leaf.name} (itself)" if leaf.name == group.place[1] else leaf.name
+    _, name, kind = group.place
+    return f"{leaf.name} (itself)" if kind == "slice" and leaf.name == name else leaf.name
 
 
 def _leaf_row(leaf: Leaf, label: str, depth: int, known: Known, state: State) -> Row:

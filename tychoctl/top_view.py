@@ -202,7 +202,7 @@ def _bar_line(bar: Bar, scene: Scene) -> Line:
     if scene.width < 60:
         return [*head, *body]
     fits = [*head, *body, (" " * (room - cells + 1), "")]
-    return [*fits, (told[0], ""), (told[1], "bad")]
+    return [*fits, (told[0], ""), (told[1], "doubt" if bar.quality == "modelled" else "bad")]
 
 
 def _bar_style(bar: Bar) -> str:

@@ -1,13 +1,16 @@
 """tychoctl top in a real terminal: what it shows, what keys do, and how it leaves the terminal."""
 
+import contextlib
 import dataclasses
 import os
+import pty
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -226,6 +229,49 @@ def stopped(place: Path) -> bool:
 def icanon(modes: str) -> bool:
     """Say whether `stty -g`'s modes are those of a shell: whole lines, echoed."""
     return int(modes.split(":")[3], 16) & 0o12 == 0o12  # ICANON and ECHO of <asm/termbits.h>
+
+
+def test_a_terminal_that_nobody_reads_holds_no_one(place: Path) -> None:
+    """Where output is stuck, a signal still ends it, and the modes are put back."""
+    latest: Latest[Snapshot] = Latest()
+    publish(latest, 20)
+    master, slave = pty.openpty()
+    fill(slave)
+    before = termios.tcgetattr(slave)
+    environ = {**os.environ, "TYCHOD_SOCKET": str(place / "control.sock"), "TERM": "xterm"}
+    with serving(place, latest):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tychoctl", "top"],
+            cwd=ROOT,
+            env=environ,
+            stdin=slave,
+            stdout=slave,
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: str(termios.tcgetattr(slave) != before), lambda told: told == "True")
+            child.terminate()
+            code = child.wait(PATIENCE_S)
+        finally:
+            child.kill()
+            child.wait()
+    after = termios.tcgetattr(slave)
+    os.close(slave)
+    os.close(master)
+
+    assert code == 143
+    assert after == before
+
+
+def fill(slave: int) -> None:
+    """Write to a terminal until it takes no more."""
+    writing = os.open(os.ttyname(slave), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+    finally:
+        os.close(writing)
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout"])
