@@ -39,6 +39,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "version": "systemctl restart tychod: it still runs what was installed before",
     "rejected": "mend the files named, then: systemctl reload tychod",
     "host": "reinstall the package: apt install --reinstall tychod",
+    "late": "run it alone and see what hangs: sudo tychod --doctor",
     "forbidden": "see the check of the socket, or: sudo tychoctl doctor",
 }
 """What the client itself advises; a test holds that each is shown for its cause."""
@@ -96,9 +97,9 @@ def summary(checks: Sequence[Check]) -> Summary:
     return Summary(counts["ok"], counts["warn"], counts["fail"], counts["skip"], first)
 
 
-def host_fault(why: str) -> Check:
+def host_fault(why: str, remedy: str = "host") -> Check:
     """Return the only check of a host's half that did not work."""
-    return Check("host", "tychod --doctor", "machine", "fail", why, REMEDIES["host"])
+    return Check("host", "tychod --doctor", "machine", "fail", why, REMEDIES[remedy])
 
 
 def seen_by_daemon(told: Told) -> Daemon:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from tychod.settings import add_arguments, arguments_from, check_config
 from tychod.version import read_build, render_version
@@ -145,14 +145,15 @@ def _hash_password() -> int:
         return _print(f"tychod: {str(exc) or 'no password was given'}\n", 1)
 
 
-def _doctor(namespace: argparse.Namespace) -> int:
+def _doctor(namespace: argparse.Namespace) -> NoReturn:
     """Print what every check of this host found; the findings are the answer, good or bad."""
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     from tychod.doctor.diagnose import doctor
 
     outcome = doctor(arguments_from(namespace), os.environ, as_json=namespace.json)
     _print(outcome.text, 0)
-    return outcome.code
+    # What hangs in a thread must not hold up the end, which the interpreter's own way would.
+    os._exit(outcome.code)
 
 
 def _replay(path: str, *, as_json: bool, verify: bool) -> int:

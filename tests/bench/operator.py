@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench import exposition, operator_client
+from tests.bench import exposition, operator_client, operator_doctor
 from tests.bench.figures import Figure
 
 FIGURES: Final[tuple[Callable[[], list[Figure]], ...]] = (
     exposition.measure,
     operator_client.measure,
+    operator_doctor.measure,
 )
 
 

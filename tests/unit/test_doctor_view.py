@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,17 @@ def failed(code: str) -> Told:
     return Told(None, "", Failure(code, "nothing answers on /run/x"))
 
 
+def read_from(script: str) -> Check:
+    """Return what the client makes of a host's half that a script stands for."""
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {script}" if script.startswith("sleep") else script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    begun_s = time.monotonic() - (doctor.HOST_S if script.startswith("sleep") else 0.0)
+    return doctor.read_host(doctor.Half(child, begun_s))[0]
+
+
 CAUSES = {
     "not-running": lambda: remedies_of(failed("not-running")),
     "hung": lambda: remedies_of(failed("timeout")),
@@ -118,7 +131,8 @@ CAUSES = {
     "degraded": lambda: remedies_of(told(state="degraded")),
     "version": lambda: remedies_of(Told({"state": "running"}, "tychod 99.0", None)),
     "rejected": lambda: remedies_of(told(config_rejected="window.length: is no number")),
-    "host": lambda: [doctor_view.host_fault("it broke").remedy],
+    "late": lambda: [read_from("sleep 5").remedy],
+    "host": lambda: [read_from("echo No module named numpy >&2").remedy],
 }
 
 

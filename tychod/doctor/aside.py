@@ -19,7 +19,7 @@ from tychod.doctor.model import Finding, Place, ok
 from tychod.hostfs import Host, may_read_everything
 from tychod.schema import load, to_plain
 
-ASK_S: Final = 2.3
+ASK_S: Final = 1.9
 PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from tychod.doctor.aside import main; sys.exit(main())"

@@ -23,7 +23,7 @@ from tychod.hostfs import CAP_DAC_READ_SEARCH, render_error
 if TYPE_CHECKING:
     from tychod.doctor.model import Place
 
-CONNECT_S: Final = 2.2
+CONNECT_S: Final = 1.9
 PEER: Final = struct.Struct("3i")
 """struct ucred (unix(7)): pid, uid, gid."""
 RSS_MOST: Final = 200 << 20
@@ -72,7 +72,7 @@ def connect(path: Path) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         peer.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0)
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 1, int((CONNECT_S - 1) * 1e6))
         )
         peer.connect(str(path))
     except BaseException:

@@ -22,7 +22,7 @@ PROPERTIES: Final = (
     *("LoadState", "ActiveState", "SubState", "Result", "NRestarts", "MainPID"),
     *("ExecMainStatus", "ConditionResult"),
 )
-ASK_S: Final = 2.2
+ASK_S: Final = 1.9
 SOME_RESTARTS: Final = 3
 NOT_BOOTED: Final = "systemd does not run here, so tychod is started by hand"
 

@@ -1,0 +1,97 @@
+"""`tychoctl doctor` beside a real daemon on a simulated node, beside a dead one, and unanswered."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sim.cgrouptree import real_base
+from tests.sim.node import Node
+from tests.sim.powercap import LAYOUTS, build_tree
+from tests.sim.silent import SECRETS, SILENT, SilentHost
+from tychod.doctor.diagnose import LATE
+
+SETTINGS = '[host]\nsysfs = "{base}/sys"\n[kubelet]\nenabled = false\n[ipmi]\nenabled = false\n'
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A daemon on this machine's cgroups and a simulated powercap tree."""
+    if real_base("v1") is None and real_base("v2") is None:
+        pytest.skip("no cgroup hierarchy can be read here (needs root)")
+    base = tmp_path_factory.mktemp("doctor")
+    build_tree(base / "sys", LAYOUTS["intel-2s"], mode=0o440)
+    with Node(base, SETTINGS.format(base=base)) as found:
+        yield found
+
+
+def run(command: list[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a doctor to its end."""
+    return subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+def examine(node: Node, *words: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the checks of a node by id, and the exit status."""
+    environ = {**os.environ, "STATE_DIRECTORY": str(node.directory / "state")}
+    silent = SilentHost(node.directory)
+    command = [*silent.command("-o", "json", *words)]
+    command[command.index("--socket") + 1] = str(node.socket)
+    done = run(command, environ)
+    plain = json.loads(done.stdout)
+    assert plain["schema"] == 1
+    assert set(plain["summary"]) == {"ok", "warn", "fail", "skip", "first"}
+    return {check["id"]: check for check in plain["checks"]}, done.returncode
+
+
+def test_a_daemon_that_is_well_is_told_so(node: Node) -> None:
+    """Socket, process, state and sources are seen from both sides, each check once; exit 0."""
+    checks, code = examine(node)
+
+    well = ("settings", "socket", "daemon", "state", "cost", "rapl", "hierarchy")
+    assert {name: checks[name]["state"] for name in well} == dict.fromkeys(well, "ok")
+    assert f"process {node.pid} " in checks["capability"]["evidence"]
+    assert "rapl measures it" in checks["model"]["evidence"]
+    assert (code, [c["id"] for c in checks.values() if c["state"] == "fail"]) == (0, [])
+
+
+def test_a_group_is_shown_alone(node: Node) -> None:
+    """`--group` shows its checks and judges by them."""
+    checks, code = examine(node, "--group", "machine")
+
+    assert {check["group"] for check in checks.values()} == {"machine"}
+    assert code == 0
+
+
+def test_a_daemon_that_is_down_leaves_the_host_s_half(node: Node) -> None:
+    """Killed: socket and daemon fail and say what to do; the sources are looked at still."""
+    node.kill()
+
+    checks, code = examine(node)
+
+    assert code == 1
+    assert [checks[name]["state"] for name in ("socket", "daemon", "rapl")] == [
+        "fail",
+        "fail",
+        "ok",
+    ]
+    assert checks["socket"]["remedy"].startswith("systemctl restart tychod")
+    assert checks["daemon"]["remedy"].startswith("systemctl start tychod")
+
+
+def test_nobody_answers_and_it_ends_nevertheless(tmp_path: Path) -> None:
+    """Peers that never answer fail with a remedy, in time; no secret of theirs is told."""
+    with SilentHost(tmp_path) as host:
+        done = run(host.command("-o", "json"), dict(host.environment()))
+
+    checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert {name: checks[name]["state"] for name in SILENT} == dict.fromkeys(SILENT, "fail")
+    assert all(checks[name]["remedy"] for name in SILENT)
+    assert checks["bmc"]["evidence"] == LATE
+    assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
