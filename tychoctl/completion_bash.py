@@ -33,7 +33,9 @@ _tychoctl_ask() {
     local name
     while IFS= read -r name; do
         [[ $name == "$cur"* ]] && COMPREPLY+=("$prefix$name")
-    done < <(command "${COMP_WORDS[0]}" "${socket[@]}" completion "$@" 2>/dev/null </dev/null)
+    done < <(
+        command "${COMP_WORDS[0]}" ${socket[@]+"${socket[@]}"} completion "$@" 2>/dev/null </dev/null
+    )
 }
 
 _tychoctl_fill() {

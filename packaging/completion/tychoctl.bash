@@ -2,8 +2,7 @@
 
 _tychoctl_options() {
     case $1 in
-        ''|\
-        'explain') echo '-h --help --socket -o --output -w --watch --wait' ;;
+        '') echo '-h --help --socket -o --output -w --watch --wait' ;;
         'status'|\
         'sources'|\
         'node'|\
@@ -18,6 +17,7 @@ _tychoctl_options() {
         'version') echo '-h --help --socket -o --output --no-headers' ;;
         'doctor') echo '-h --help --socket -o --output --group --config --config-dir' ;;
         'top') echo '-h --help --socket --wait -n --namespace -l --selector --kind --sort --tree --flat --units --interval' ;;
+        'explain') echo '-h --help --socket -o --output -w --watch --wait -n --namespace' ;;
         'report') echo '-h --help --socket -o --output --wait --by --since --until --last -n --namespace -A --all-namespaces --sort -r --reverse --limit -a --all --no-headers' ;;
         'metrics') echo '-h --help --socket --wait --names --openmetrics' ;;
         'record') echo '-h --help --socket -o --output --wait --for --force' ;;
@@ -95,6 +95,8 @@ _tychoctl_offer() {
         'processes --namespace'|\
         'top -n'|\
         'top --namespace'|\
+        'explain -n'|\
+        'explain --namespace'|\
         'report -n'|\
         'report --namespace'|\
         'replay -n'|\
@@ -230,6 +232,8 @@ _tychoctl_takes_value() {
         'explain -o'|\
         'explain --output'|\
         'explain --wait'|\
+        'explain -n'|\
+        'explain --namespace'|\
         'report --socket'|\
         'report -o'|\
         'report --output'|\
@@ -268,7 +272,9 @@ _tychoctl_ask() {
     local name
     while IFS= read -r name; do
         [[ $name == "$cur"* ]] && COMPREPLY+=("$prefix$name")
-    done < <(command "${COMP_WORDS[0]}" "${socket[@]}" completion "$@" 2>/dev/null </dev/null)
+    done < <(
+        command "${COMP_WORDS[0]}" ${socket[@]+"${socket[@]}"} completion "$@" 2>/dev/null </dev/null
+    )
 }
 
 _tychoctl_fill() {

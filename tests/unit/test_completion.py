@@ -22,10 +22,11 @@ BASH = ROOT / "packaging/completion/tychoctl.bash"
 ZSH = ROOT / "packaging/completion/_tychoctl"
 PATIENCE_S = 20.0
 TRY_BASH = """
+set -u
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
 _tychoctl
-printf '%s\\n' "${COMPREPLY[@]}"
+printf '%s\\n' ${COMPREPLY[@]+"${COMPREPLY[@]}"}
 """
 TRY_ZSH = """autoload -Uz compinit; compinit -D -u; source {script}
 show() {{ print -r -- "<<$BUFFER>>"; BUFFER= }}; zle -N show; bindkey '^T' show
@@ -127,6 +128,20 @@ def test_bash_asks_the_daemon_for_names(environ: dict[str, str]) -> None:
     assert in_bash(environ, "config", "show", "rapl.i") == ["rapl.interval"]
     # A name that somebody chose to run something in a shell is not offered.
     assert not [name for name in in_bash(environ, "explain", "unit", "") if "\\" in name]
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_socket_on_the_line_is_the_one_that_is_asked(environ: dict[str, str]) -> None:
+    """Names come from the daemon that the command would ask."""
+    path = environ["TYCHOD_SOCKET"]
+    environ["TYCHOD_SOCKET"] = f"{path}.none"
+
+    assert in_bash(environ, "pods", "-n", "sh") == []
+    assert in_bash(environ, "--socket", path, "pods", "-n", "sh") == ["shop"]
+    assert in_bash(environ, "pods", "--socket", "=", path, "-n", "sh") == ["shop"]
+    if shutil.which("zsh"):
+        line = f"tychoctl --socket {path} pods -n sh"
+        assert in_zsh(environ, [line]) == [f"{line}op "]
 
 
 def test_without_a_daemon_nothing_is_said(environ: dict[str, str]) -> None:
