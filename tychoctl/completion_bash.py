@@ -34,7 +34,8 @@ _tychoctl_ask() {
     while IFS= read -r name; do
         [[ $name == "$cur"* ]] && COMPREPLY+=("$prefix$name")
     done < <(
-        command "${COMP_WORDS[0]}" ${socket[@]+"${socket[@]}"} completion "$@" 2>/dev/null </dev/null
+        exec 2>/dev/null </dev/null
+        command "${COMP_WORDS[0]}" ${socket[@]+"${socket[@]}"} completion "$@"
     )
 }
 
