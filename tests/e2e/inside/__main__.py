@@ -7,6 +7,7 @@ from typing import Final
 
 from tests.e2e.inside import (
     access,
+    client,
     energy,
     hardware,
     identity,
@@ -110,6 +111,11 @@ OPERATOR: Final[Steps] = (
     Step("metrics: every query of the dashboard", metrics.dashboard_resolves, 240),
     Step("metrics: Kepler's names", metrics.kepler_names, 240),
     Step("metrics: credentials that are missing", metrics.missing_credentials_do_not_start, 120),
+    Step("client: manual pages", client.pages_are_clean),
+    Step("client: completion", client.completion_works),
+    Step("client: top leaves a clean terminal", client.top_leaves_a_clean_terminal, 120),
+    Step("client: doctor names failures", client.doctor_names_failures, 120),
+    Step("client: report adds up", client.report_adds_up),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "operator": OPERATOR, "rpm": RPM}
 
