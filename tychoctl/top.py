@@ -29,7 +29,7 @@ GIVE_UP_S: Final = 60.0
 """So long is a daemon that went away waited for."""
 LATE_S: Final = 10.0
 """So much later than expected may a window be before it is said."""
-ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 NOTED: Final = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 

@@ -9,7 +9,16 @@ from typing import Final, NamedTuple
 from tychoctl.columns import flags_of
 from tychoctl.lists import seconds_between
 from tychoctl.render import name, number
-from tychoctl.view import Entry, Selector, entries, is_empty, section, total_uj
+from tychoctl.view import (
+    Entry,
+    Selector,
+    are_labels_known,
+    entries,
+    is_empty,
+    is_unlabelled,
+    section,
+    total_uj,
+)
 
 Reply = Mapping[str, object]
 KEEP: Final = 200
@@ -30,6 +39,7 @@ class Leaf(NamedTuple):
     cgroup: str
     inside: str  # the name of the container whose own cluster it is in, else empty
     state: str
+    reason: str  # why its user is not known, else empty
     flags: tuple[str, ...]
     is_empty: bool
     power_w: float | None
@@ -66,6 +76,7 @@ class Known(NamedTuple):
     seconds: float | None = None
     gap: bool = False
     leaves: tuple[Leaf, ...] = ()
+    unlabelled: int = 0  # that labels were asked of and nobody knows
     bars: tuple[Bar, ...] = ()
     residual_w: float | None = None
     residual: str = ""  # why it is not to be believed; "-" where there is no residual at all
@@ -114,6 +125,7 @@ def absorb(before: Known, workloads: Reply, node: Reply, selector: Selector | No
         seconds=number(window.get("seconds")),
         gap=window.get("gap") is True,
         leaves=leaves,
+        unlabelled=0 if selector is None else sum(map(is_unlabelled, _found(workloads))),
         bars=_bars(before, workloads, node),
         residual_w=number(residual.get("power_w")),
         residual=_doubt(residual),
@@ -156,17 +168,21 @@ def _doubt(residual: Entry) -> str:
     return name(residual.get("reason") or "not usable yet")
 
 
+def _found(workloads: Reply) -> list[Entry]:
+    return entries(workloads, "workloads")
+
+
 def _leaves(
     before: Known, workloads: Reply, elapsed_s: float | None, selector: Selector | None
 ) -> tuple[Leaf, ...]:
-    found = entries(workloads, "workloads")
+    found = _found(workloads)
     names = {str(e.get("id")): name(e.get("name")) for e in found}
     pods = {e.get("pod_uid"): e for e in found if e.get("pod_uid") and e.get("pod")}
     cpu_s = {leaf.key: leaf.cpu_s for leaf in before.leaves}
     is_rate = elapsed_s is not None and elapsed_s > 0 and before.since == workloads.get("since")
     made = []
     for entry in found:
-        if selector is not None and not selector(section(entry, "labels")):
+        if selector is not None and not _is_selected(entry, selector):
             continue
         leaf = _leaf(entry, pods.get(entry.get("pod_uid"), entry), names)
         last_s = cpu_s.get(leaf.key, 0.0 if cpu_s else None)
@@ -174,6 +190,11 @@ def _leaves(
             leaf = leaf._replace(cpu_share=max(leaf.cpu_s - last_s, 0.0) / elapsed_s)
         made.append(leaf)
     return tuple(made)
+
+
+def _is_selected(entry: Entry, selector: Selector) -> bool:
+    """Say whether a leaf has the labels; of one whose labels nobody knows nothing can be said."""
+    return are_labels_known(entry) and selector(section(entry, "labels"))
 
 
 def _leaf(entry: Entry, pod: Entry, names: Mapping[str, str]) -> Leaf:
@@ -194,6 +215,7 @@ def _leaf(entry: Entry, pod: Entry, names: Mapping[str, str]) -> Leaf:
         cgroup=name(entry.get("cgroup"), 400),
         inside=names.get(parent, name(parent, 12)) if is_inside else "",
         state=name(entry.get("state")),
+        reason=name(entry["reason"], 400) if entry.get("reason") else "",
         flags=tuple(name(flag) for flag in flags_of(entry)[:8]),
         is_empty=is_empty(entry),
         power_w=number(entry.get("total_power_w")),

@@ -1,10 +1,11 @@
 """The screen of `tychoctl top` as lines of styled text, for any size; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import Final, NamedTuple
 
 from tychoctl import render
+from tychoctl.columns import NORMAL_95
 from tychoctl.render import display_width
 from tychoctl.top_columns import Frame, energy, head_line, row_line, spark
 from tychoctl.top_model import Bar, History, Known
@@ -17,6 +18,7 @@ Line = list[Span]
 LEAST_HEIGHT_FOR_FILTERS: Final = 8
 LEAST_HEIGHT_FOR_DETAIL: Final = 14
 LEAST_HEIGHT_FOR_TREND: Final = 12
+LEAST_WIDTH_FOR_MEANINGS: Final = 150
 BAR_NAME: Final = 9  # cells of a domain's name, and of its power
 MOST_BAR: Final = 60
 HINTS: Final = "q quit  ? help  / text  s order  t tree  u unit  p pause  f kind  n namespace"
@@ -235,6 +237,8 @@ def _filters(scene: Scene) -> str:
         told.append(f"namespace {render.name(state.namespace)}")
     if state.text:
         told.append(f"text {render.name(state.text)}")
+    if scene.known.unlabelled:
+        told.append(f"{scene.known.unlabelled} not shown: labels not known")
     if state.everything:
         told.append("all")
     shown = sum(row.depth == 0 and len(row.leaves) for row in scene.rows)
@@ -245,28 +249,37 @@ def _filters(scene: Scene) -> str:
 
 
 def _detail(scene: Scene) -> Line:
-    """Return the line about the chosen row."""
+    """Return the line about the chosen row, with its trend where the list has no room for one."""
     state = scene.state
-    row = scene.rows[state.at] if 0 <= state.at < len(scene.rows) else None
-    if row is None:
+    if not 0 <= state.at < len(scene.rows):
         return []
+    row = scene.rows[state.at]
     told = f"{row.kind} {row.label}: {render.power(row.power_w)}"
     leaf = row.leaf
     if leaf is not None and leaf.sd_w is not None:
-        told += f" ± {render.power(1.96 * leaf.sd_w)}"
-    told += f", {render.energy(row.energy_uj)} {_since(scene)}"
-    if leaf is None:
-        told += f", {len(row.leaves)} workload{'' if len(row.leaves) == 1 else 's'}"
-    elif leaf.state != "running":
-        told += f", {leaf.state}"
-    if leaf is not None and leaf.flags:
-        told += f", {', '.join(leaf.flags)}"
+        told += f" ± {render.power(NORMAL_95 * leaf.sd_w)}"
+    told += f", {render.energy(row.energy_uj)} {_since(scene)}{_remarks(row, scene.width)}"
     points = scene.history.leaves([leaf.key for leaf in row.leaves], 30, scene.until)
     values = [value for value in points if not isnan(value)]
     if scene.frame.spark_width or len(values) < 2:
         return [(told, "detail")]
     line = spark(values, 0.0, max(values), ascii=scene.ascii)
     return [(f"{told}  ", "detail"), (line, "spark")]
+
+
+def _remarks(row: Row, width: int) -> str:
+    """Return what is special about a row; flags with their meaning where there is room."""
+    leaf = row.leaf
+    if leaf is None:
+        return f", {len(row.leaves)} workload{'' if len(row.leaves) == 1 else 's'}"
+    meanings: Mapping[str, str] = {}
+    if width >= LEAST_WIDTH_FOR_MEANINGS:
+        from tychod.flags import LEAF_FLAGS
+
+        meanings = LEAF_FLAGS
+    told = [] if leaf.state == "running" else [leaf.state]
+    told += [f"{flag} ({meanings[flag]})" if flag in meanings else flag for flag in leaf.flags]
+    return "".join(f", {remark}" for remark in (*told, *([leaf.reason] if leaf.reason else [])))
 
 
 def _bottom(scene: Scene) -> Line:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_top_view import make_known, replies
+from tychoctl.selector import parse_selector
 from tychoctl.top_keys import SEQUENCES, Keys
 from tychoctl.top_model import KEEP, History, Known, absorb, begin_anew
 from tychoctl.top_rows import Row, make_rows
@@ -192,6 +193,15 @@ def test_energy_counts_since_the_view_began() -> None:
     assert energies(later)["nginx"] == 2_500
     assert later.energy_uj(nginx, whole=True) == 7_500
     assert set(energies(begin_anew(later)).values()) == {0}
+
+
+def test_labels_choose_only_what_has_them() -> None:
+    """A selector shows whose labels match; whose labels nobody knows is counted, not shown."""
+    known = absorb(Known(), *replies(), parse_selector("app=web"))
+    no_app = absorb(Known(), *replies(), parse_selector("!app"))
+
+    assert [leaf.name for leaf in known.leaves] == ["nginx"]
+    assert (no_app.leaves, no_app.unlabelled > 0) == ((), True)
 
 
 def test_what_is_evicted_takes_its_base_along() -> None:
