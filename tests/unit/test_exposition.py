@@ -42,6 +42,9 @@ ASKED: Final = {
     "text/html,application/xhtml+xml,*/*;q=0.8": TEXT,
     "text/plain;version=0.0.4": TEXT,
     "": TEXT,
+    "application/openmetrics-text;version=abc": OPENMETRICS,
+    f"text/plain;version=x.y,application/openmetrics-text;version={'9' * 5000}": OPENMETRICS,
+    "application/openmetrics-text;q=0.0,text/plain": TEXT,
     ";;,=,application/\udcff": TEXT,
 }
 KEPLERS_OWN: Final[tuple[str, ...]] = ()

@@ -1,5 +1,6 @@
 """The text of one snapshot, encoded once for all who ask for the same."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -11,7 +12,6 @@ from tychod.exposition.family import Family
 from tychod.exposition.scrape import SECOND_NS, Scrape
 from tychod.exposition.table import METRICS
 from tychod.exposition.text import Block, Line
-from tychod.model import Snapshot
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -22,17 +22,22 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 
 Whatever later versions a scraper takes, it takes these, and no more texts are kept than these two.
 """
+MAX_ACCEPT: Final = 4096  # characters of an Accept header that are looked at
+_VERSION: Final = re.compile(r"version=\d{1,4}(\.\d{1,4}){0,3}", re.ASCII)
+_NOT_WANTED: Final = re.compile(r"q=0(\.0*)?", re.ASCII)
 END: Final = "# EOF\n"
 KEPT: Final = 2
-"""Texts of each kind: readers without rights may see an older snapshot than root does."""
+"""Windows whose texts are kept: who has no rights may see an older one than root does."""
 Key = tuple[MetricNames, bool]
 
 
 class Told(NamedTuple):
-    """A text and the snapshot it is of."""
+    """A text, and what it is of; not the snapshot itself, which nobody else may hold any more."""
 
-    snapshot: Snapshot
+    sequence: int
+    end_ns: int  # of the window: one of a recording may have the same number
     metrics: Metrics  # settings that it was made with
+    key: Key
     body: bytes
 
 
@@ -41,7 +46,7 @@ class Exposition:
 
     def __init__(self, read: Callable[[], Scrape | None]) -> None:
         self._read = read
-        self._told: dict[Key, tuple[Told, ...]] = {}
+        self._told: list[Told] = []
         self._heads: dict[bool, dict[str, str]] = {}
         self._lock = threading.Lock()
 
@@ -56,14 +61,20 @@ class Exposition:
 
     def text_of(self, scrape: Scrape, names: MetricNames, *, is_open: bool) -> bytes:
         """Return the text of a given scrape; one that was encoded lately is not encoded again."""
-        key = (names, is_open)
+        snapshot = scrape.snapshot
+        wanted = Told(
+            snapshot.sequence, snapshot.window.end_ns, scrape.metrics, (names, is_open), b""
+        )
         with self._lock:  # others wait for the text rather than make it, too
-            told = self._told.get(key, ())
-            for one in told:
-                if one.snapshot is scrape.snapshot and one.metrics == scrape.metrics:
-                    return one.body
-            body = self._encode(scrape, *key)
-            self._told[key] = (Told(scrape.snapshot, scrape.metrics, body), *told[: KEPT - 1])
+            for told in self._told:
+                if told[:4] == wanted[:4]:
+                    return told.body
+            body = self._encode(scrape, names, is_open)
+            windows = sorted({snapshot.sequence, *(told.sequence for told in self._told)})[-KEPT:]
+            self._told = [
+                *(t for t in self._told if t.sequence in windows and t.metrics == scrape.metrics),
+                wanted._replace(body=body),
+            ]
         return body
 
     def _encode(self, scrape: Scrape, names: MetricNames, is_open: bool) -> bytes:
@@ -77,7 +88,16 @@ def wants_openmetrics(accept: str) -> bool:
     """Say which of the two formats an Accept header asks for."""
     from prometheus_client.exposition import choose_encoder
 
-    return choose_encoder(accept)[1].startswith("application/openmetrics-text")
+    return choose_encoder(",".join(_sound(accept)))[1].startswith("application/openmetrics-text")
+
+
+def _sound(accept: str) -> Iterator[str]:
+    """Yield what is acceptable, with the version alone: the library trips over malformed ones."""
+    for one in accept[:MAX_ACCEPT].split(","):
+        media, *told = one.split(";")
+        parameters = [text.strip() for text in told]
+        if not any(_NOT_WANTED.fullmatch(text) for text in parameters):
+            yield ";".join([media, *(text for text in parameters if _VERSION.fullmatch(text))])
 
 
 def series(scrape: Scrape, names: MetricNames) -> list[Line]:
