@@ -94,13 +94,18 @@ class Parser(argparse.ArgumentParser):
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
     joined = join_watch(argv)
-    space, unknown = make_parser(meant(joined)).parse_known_args(joined)
+    try:
+        space, unknown = make_parser(meant(joined)).parse_known_args(joined)
+    except Failure as failure:
+        from tychoctl.refusals import misplaced
+
+        raise misplaced(joined) or failure from None
     found = vars(space)
     options = Options(**{key: value for key, value in found.items() if value is not None})
     if unknown:
-        from tychoctl.refusals import unknown_arguments
+        from tychoctl.refusals import misplaced, unknown_arguments
 
-        raise unknown_arguments(options.command, unknown)
+        raise misplaced(joined) or unknown_arguments(options.command, unknown)
     if found.keys() - {"command"}:
         from tychoctl.refusals import refuse
 

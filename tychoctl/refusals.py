@@ -10,6 +10,8 @@ from tychoctl.options import ALL, COMMON, Options
 
 # argparse has no other way to say which text it took for a command.
 WRONG_COMMAND: Final = r"argument COMMAND: invalid choice: '(.*)' \(choose from"
+BEFORE: Final = ("-h", "--help", "-o", "--output", "-w", "--watch", "--wait", "--socket")
+LIVE: Final = {"top": "top is live already: leave out -w, or see --interval"}
 LIST_OPTIONS: Final[Mapping[str, str]] = {
     "namespace": "-n",
     "all_namespaces": "-A",
@@ -44,6 +46,17 @@ def unknown_command(message: str) -> Failure | None:
     return Failure("usage", f"there is no command {found[1]!r}{hint}")
 
 
+def misplaced(argv: Sequence[str]) -> Failure | None:
+    """Return what to tell where an option of a command stands before it."""
+    at = next((i for i, argument in enumerate(argv) if argument in ALL), 0)
+    early = [a for a in argv[:at] if a.startswith("-") and not a.startswith(BEFORE)]
+    if not early:
+        return None
+    command = argv[at]
+    option = early[0].partition("=")[0]
+    return usage(f"{option} stands after the command: tychoctl {command} {option} ...", command)
+
+
 def unknown_arguments(command: str, unknown: Sequence[str]) -> Failure:
     """Return what to tell of arguments that a command does not take."""
     text, _, _ = unknown[0].partition("=")
@@ -56,7 +69,7 @@ def unknown_arguments(command: str, unknown: Sequence[str]) -> Failure:
     hint = nearest(text, known) if text.startswith("--") else ""
     message = f"{command or 'it'} knows no {text}"
     if text == "--watch":  # as -w is spelled by now
-        message = f"{command} cannot be watched"
+        message = _why_not(command, "-w")
     elif hint:
         return Failure("usage", message + hint)
     return usage(message, command)
@@ -91,11 +104,16 @@ def _refuse_overview(given: Set[str]) -> None:
 def _refuse_common(command: Command | Task, options: Options, given: Set[str]) -> None:
     for name, option in COMMON.items():
         if name in given and name not in command.common:
-            why = "cannot be watched" if name == "watch" else f"knows no {option}"
-            raise usage(f"{command.name} {why}", command.name)
+            raise usage(_why_not(command.name, option), command.name)
     if options.output not in command.outputs:
         known = " or ".join(command.outputs)
         raise usage(f"{command.name} has no -o {options.output}, only {known}", command.name)
+
+
+def _why_not(command: str, option: str) -> str:
+    if option == "-w":
+        return LIVE.get(command, f"{command} cannot be watched")
+    return f"{command} knows no {option}"
 
 
 def _refuse_default(options: Options, given: Set[str]) -> None:

@@ -740,13 +740,21 @@ SLOW = {
 MOST_MODULES = 110
 
 
-@pytest.mark.parametrize("form", ["table", "json", "csv"])
 @pytest.mark.parametrize(
-    "command",
-    ["status", "sources", "node", "workloads", "pods", "containers", "vms", "units", "config"],
+    "arguments",
+    [
+        [],
+        *(
+            [command, "-o", form]
+            for command in ("status", "sources", "node", "workloads", "pods", "units", "config")
+            for form in ("table", "json", "csv")
+        ),
+        ["pods", "-n", "shop", "--sort", "energy", "-r", "--no-headers"],
+    ],
+    ids=" ".join,
 )
 def test_a_command_starts_with_few_imports(
-    path: Path, latest: Latest[Snapshot], command: str, form: str
+    path: Path, latest: Latest[Snapshot], arguments: list[str]
 ) -> None:
     """One question loads no library that it does not need: this is what keeps it cheap."""
     with made.serving(path, latest):
@@ -754,7 +762,7 @@ def test_a_command_starts_with_few_imports(
         paths = [ROOT, Path(client.frames.msgpack.__file__).parents[1]]
         start = f"import sys; sys.path[:0] = {[str(p) for p in paths]!r}\n{COUNT}"
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", start, command, "-o", form, "--socket", str(path)],
+            [sys.executable, "-I", "-S", "-c", start, "--socket", str(path), *arguments],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

@@ -8,9 +8,11 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.unit.test_render import GOLDEN, UPDATE, rendered, reply_for
-from tychoctl import overview, view
+from tests.unit.test_render import GOLDEN, UPDATE, hostile_snapshot, rendered, reply_for
+from tychoctl import overview, render, view
 from tychoctl.client import Failure
 from tychoctl.commands import COMMANDS
 from tychoctl.helptexts import OTHERS, grouped
@@ -129,6 +131,10 @@ def test_json_of_sums_alone_has_no_list_beside_them(command: str, sums: str) -> 
         (["config", "default", "--no-headers"], "it takes no other option"),
         (["config", "default", "--wait", "3"], "it takes no other option"),
         (["-o", "csv", "record", "f"], "record has no -o csv, only table or json"),
+        (["-n", "shop", "pods"], "-n stands after the command: tychoctl pods -n ..."),
+        (["-r", "pods"], "-r stands after the command: tychoctl pods -r ..."),
+        (["top", "-w"], "top is live already"),
+        (["-w", "top"], "top is live already"),
         (["-w", "record", "f"], "record cannot be watched"),
         (["record", "f", "-w"], "record cannot be watched"),
         (["--socket", "x", "replay", "f"], "replay knows no --socket"),
@@ -223,6 +229,28 @@ def test_the_one_screen_is_as_agreed() -> None:
     assert len(text.splitlines()) <= 24
     assert "next: " in text
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("width", [None, 40, 80])
+def test_the_one_screen_shows_hostile_names_escaped_and_cut(width: int | None) -> None:
+    """Whoever names a workload steers no terminal and pushes nothing off the screen."""
+    used = reply_for("workloads", hostile_snapshot())
+    text = overview.render_overview(reply_for("status"), used, View(width=width))
+    table = text.split("\n\n")[2].splitlines()
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert table[0].startswith("WORKLOAD")
+    assert max(map(render.display_width, table)) <= (width or view.WIDEST)
+
+
+@given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), st.lists, max_leaves=8))
+def test_the_one_screen_of_a_newer_daemon(odd: object) -> None:
+    """A key that holds something else than expected is shown as unknown, not a crash."""
+    status, used = reply_for("status"), reply_for("workloads")
+    for key in status:
+        overview.render_overview({**status, key: odd}, used, View())
+    for key in used:
+        overview.render_overview(status, {**used, key: odd}, View())
 
 
 def test_the_one_screen_adds_up_pods() -> None:
