@@ -183,7 +183,7 @@ class Top:
     def _take(self, news: News | Lost) -> None:
         """Take what the daemon said, or that it says nothing."""
         if isinstance(news, Lost):
-            if self._lost is None:
+            if self._lost is None or self._lost.code == "not-ready":
                 self._came_s = time.monotonic()
             self._lost = news.failure
             return

@@ -63,7 +63,8 @@ def draw(scene: Scene) -> list[Line]:
     if not scene.known.end:
         waiting = scene.told or "waiting for tychod's first window"
         lines: list[Line] = [[("tychod top", "title")], [(waiting, "bad")]]
-        return _cut_all([*lines[:height], *_blank(height - 3), _bottom(scene)], scene)
+        bottom = _bottom(scene._replace(told=""))
+        return _cut_all([*lines[:height], *_blank(height - 3), bottom], scene)
     lines = [_title(scene)]
     if height >= LEAST_HEIGHT_FOR_TREND:
         lines.append(_trend(scene))

@@ -185,11 +185,12 @@ def test_a_user_looks_orders_pauses_and_leaves(
 def test_tychod_goes_and_comes_back_and_a_signal_ends_it(
     place: Path, open_pane: Callable[[str], Pane]
 ) -> None:
-    """A restart of tychod is said and outlived; after SIGTERM the terminal is as it was."""
+    """A first window is waited for, a restart outlived; SIGTERM leaves the terminal as it was."""
     latest: Latest[Snapshot] = Latest()
-    publish(latest, 20)
     with serving(place, latest):
         pane = open_pane(SCRIPT)
+        pane.wait("first window")
+        publish(latest, 20)
         pane.wait("nginx")
     assert "nginx" in pane.wait("tychod went away, reconnecting")
     publish(latest, 21)
