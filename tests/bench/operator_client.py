@@ -20,6 +20,7 @@ from tychod.model import Snapshot, Window
 from tychod.runtime.answers import Answers
 from tychod.runtime.history import History
 from tychod.runtime.questions import Asked, build_questions
+from tychod.runtime.slots import Coarse
 
 RUNS: Final = 7
 TARGET_CPU_MS: Final = 70.0  # issue "6 of 6": one-shot commands
@@ -121,7 +122,8 @@ def full_node(sequence: int, clock: TodaysClock) -> Snapshot:
 def make_history(latest: Latest[Snapshot], clock: TodaysClock, directory: Path) -> History:
     """Return a history in memory alone."""
     settings = HistorySettings(days=0)
-    return History(settings, made.FACTS.boot_id, directory, latest, clock, lambda _: None)
+    coarse = Coarse(latest, lambda: 1.0)
+    return History(settings, made.FACTS.boot_id, directory, latest, coarse, clock, lambda _: None)
 
 
 def make_answers(latest: Latest[Snapshot], clock: TodaysClock, history: History) -> Answers:

@@ -1,8 +1,10 @@
 """The history: what is kept survives damage, full disks and clocks; what is read is what was."""
 
 import os
+import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, ItemsView, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +266,41 @@ def test_a_full_disk_is_told_and_tried_again(tmp_path: Path) -> None:
     assert Recorded(tmp_path).report("pod", snapshots[0], snapshots[2])["covered"]["seconds"] == 20
 
 
+def test_files_that_somebody_removed_are_begun_anew(tmp_path: Path) -> None:
+    """Who deletes the history while tychod runs loses what was, not what comes."""
+    snapshots = series(4)
+    recorded = filled(tmp_path, snapshots[:2])
+    shutil.rmtree(tmp_path / "history")
+    for snapshot in snapshots[2:]:
+        recorded.record(snapshot)
+    recorded.close()
+    again = Recorded(tmp_path).report("node", snapshots[2], snapshots[3])
+
+    assert again["covered"]["seconds"] == 10.0
+    assert len(files_in(tmp_path)) == 1
+
+
+def test_a_workload_that_gets_anothers_past_is_not_billed_for_it(tmp_path: Path) -> None:
+    """What a tenant's evicted leaf had before the period is not used in the period."""
+    start = after(FIRST)
+    used = after(start, much=700)
+    by_id = {leaf.identity.id: leaf for leaf in used.leaves}
+    nested, outer = by_id[made.NESTED_ID], by_id[made.NODE_ID]
+    heir = replace(
+        outer,
+        energy=total_of(Usage(0, outer.energy), nested),
+        cpu_ns=outer.cpu_ns + nested.cpu_ns,
+    )
+    leaves = tuple(heir if leaf is outer else leaf for leaf in used.leaves if leaf is not nested)
+    recorded = filled(tmp_path, [start, later(used, 10.0, leaves=leaves)])
+    rows = {row["id"]: row for row in recorded.report("workload", start)["rows"]}
+    recorded.close()
+
+    assert made.NESTED_ID not in rows
+    assert rows[made.NODE_ID]["total"]["dynamic_uj"] == 2 * 700
+    assert rows[made.JOB_ID]["total"]["dynamic_uj"] == 700
+
+
 def test_old_files_go_one_by_one(tmp_path: Path) -> None:
     """By age and by bytes, oldest first; the one in use stays."""
     writer = Writer(tmp_path, Limits(2, 10_000))
@@ -368,6 +405,31 @@ def test_the_thread_keeps_every_window_and_records_at_the_end(tmp_path: Path) ->
     assert len(points(recorded, snapshots[1], 0.0)) == 2
     again = Recorded(tmp_path).report("node", snapshots[0], snapshots[-1])
     assert again["covered"]["seconds"] == 3.0
+
+
+def test_the_trend_shows_no_more_than_was_seen_before(tmp_path: Path) -> None:
+    """A reader in steps of 2 s who asks all the time is never told of windows closer than that."""
+    latest: Latest[Snapshot] = Latest()
+    recorded = Recorded(tmp_path, latest=latest)
+    recorded.history.start()
+    told: set[float] = set()
+    snapshots = series(9, seconds=1.0)
+    recorded.history._points = deque(maxlen=4)  # so that the oldest go, as after ten minutes
+    for snapshot in snapshots:
+        latest.publish(snapshot)
+        end_s = made_end_s(snapshot)
+        assert wait_for(lambda e=end_s: newest_s(recorded) == e)
+        told |= {end_s for end_s, _ in points(recorded, snapshot, 2.0)}
+    recorded.history.ask_stop()
+
+    assert recorded.history.join(10)
+    assert told == {made_end_s(snapshot) for snapshot in snapshots[::2]}
+
+
+def newest_s(recorded: Recorded) -> float | None:
+    """End of the newest window that root is told of."""
+    found = points(recorded, series(9, seconds=1.0)[-1], 0.0)
+    return found[-1][0] if found else None
 
 
 def points(recorded: Recorded, newest: Snapshot, step_s: float) -> list[Any]:

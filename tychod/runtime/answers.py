@@ -48,11 +48,18 @@ class Readers(NamedTuple):
 class Answers:
     """Turns what the daemon knows into msgpack, on demand; callable from any thread."""
 
-    def __init__(self, latest: Latest[Snapshot], clock: Clock, readers: Readers) -> None:
+    def __init__(
+        self,
+        latest: Latest[Snapshot],
+        clock: Clock,
+        readers: Readers,
+        coarse: Coarse | None = None,
+    ) -> None:
+        """``coarse``: the slot of readers without rights, where others look at it, too."""
         self._latest = latest
         self._clock = clock
         self._readers = readers
-        self._coarse = Coarse(latest, lambda: readers.control().min_interval)
+        self._coarse = coarse or Coarse(latest, lambda: readers.control().min_interval)
         self._told: dict[str, tuple[Told, ...]] = {}
         self._locks = {op: threading.Lock() for op in replies.SNAPSHOT_BODIES}
 

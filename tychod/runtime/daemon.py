@@ -38,6 +38,7 @@ from tychod.runtime.questions import Asked, build_questions
 from tychod.runtime.recorder import Recorders, describe
 from tychod.runtime.saved import Saved
 from tychod.runtime.server import ControlServer
+from tychod.runtime.slots import Coarse
 from tychod.runtime.sources import EnergySampler, cpu_sampler, energy_samplers, off_status
 from tychod.runtime.store import Store
 from tychod.runtime.timings import TimingKeeper
@@ -107,6 +108,7 @@ class Daemon:
         self._cpus = online_cpus(host)
         self._memory_bytes = memory_bytes(host)
         self._latest: Latest[Snapshot] = Latest()
+        self._coarse = Coarse(self._latest, lambda: self.settings.config.control.min_interval)
         self._params: Latest[Params] = Latest()
         self._params.publish(params_of(settings.config, self._cpus, self._memory_bytes))
         saved = store.load(self._boot_id, self._begun_ns) or Saved(State(), None)
@@ -140,7 +142,7 @@ class Daemon:
             build_questions(asked, self._history),
             lambda: self.settings.config.control,
         )
-        return Answers(self._latest, self._clock, readers)
+        return Answers(self._latest, self._clock, readers, self._coarse)
 
     def _build(self, host: Host, store: Store, saved: Saved) -> None:
         crashed = self._note_crash
@@ -157,8 +159,9 @@ class Daemon:
         self._gpus = gpu_sampler(host, config, self._version, clock, epoch_ns, crashed, find)
         naming = build_naming(host, config, self._read_cgroups, clock, crashed)
         self._metadata, self._kubelet, self._machines = naming
+        slots = (self._latest, self._coarse)
         self._history = History(
-            config.history, self._boot_id, store.directory, self._latest, clock, crashed
+            config.history, self._boot_id, store.directory, *slots, clock, crashed
         )
         self._analyser = Analyser(
             Axis(

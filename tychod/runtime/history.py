@@ -22,7 +22,7 @@ from tychod.runtime.history_files import File, Limits, Writer, list_files
 from tychod.runtime.history_records import Encoder, Life, Totals, totals_of
 from tychod.runtime.history_report import Placed, place, report_body
 from tychod.runtime.history_spans import Period, Source, Span, read_spans
-from tychod.runtime.slots import View
+from tychod.runtime.slots import Slot, View
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Point(NamedTuple):
     end_ns: int  # monotonic
     wall_ns: int
     power_w: Mapping[str, float | None]
+    is_for_all: bool  # whether readers without rights saw this window, too
 
 
 class Chunk(NamedTuple):
@@ -70,14 +71,19 @@ class History:
         boot: str,
         state: Path,
         latest: Latest[Snapshot],
+        coarse: Slot,
         clock: Clock,
         crashed: Callable[[str], None],
     ) -> None:
-        """``state``: the daemon's directory; ``crashed`` ends the daemon."""
+        """``state``: the daemon's directory; ``crashed`` ends the daemon.
+
+        ``coarse``: what readers without rights see.
+        """
         self._settings = settings
         self._boot = boot
         self._directory = state / DIRECTORY
         self._latest = latest
+        self._coarse = coarse
         self._clock = clock
         self._crashed = crashed
         self._writer = None
@@ -139,9 +145,11 @@ class History:
             return
         end_ns = snapshot.window.end_ns
         power_w = {name: domain.power_w for name, domain in snapshot.domains.items()}
+        is_for_all = self._coarse.get() is snapshot
+        point = Point(end_ns, end_ns + snapshot.wall_offset_ns, power_w, is_for_all)
         with self._lock:
             if not self._points or self._points[-1].end_ns < end_ns:
-                self._points.append(Point(end_ns, end_ns + snapshot.wall_offset_ns, power_w))
+                self._points.append(point)
             while self._points and self._points[0].end_ns <= end_ns - TREND_NS:
                 self._points.popleft()
         if end_ns >= self._due_ns or is_last:
@@ -270,14 +278,16 @@ class History:
             return []
 
     def trend(self, _: Nothing, view: View) -> Mapping[str, object]:
-        """Return the node's power of the last minutes, no denser than the reader may see it."""
+        """Return the node's power of the last minutes: of the windows that the reader could see.
+
+        Others of the same density would, asked for again and again, come to be all there are.
+        """
         with self._lock:
             points = list(self._points)
         end_ns = view.newest.window.end_ns if view.newest else 0
-        step_ns = round(view.step_s * 1e9)
-        shown: list[Point] = []
-        for point in points:
-            is_due = not shown or point.end_ns - shown[-1].end_ns >= step_ns
-            if point.end_ns <= end_ns and is_due:
-                shown.append(point)
+        shown = [
+            point
+            for point in points
+            if point.end_ns <= end_ns and (point.is_for_all or not view.step_s)
+        ]
         return {"points": [[point.wall_ns / 1e9, dict(point.power_w)] for point in shown]}
