@@ -117,12 +117,32 @@ def _known(stretch: Stretch) -> Known:
             Row(row.who, _project(row.values, each.domains, final.domains)) for row in each.pods
         ]
     who.update((key, row.who) for key, row in final.rows.items())
+    now = {key: row.values for key, row in final.rows.items()}
     had = (
         {k: _project(r.values, base.domains, final.domains) for k, r in base.rows.items()}
         if base
         else {}
     )
-    return Known(who, had, gone, gone_pods, {key: row.values for key, row in final.rows.items()})
+    return Known(who, _handed_over(who, had, now), gone, gone_pods, now)
+
+
+def _handed_over(
+    who: Mapping[str, Who], base: dict[str, Values], final: Mapping[str, Values]
+) -> dict[str, Values]:
+    """Return the base with what tenants' leaves had that are gone under who has it now."""
+    pods = {who[key].pod for key in final} - {None}
+    parents = {one.pod: one.parent for one in who.values() if one.parent}
+    gone = [key for key in base if key not in final and who[key].nested]
+    for key in gone:
+        one = who[key]
+        heir = one.parent or parents.get(one.pod)
+        if one.pod in pods or heir is None or heir not in final:
+            continue
+        sums = _add(base[key], base.get(heir))
+        if all(had <= now for had, now in zip(sums, final[heir], strict=True)):
+            base[heir] = sums
+            del base[key]
+    return base
 
 
 def _project(values: Values, have: Sequence[str], want: Sequence[str]) -> Values:

@@ -80,7 +80,8 @@ class Writer:
         if self._file is None or self._fd is None:
             return True
         is_full = self._bytes >= self._limits.max_bytes // PARTS
-        return is_full or self._file.day != utc_day(wall_ns)
+        is_gone = not self._file.path.exists()  # somebody removed it
+        return is_full or is_gone or self._file.day != utc_day(wall_ns)
 
     def append(self, data: bytes, wall_ns: int) -> None:
         """Write one record, and take one old file away where that is due; raise ``OSError``."""

@@ -49,6 +49,7 @@ class Who(NamedTuple):
     pod_name: str | None
     owner: str | None
     nested: bool  # when it goes, a leaf around it may get what it had
+    parent: str | None = None  # id of the leaf around it
 
 
 class Row(NamedTuple):
@@ -144,6 +145,7 @@ def who_of(identity: Identity) -> Who:
         identity.pod[:NAME_CHARS] if identity.pod else None,
         identity.owner[:NAME_CHARS] if identity.owner else None,
         nested=identity.tenant is not None,
+        parent=identity.parent if identity.tenant is not None else None,
     )
 
 
