@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from tychoctl.client import Connection, Failure, Reply
 
 RETRY_S: Final = 0.5
-HOPELESS: Final = ("forbidden", "version")
+HOPELESS: Final = ("forbidden", "version", "bad-request")
 """Why asking again helps nobody."""
 
 
