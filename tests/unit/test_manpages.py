@@ -11,6 +11,8 @@ import pytest
 from docs.manpages import render_pages
 from tychoctl.grammar import commands_in, options_of
 from tychoctl.options import ALL, make_parser
+from tychod import load
+from tychod.__main__ import build_parser
 from tychod.config import Config
 from tychod.config_text import section_type
 from tychod.schema import fields_of
@@ -57,6 +59,19 @@ def test_every_command_and_option_is_in_the_page() -> None:
     for name, parser in commands_in(make_parser(ALL.values())).items():
         assert f"\n{name}" in text
         assert ALL[name].example in joined
+        for option in options_of(parser):
+            assert all(spelled in text for spelled in option.names)
+
+
+def test_every_option_of_the_daemon_and_the_loader_is_in_its_page() -> None:
+    """What tychod and tychod-load take is described, each command of the loader, too."""
+    for option in options_of(build_parser()):
+        assert all(spelled in plain(read("tychod.8")) for spelled in option.names)
+    text = plain(read("tychod-load.8"))
+    commands = commands_in(load.build_parser())
+    assert commands.keys() == {name for name, _ in load.COMMANDS}
+    for name, parser in commands.items():
+        assert f".TP\n{name}\n" in text
         for option in options_of(parser):
             assert all(spelled in text for spelled in option.names)
 
