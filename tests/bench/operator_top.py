@@ -29,6 +29,7 @@ from tychod.runtime.answers import Answers, Readers
 WINDOW_S: Final = 3.0
 WINDOWS: Final = 6
 WARM_S: Final = 1.5
+PATIENCE_S: Final = 20.0
 SIZE: Final = (60, 200)  # lines and cells: a large terminal, with every column
 TARGET_CPU_PERCENT: Final = 3.0  # of a core, the issue's
 TARGET_RSS_MB: Final = 40.0
@@ -100,9 +101,11 @@ def start(argv: list[str]) -> tuple[int, int]:
 
 def follow(pid: int, screen_fd: int, latest: Latest[Snapshot]) -> list[Figure]:
     """Let windows come; return what was used meanwhile."""
-    drawn = look(screen_fd, WARM_S)
-    if b"\x1b[?1049h" not in drawn or b"deployment-" not in drawn:
-        raise RuntimeError(f"top shows no workloads: {drawn[-500:]!r}")
+    drawn, deadline = b"", time.monotonic() + PATIENCE_S
+    while b"deployment-" not in drawn:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"top shows no workloads: {drawn[-500:]!r}")
+        drawn += look(screen_fd, WARM_S)
     before_s, began_s = cpu_s(pid), time.monotonic()
     sent = 0
     for number in range(1, WINDOWS + 1):
