@@ -241,6 +241,8 @@ class HttpServer:
             self._stop.wait(self._second + 1.0 - now)
 
     def _start(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+        # The small records of TLS would wait for the client's delayed acknowledgement: 40 ms.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end = connection.dup()
         told = (connection, end, context)
         thread = threading.Thread(

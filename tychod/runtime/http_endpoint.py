@@ -21,6 +21,7 @@ from tychod.runtime.http import BACKLOG, HttpLimits, HttpServer
 from tychod.runtime.http_auth import Guard
 from tychod.runtime.http_files import EndpointError, Files, files_of, load_context, load_users
 from tychod.runtime.http_pages import Known, Pages
+from tychod.runtime.problems import REPORT
 
 if TYPE_CHECKING:
     import ssl
@@ -102,6 +103,14 @@ class Endpoint:
         return self._addresses
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # the outermost frame of the thread: measuring goes on without it
+            log.critical("the metrics endpoint failed", exc_info=True)
+            self._addresses = ()
+            self._troubles["closed"] = Trouble(SOURCE, "the endpoint has failed", REPORT)
+
+    def _serve(self) -> None:
         while not self._stop.is_set():
             with contextlib.ExitStack() as listening:
                 try:
