@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from collections import Counter
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -47,6 +49,9 @@ ASKED: Final = {
     "application/openmetrics-text;q=0.0,text/plain": TEXT,
     ";;,=,application/\udcff": TEXT,
 }
+ROOT: Final = Path(__file__).resolve().parents[2]
+NAMED: Final = re.compile(r"(?<![\w:])(tycho_[a-z0-9_]+)(?![\w:])([*{<]?)")
+"""Names of metrics, but for those that recording rules make, which have colons."""
 KEPLERS_OWN: Final[tuple[str, ...]] = ()
 """What promtool complains of in Kepler's names: nothing, so nothing may come."""
 
@@ -158,6 +163,25 @@ def test_counters_of_energy_tell_when_they_began(scrape: Scrape) -> None:
     assert not re.search(r"^\w+_created[ {]", text_of(scrape), re.MULTILINE)
 
 
+def test_manual_rules_and_dashboard_name_metrics_that_exist() -> None:
+    """Every name in them is of the table, or the begin of some where * or { follows it."""
+    files = [*(ROOT / "docs").glob("*.md"), *(ROOT / "etc").rglob("*")]
+    found = {
+        match
+        for path in files
+        if path.is_file()
+        for match in NAMED.findall(path.read_text(encoding="utf-8"))
+    }
+    known = {row.name for row in METRICS}
+    wrong = [
+        name
+        for name, is_begin in found
+        if name not in known and not (is_begin and any(one.startswith(name) for one in known))
+    ]
+    assert not wrong
+    assert known - {name for name, _ in found} == {n for n in known if n.startswith("kepler_")}
+
+
 def test_two_scrapers_of_one_window_see_the_same() -> None:
     """The text is made once, though status has moved on; a new window makes a new one."""
     told = [scrape_of(NODE)]
@@ -189,6 +213,21 @@ def test_readers_of_two_snapshots_get_each_their_own() -> None:
     assert values_of(texts[1].decode(), "tycho_windows_total") == [20.0]
     assert texts[2:] == texts[:2]
     assert texts[0] != texts[1]
+
+
+def test_texts_of_old_windows_are_let_go() -> None:
+    """A daemon that was scraped for a day holds no more than after two windows."""
+    bodies = []
+    exposition = Exposition(lambda: None)
+    tracemalloc.start()
+    try:
+        for sequence in range(20, 50):
+            scrape = scrape_of(dataclasses.replace(NODE, sequence=sequence))
+            bodies.append(len(exposition.text_of(scrape, "tycho", is_open=False)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 8 * max(bodies)
 
 
 def test_before_the_first_window_there_is_no_text() -> None:
