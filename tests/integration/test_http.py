@@ -10,6 +10,8 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -439,7 +441,7 @@ def test_a_port_that_is_taken_is_a_problem_until_it_is_free(
 
 UNFIT = {
     "no such address": ({"listen": "192.0.2.1:0", "insecure": True}, "Cannot assign", "no such"),
-    "no such name": ({"listen": "no-such-host.invalid:0", "insecure": True}, "invalid", "hosts"),
+    "no such name": ({"listen": "no..name:0", "insecure": True}, "no name of a host", "/etc/hosts"),
     "others reach it": ({"listen": "0.0.0.0:0"}, "others can reach", "tls_cert_file"),
     "no certificate": ({"tls_cert_file": "/none", "tls_key_file": "/none"}, "No such", "tls_cert"),
     "no users": ({"users_file": "/none"}, "No such file", "users_file"),
@@ -507,3 +509,16 @@ def test_the_daemon_serves_and_measures_on_without_its_port(tmp_path: Path) -> N
         (problem,) = (p for p in bad.ask("status")["problems"] if p["source"] == "metrics")
         assert "Address already in use" in problem["reason"]
         assert good.stop() == 0
+
+
+def test_a_daemon_without_an_endpoint_loads_nothing_of_it() -> None:
+    """Neither TLS nor HTTP nor the library of metrics costs memory where nobody asked for them."""
+    program = "import sys, tychod.runtime.daemon; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = done.stdout.split()
+
+    assert "tychod.runtime.daemon" in loaded
+    assert not {"ssl", "http.client", "http.server", "prometheus_client"} & set(loaded)
+    assert [name for name in loaded if name.startswith("tychod.runtime.http")] == []

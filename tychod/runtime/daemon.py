@@ -245,6 +245,8 @@ class Daemon:
         CPU time is read once more and a last window is closed with it, so that a restart, which
         may be one to another way of accounting, has as little as possible to bridge.
         """
+        if self._endpoint is not None:
+            self._endpoint.ask_stop()
         self._server.close()
         if self._endpoint is not None:
             self._endpoint.close()

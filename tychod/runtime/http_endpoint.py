@@ -78,12 +78,15 @@ class Endpoint:
         """Begin to open it; never waits and never fails."""
         self._thread.start()
 
+    def ask_stop(self) -> None:
+        """Begin to stop: nobody is served any more."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._server.stop()
+
     def close(self) -> None:
         """Stop within half a second, whatever clients do."""
-        if self._stop.is_set():
-            return
-        self._stop.set()
-        self._server.stop()
+        self.ask_stop()
         deadline = time.monotonic() + CLOSE_S
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
