@@ -350,6 +350,21 @@ def test_slow_clients_lose_only_their_own_connections(site: Site, metrics: Metri
         assert endpoint.counts()["late"] == 3
 
 
+def test_a_handshake_that_stalls_is_cut_off(
+    site: Site, metrics: Metrics, pairs: tuple[Pair, Pair, Pair]
+) -> None:
+    """The handshake counts to the time for the request, and holds up nobody else's."""
+    ca, server, _ = pairs
+    with (
+        serving(secured(metrics, server), site.known, QUICK) as endpoint,
+        connect(endpoint, b"\x16\x03\x01\x02") as stalled,
+        connect(endpoint) as silent,
+    ):
+        assert get(endpoint, context=trusting(ca)).status == 200
+        assert (read_all(stalled), read_all(silent)) == (b"", b"")
+        until(lambda: endpoint.counts()["late"] == 2)
+
+
 def test_who_does_not_take_the_answer_is_cut_off(site: Site, metrics: Metrics) -> None:
     """The time for sending is for all of it: a byte now and then does not renew it."""
     known = site.known._replace(render=lambda _: ("text/plain", LARGE))
