@@ -18,7 +18,7 @@ from tests.fixtures.scrapes import (
     values_of,
 )
 from tychod.exposition.kepler import ZONES
-from tychod.model import Processes, Snapshot
+from tychod.model import Energy, Leaf, Processes, Snapshot
 
 NODE: Final = make_node()
 TEXT: Final = text_of(scrape_of(NODE, before=before_of(NODE)), "kepler")
@@ -63,6 +63,30 @@ def test_power_is_the_growth_since_the_window_before() -> None:
         assert not values_of(text, "kepler_container_cpu_watts")
         assert not values_of(text, "kepler_node_cpu_usage_ratio")
         assert values_of(text, "kepler_node_cpu_watts", zone="package")
+
+
+def test_an_eviction_is_no_growth() -> None:
+    """A container's energy moves to what is past of its pod: the pod's power stays what it was."""
+    web = [leaf for leaf in NODE.leaves if leaf.identity.id == made.WEB_ID]
+    rest = tuple(leaf for leaf in NODE.leaves if leaf not in web)
+    leaves = tuple(
+        dataclasses.replace(leaf, energy={n: added(e, web[0], n) for n, e in leaf.energy.items()})
+        if leaf.identity.id == f"past:{made.WEB_UID}"
+        else leaf
+        for leaf in rest
+    )
+    evicted = dataclasses.replace(NODE, leaves=leaves)
+    before = dataclasses.replace(NODE, sequence=NODE.sequence - 1)
+    text = text_of(scrape_of(evicted, before=before), "kepler")
+    assert values_of(text, "kepler_pod_cpu_watts", pod_id=made.WEB_UID, zone="package") == [0.0]
+    [pod_j] = values_of(text, "kepler_pod_cpu_joules_total", pod_id=made.WEB_UID, zone="package")
+    assert pod_j == pytest.approx(81.0, abs=0.02)
+
+
+def added(energy: Energy, leaf: Leaf, domain: str) -> Energy:
+    """Return an energy with that of a leaf added."""
+    had = leaf.energy[domain]
+    return Energy(energy.idle_uj + had.idle_uj, energy.dynamic_uj + had.dynamic_uj)
 
 
 def test_state_and_ids_are_what_kepler_calls_so() -> None:

@@ -20,7 +20,7 @@ from tychod.exposition.scrape import (
 )
 from tychod.exposition.table import FAMILIES
 from tychod.exposition.text import Block, Line, joined, labels_text
-from tychod.model import Domain, Energy, Gpu, Leaf, Process, Snapshot
+from tychod.model import Energy, Gpu, Leaf, Process, Snapshot
 from tychod.views import pod_key
 
 ZONES: Final = ("package", "core", "dram", "uncore", "psys")
@@ -33,10 +33,9 @@ class Past(NamedTuple):
     """The window before, where it is the one right before: energies by who had them."""
 
     seconds: float
-    domains: Mapping[str, Domain]
+    snapshot: Snapshot
     leaves: Mapping[str, Leaf]
     processes: Mapping[tuple[int, int], Process]
-    cpu_ns: int
 
 
 class Figures(NamedTuple):
@@ -81,10 +80,9 @@ def _past_of(scrape: Scrape) -> Past | None:
     listed = before.processes.entries if before.processes else ()
     return Past(
         snapshot.window.seconds,
-        before.domains,
+        before,
         {leaf.identity.id: leaf for leaf in (*before.leaves, *before.views)},
         {(process.pid, process.start_ns): process for process in listed},
-        sum(leaf.cpu_ns for leaf in before.leaves),
     )
 
 
@@ -136,7 +134,8 @@ def _node(scrape: Scrape, figures: Figures) -> Iterator[Line]:
     yield from _supplies(snapshot, figures)
     cpus = os.cpu_count()
     if figures.past is not None and cpus:
-        used_ns = sum(leaf.cpu_ns for leaf in snapshot.leaves) - figures.past.cpu_ns
+        had_ns = sum(leaf.cpu_ns for leaf in figures.past.snapshot.leaves)
+        used_ns = sum(leaf.cpu_ns for leaf in snapshot.leaves) - had_ns
         ratio = used_ns / SECOND_NS / cpus / figures.past.seconds
         yield (
             "kepler_node_cpu_usage_ratio",
@@ -157,7 +156,7 @@ def _zone(zone: str, snapshot: Snapshot, figures: Figures) -> Iterator[Line]:
         yield f"{total}_watts", labels, rounding.watts(domain.power_w), 0
     if domain.idle_uj is None or domain.dynamic_uj is None:
         return
-    then = figures.past.domains.get(zone) if figures.past else None
+    then = figures.past.snapshot.domains.get(zone) if figures.past else None
     parts = (("idle", domain.idle_uj), ("active", domain.dynamic_uj))
     for part, energy_uj in parts:
         name = f"{total}_{part}"
@@ -255,13 +254,15 @@ def _vm(leaf: Leaf, figures: Figures) -> Block:
 
 def _pods(snapshot: Snapshot, figures: Figures) -> Iterator[Block]:
     names = ("pod_id", "pod_name", "pod_namespace", "state")
+    # By pod, not by leaf: what is evicted moves within its pod, and that is no growth.
+    before = pods_of(figures.past.snapshot) if figures.past else {}
     for key, leaves in pods_of(snapshot).items():
         who = [leaf.identity for leaf in leaves]
         pod, namespace = first(one.pod for one in who), first(one.namespace for one in who)
         labels = labels_text(names, (key, pod, namespace, pod_state(leaves)))
         since_ns = min(leaf.first_seen_ns for leaf in leaves)
         energy = _dynamic(leaf.energy for leaf in leaves)
-        then = _dynamic(_then(leaf, figures) for leaf in leaves)
+        then = _dynamic(leaf.energy for leaf in before.get(key, ()))
         owner = Owner("kepler_pod", labels, energy, then, since_ns)
         total_uj = sum(leaf.total.dynamic_uj for leaf in leaves)
         yield Block("pod", key, total_uj, list(_owner_lines(owner, figures)))
