@@ -4,6 +4,7 @@ The host's half is `tychod --doctor`, run as the user who calls; the daemon's is
 as it sees the host from its sandbox.  Where the two disagree the daemon, who measures, decides.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from typing import Final, NamedTuple
 from tychoctl import output
 from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
 from tychoctl.doctor_text import render
-from tychoctl.doctor_view import Check, Told, host_fault, merge, seen_by_daemon, summary
+from tychoctl.doctor_view import Check, Told, files_of, host_fault, merge, seen_by_daemon, summary
 from tychoctl.options import Options
 from tychoctl.recordings import RUN_TYCHOD
 
@@ -118,6 +119,9 @@ def _ask(path: str) -> Told:
     try:
         with Connection(path, DAEMON_S / 2) as connection:
             reply: Reply = connection.call("status")
-            return Told(reply, connection.welcome.daemon, None)
+            told = Told(reply, connection.welcome.daemon, None)
+            with contextlib.suppress(Failure):  # what it said already counts
+                told = told._replace(files=files_of(connection.call("config")))
+            return told
     except Failure as failure:
         return Told(None, "", failure)

@@ -38,6 +38,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "degraded": "tychoctl status says what is wrong; the checks below that failed say how to mend",
     "version": "systemctl restart tychod: it still runs what was installed before",
     "rejected": "mend the files named, then: systemctl reload tychod",
+    "files": "tychoctl doctor --config {file}: look with the daemon's own settings",
     "host": "reinstall the package: apt install --reinstall tychod",
     "late": "run it alone and see what hangs: sudo tychod --doctor",
     "forbidden": "see the check of the socket, or: sudo tychoctl doctor",
@@ -62,6 +63,7 @@ class Told(NamedTuple):
     status: Reply | None
     daemon: str
     failure: Failure | None
+    files: tuple[str, ...] = ()  # of its settings
 
 
 class View(NamedTuple):
@@ -77,6 +79,7 @@ class Daemon(NamedTuple):
 
     own: list[Check]
     views: Mapping[str, View]
+    files: tuple[str, ...] = ()
 
 
 class Summary(NamedTuple):
@@ -109,7 +112,13 @@ def seen_by_daemon(told: Told) -> Daemon:
     status = told.status
     views = dict(_views(status))
     own = [_well(status, told.daemon), *_problems(status)]
-    return Daemon(own, views)
+    return Daemon(own, views, told.files)
+
+
+def files_of(reply: Reply) -> tuple[str, ...]:
+    """Return the files that the daemon's settings come from."""
+    origins = {str(setting.get("origin")) for setting in _maps(reply.get("config"))}
+    return tuple(sorted(o for o in origins if o.startswith("/") and o.endswith(".toml")))
 
 
 def _daemon(state: str, evidence: str, remedy: str | None = None) -> Check:
@@ -222,11 +231,22 @@ def view_of_accounting(accounting: Mapping[str, object]) -> View:
 def merge(host: Sequence[Check], daemon: Daemon) -> list[Check]:
     """Return every check once, in groups; the daemon's view decides where there is one."""
     seen = [joined(check, daemon.views.get(check.id)) for check in host]
+    seen = [_with_files(check, daemon.files) for check in seen]
     known = {check.id for check in host}
     if known <= {"host"}:  # no half of the host's: the daemon's views are all there is
         seen += [_alone(ident, view) for ident, view in daemon.views.items()]
     places = {group: place for place, group in enumerate(GROUPS)}
     return sorted([*seen, *daemon.own], key=lambda check: places.get(check.group, len(places)))
+
+
+def _with_files(check: Check, files: tuple[str, ...]) -> Check:
+    """Say where the daemon has other settings than those that were looked at from here."""
+    others = [file for file in files if file not in check.evidence]
+    if check.id != "settings" or check.state != "ok" or not others:
+        return check
+    text = f"{check.evidence}, but the daemon has others: {', '.join(others)}"
+    first = next((file for file in others if file.endswith("/tychod.toml")), others[0])
+    return check._replace(state="warn", evidence=text, remedy=REMEDIES["files"].format(file=first))
 
 
 def joined(check: Check, view: View | None) -> Check:

@@ -130,6 +130,7 @@ CAUSES = {
     "forbidden": lambda: remedies_of(failed("forbidden")),
     "degraded": lambda: remedies_of(told(state="degraded")),
     "version": lambda: remedies_of(Told({"state": "running"}, "tychod 99.0", None)),
+    "files": lambda: remedies_of(told()._replace(files=("/x/tychod.toml",))),
     "rejected": lambda: remedies_of(told(config_rejected="window.length: is no number")),
     "late": lambda: [read_from("sleep 5").remedy],
     "host": lambda: [read_from("echo No module named numpy >&2").remedy],
@@ -139,7 +140,7 @@ CAUSES = {
 @pytest.mark.parametrize("name", doctor_view.REMEDIES)
 def test_each_remedy_is_shown_for_its_cause(name: str) -> None:
     """What the client itself advises is shown for what it is about."""
-    assert doctor_view.REMEDIES[name] in CAUSES[name]()
+    assert doctor_view.REMEDIES[name].format(file="/x/tychod.toml") in CAUSES[name]()
 
 
 def test_without_the_host_s_half_the_daemon_s_is_told() -> None:
