@@ -77,6 +77,7 @@ def filled(text: str) -> str:
 
 RULE_QUERIES: Final = list(read_rules())
 BOARD_QUERIES: Final = [query for path in DASHBOARDS for query in read_dashboard(path)]
+ALL_QUERIES: Final = [*RULE_QUERIES, *BOARD_QUERIES]
 RECORDED: Final = {query.place: query for query in RULE_QUERIES if ":" in query.place}
 LABELS: Final[dict[str, set[str]]] = {
     **{family.name: {*family.labels, *TARGET_LABELS} for family in METRICS},
@@ -113,7 +114,7 @@ def all_labels(text: str) -> set[str]:
     return set().union(*(known_labels(name) for name in series_of(text)))
 
 
-@pytest.mark.parametrize("query", [*RULE_QUERIES, *BOARD_QUERIES], ids=lambda query: query.place)
+@pytest.mark.parametrize("query", ALL_QUERIES, ids=lambda query: query.place)
 def test_every_query_asks_for_what_is_served(query: Query) -> None:
     """Metrics and labels of rules and dashboards are in the table of metrics, or recorded."""
     found = series_of(query.text)
@@ -138,12 +139,23 @@ def test_names_and_labels_are_found_in_queries() -> None:
 
 def test_counters_are_asked_for_growth_and_nothing_else_is() -> None:
     """rate and increase are taken of counters; a counter's sum is shown where it counts faults."""
-    for query in [*RULE_QUERIES, *BOARD_QUERIES]:
+    for query in ALL_QUERIES:
         for name in re.findall(r"(?:rate|increase)\((\w+)", query.text):
             assert FAMILIES[name].type == "counter", query.place
         rest = re.sub(r"(?:rate|increase)\(\w+(?:\{[^}]*\})?\[\w+\]\)", "", query.text)
         for name in re.findall(r"\w+_total\b", rest):
             assert "violations" in name, query.place
+
+
+def test_growth_leaves_out_what_is_past() -> None:
+    """What `past` grows by was counted before as that of others: no growth has it in."""
+    found = re.findall(
+        r"tycho_other_\w+_total(\{[^}]*\})", "\n".join(query.text for query in ALL_QUERIES)
+    )
+
+    assert found
+    for selector in found:
+        assert re.search(r'workload(="(?!past)|!="past")', selector), selector
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
