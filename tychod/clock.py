@@ -14,6 +14,13 @@ class Clock(Protocol):
         """Nanoseconds to add to a monotonic time for the wall clock (since 1970, UTC)."""
 
 
+class SleepClock(Clock, Protocol):
+    """A clock that knows for how long the machine slept."""
+
+    def slept_ns(self) -> int:
+        """Nanoseconds since boot that the monotonic clock did not count."""
+
+
 class SystemClock:
     """CLOCK_MONOTONIC and CLOCK_REALTIME of this machine."""
 
@@ -26,6 +33,11 @@ class SystemClock:
         before = time.monotonic_ns()
         wall = time.time_ns()
         return wall - (before + time.monotonic_ns()) // 2
+
+    def slept_ns(self) -> int:
+        """CLOCK_BOOTTIME minus CLOCK_MONOTONIC in whole seconds: time in suspend."""
+        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return round((boottime_ns - time.monotonic_ns()) / 1e9) * 1_000_000_000
 
 
 class EndingClock:

@@ -106,6 +106,10 @@ class TodaysClock:
         """Offset to the wall clock."""
         return self._offset_ns
 
+    def slept_ns(self) -> int:
+        """Nanoseconds in suspend: none."""
+        return 0
+
 
 def full_node(sequence: int, clock: TodaysClock) -> Snapshot:
     """Return one of two neighbouring windows of a full node."""

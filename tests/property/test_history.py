@@ -60,7 +60,15 @@ def check_all(snapshots: Sequence[Snapshot], kept: Sequence[int], a: int, b: int
 
 def totals(entries: list[dict[str, object]], key: str) -> dict[object, Any]:
     """Energy of the entries of an answer, by their key."""
-    return {entry[key]: entry["total"] for entry in entries}
+    return {
+        entry[key]: {kind: uj or 0 for kind, uj in section(entry, "total").items()}
+        for entry in entries
+    }
+
+
+def section(entry: Mapping[str, Any], key: str) -> dict[str, int | None]:
+    """Part of an entry."""
+    return dict(entry[key])
 
 
 def check_views(snapshots: Sequence[Snapshot], kept: Sequence[int]) -> None:

@@ -243,6 +243,26 @@ def test_a_clock_that_is_set_moves_no_energy(tmp_path: Path) -> None:
     assert report["covered"]["seconds"] == 30.0
 
 
+def test_a_machine_that_slept_moves_no_energy(tmp_path: Path) -> None:
+    """A night in suspend is between its records; those of the evening stay where they were."""
+    night_ns = 8 * 3600 * 10**9
+    evening = series(2)
+    morning = [after(evening[1]), after(after(evening[1]))]
+    morning = [replace(x, wall_offset_ns=x.wall_offset_ns + night_ns) for x in morning]
+    recorded = filled(tmp_path, evening)
+    recorded.clock.asleep_ns = night_ns
+    for snapshot in morning:
+        recorded.record(snapshot)
+    before = recorded.report("pod", evening[0], evening[1])
+    whole = recorded.report("pod", evening[0], morning[1])
+    recorded.close()
+
+    assert before["covered"]["seconds"] == 10
+    assert energy_of(before) * 3 == energy_of(whole) > 0
+    assert whole["covered"]["seconds"] == 30 + 8 * 3600
+    assert [gap["counted"] for gap in whole["gaps"]] == [True]
+
+
 def test_a_full_disk_is_told_and_tried_again(tmp_path: Path) -> None:
     """Memory goes on meanwhile; afterwards the file begins with a record that stands alone."""
     snapshots = series(4)

@@ -161,7 +161,7 @@ class Daemon:
         self._metadata, self._kubelet, self._machines = naming
         slots = (self._latest, self._coarse)
         self._history = History(
-            config.history, self._boot_id, store.directory, *slots, clock, crashed
+            config.history, self._boot_id, store.directory, *slots, SystemClock(), crashed
         )
         self._analyser = Analyser(
             Axis(

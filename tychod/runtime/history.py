@@ -4,6 +4,7 @@ Nothing waits for it: it takes the newest snapshot when a record is due.  A disk
 slow costs records on disk, never a window; what is in memory goes on.
 """
 
+import dataclasses
 import logging
 import threading
 from collections import deque
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tychod.buffer import Latest
-from tychod.clock import Clock
+from tychod.clock import SleepClock
 from tychod.config_results import History as Settings
 from tychod.config_results import Report as Factors
 from tychod.frames import ProtocolError
-from tychod.model import Snapshot
+from tychod.model import Snapshot, Window
 from tychod.protocol import Nothing, Report
 from tychod.runtime.history_files import File, Limits, Writer, list_files
 from tychod.runtime.history_records import Encoder, Life, Totals, totals_of
@@ -72,7 +73,7 @@ class History:
         state: Path,
         latest: Latest[Snapshot],
         coarse: Slot,
-        clock: Clock,
+        clock: SleepClock,
         crashed: Callable[[str], None],
     ) -> None:
         """``state``: the daemon's directory; ``crashed`` ends the daemon.
@@ -158,6 +159,7 @@ class History:
 
     def record(self, snapshot: Snapshot) -> None:
         """Make a record; only one thread may."""
+        snapshot = self._since_boot(snapshot)
         life = Life(self._boot, snapshot.since_ns)
         encoder = self._encoder
         if encoder is None or encoder.life != life:
@@ -246,7 +248,21 @@ class History:
         if newest is None or view.step_s > newest.window.seconds:
             return None
         wall_ns = newest.window.end_ns + newest.wall_offset_ns
-        return newest if period.start_ns < wall_ns <= period.end_ns else None
+        return self._since_boot(newest) if period.start_ns < wall_ns <= period.end_ns else None
+
+    def _since_boot(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot whose times count suspend, too.
+
+        Between such times and the wall clock there is but one offset in a boot, and it is the
+        newest: who sets the clock sets it right.
+        """
+        start_ns, end_ns = snapshot.window
+        slept_ns = self._clock.slept_ns()
+        return dataclasses.replace(
+            snapshot,
+            window=Window(start_ns + slept_ns, end_ns + slept_ns),
+            wall_offset_ns=snapshot.wall_offset_ns - slept_ns,
+        )
 
     def _read(self, period: Period) -> list[Span]:
         damaged: list[str] = []
