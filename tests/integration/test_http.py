@@ -475,6 +475,20 @@ def test_what_cannot_be_served_as_set_is_not_served(
         assert remedy in (trouble.remedy or "")
 
 
+def test_without_the_library_the_endpoint_says_what_to_install(
+    site: Site, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring goes on; the endpoint opens as soon as the library is there."""
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "prometheus_client", None)  # as the import system sees it
+        with serving(metrics, site.known) as endpoint:
+            (trouble,) = endpoint.troubles()
+            assert "prometheus_client is not installed" in trouble.reason
+            assert "python3-prometheus-client" in (trouble.remedy or "")
+            without.undo()
+            until(lambda: bool(endpoint.addresses))
+
+
 @pytest.mark.parametrize("listen", ["[::1]:0", "localhost:0", "127.0.0.1:0"])
 def test_it_listens_where_it_is_told(site: Site, metrics: Metrics, listen: str) -> None:
     """On literals of both kinds and on the addresses of a name."""

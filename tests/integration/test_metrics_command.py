@@ -58,6 +58,18 @@ def tychoctl(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_without_the_library_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon answers with reason and remedy, not with a fault of its own."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)  # as the import system sees it
+    with serving(tmp_path / "sock", NODE, Metrics()):
+        told = tychoctl(tmp_path / "sock", "metrics")
+
+    assert told.returncode == 1
+    assert "prometheus_client is not installed; apt-get install" in told.stderr
+
+
 def test_the_command_prints_what_the_endpoint_would_serve(tmp_path: Path) -> None:
     """Raw, to the byte, under the settings' names or those that are asked for."""
     path, settings = tmp_path / "sock", Metrics(names="kepler", levels=("node", "pod"))

@@ -1,5 +1,6 @@
 """The text of one snapshot, encoded once for all who ask for the same."""
 
+import importlib.util
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,20 @@ Whatever later versions a scraper takes, it takes these, and no more texts are k
 MAX_ACCEPT: Final = 4096  # characters of an Accept header that are looked at
 _VERSION: Final = re.compile(r"version=\d{1,4}(\.\d{1,4}){0,3}", re.ASCII)
 _NOT_WANTED: Final = re.compile(r"q=0(\.0*)?", re.ASCII)
+NO_LIBRARY: Final = (
+    "Python's prometheus_client is not installed",
+    "apt-get install python3-prometheus-client, or what the library is called here",
+)
+"""Reason and remedy; the packages depend on it, so this is an installation by hand."""
 END: Final = "# EOF\n"
 KEPT: Final = 2
 """Windows whose texts are kept: who has no rights may see an older one than root does."""
 Key = tuple[MetricNames, bool]
+
+
+def has_library() -> bool:
+    """Say whether texts can be made."""
+    return importlib.util.find_spec("prometheus_client") is not None
 
 
 class Told(NamedTuple):

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tychod.conflicts import split_listen
+from tychod.exposition import NO_LIBRARY, has_library
 from tychod.model import Trouble
 from tychod.runtime.http import BACKLOG, HttpLimits, HttpServer
 from tychod.runtime.http_auth import Guard
@@ -131,6 +132,8 @@ class Endpoint:
                 self._server.serve(listeners)
 
     def _load(self) -> None:
+        if not has_library():
+            raise EndpointError(*NO_LIBRARY)
         self._looked_s = time.monotonic()
         for part in ("tls", "users"):
             self._load_part(part)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tychod.config import Config
-from tychod.exposition import Exposition, Scrape
+from tychod.exposition import NO_LIBRARY, Exposition, Scrape, has_library
 from tychod.exposition.render import OPENMETRICS, TEXT
 from tychod.frames import MAX_REPLY_BYTES, ProtocolError
 from tychod.model import DaemonStatus, NodeFacts
@@ -45,6 +45,8 @@ def metrics_question(
 
 def answer(args: MetricsText, scrape: Scrape, exposition: Exposition) -> Mapping[str, object]:
     """Return the text that the endpoint would serve; raise where no answer can hold it."""
+    if not has_library():
+        raise ProtocolError("unavailable", "; ".join(NO_LIBRARY))
     names = args.names or scrape.metrics.names
     body = exposition.text_of(scrape, names, is_open=args.openmetrics)
     if len(body) > MAX_TEXT_BYTES:
