@@ -166,9 +166,9 @@ def fail(exc: Exception) -> Callable[[Place], Finding]:
     return look
 
 
-def not_a_member(base: Path) -> Finding:
-    """Be refused by the socket's group."""
-    return service._not_let_in(place_at(base), base, "permission denied")
+def not_a_member(_: Path) -> Finding:
+    """Be refused by a socket of a group that one is no member of."""
+    return service.judge_refused("permission denied", gid=4711, uid=4712)
 
 
 def no_pod_logs(base: Path) -> Finding:
@@ -426,6 +426,13 @@ def test_a_virtual_machine_explains_what_is_missing(flags: str, told: str, tmp_p
 
     assert finding.state == "ok"
     assert told in finding.evidence
+
+
+def test_nobody_is_told_to_join_the_group_of_root() -> None:
+    """A socket that only root may use leads to sudo, not to root's group."""
+    found = service.judge_refused("permission denied", gid=0, uid=4712)
+
+    assert found.remedy == remedies.REMEDIES["as-root"]
 
 
 @pytest.mark.parametrize(

@@ -178,10 +178,18 @@ def _group_exists(name: str) -> bool:
 
 def _not_let_in(place: Place, path: Path, text: str) -> Finding:
     try:
-        group = group_name(path.stat().st_gid)
+        gid = path.stat().st_gid
     except OSError:
-        group = place.config.control.group or "tychod"
-    return Finding("warn", text, remedy("socket-member", group=group, user=user_name(place.uid)))
+        gid = 0
+    return judge_refused(text, gid=gid, uid=place.uid)
+
+
+def judge_refused(text: str, *, gid: int, uid: int) -> Finding:
+    """Return how a user gets to a socket of a group; nobody should join root's for it."""
+    if gid == 0:
+        return Finding("warn", text, remedy("as-root"))
+    told = remedy("socket-member", group=group_name(gid), user=user_name(uid))
+    return Finding("warn", text, told)
 
 
 def user_name(uid: int) -> str:
