@@ -42,9 +42,7 @@ def run(options: Options) -> int:
     half = start_host(options)
     told = ask_daemon(socket_path(options.socket))
     daemon = seen_by_daemon(told)
-    checks = merge(read_host(half), daemon)
-    if options.group is not None:
-        checks = [check for check in checks if check.group == options.group]
+    checks = of_group(merge(read_host(half), daemon), options.group)
     if options.output == "json":
         output.write(json.dumps(to_plain(checks)) + "\n")
     else:
@@ -52,6 +50,11 @@ def run(options: Options) -> int:
         is_coloured = size is not None and not os.environ.get("NO_COLOR")
         output.write(render(checks, size.columns if size else WIDTH, coloured=is_coloured))
     return 1 if any(check.state == "fail" for check in checks) else 0
+
+
+def of_group(checks: list[Check], group: str | None) -> list[Check]:
+    """Return the checks of a group; None: all."""
+    return [check for check in checks if group in (None, check.group)]
 
 
 def to_plain(checks: Sequence[Check]) -> dict[str, object]:

@@ -60,14 +60,6 @@ def test_a_daemon_that_is_well_is_told_so(node: Node) -> None:
     assert (code, [c["id"] for c in checks.values() if c["state"] == "fail"]) == (0, [])
 
 
-def test_a_group_is_shown_alone(node: Node) -> None:
-    """`--group` shows its checks and judges by them."""
-    checks, code = examine(node, "--group", "machine")
-
-    assert {check["group"] for check in checks.values()} == {"machine"}
-    assert code == 0
-
-
 def test_a_daemon_that_is_down_leaves_the_host_s_half(node: Node) -> None:
     """Killed: socket and daemon fail and say what to do; the sources are looked at still."""
     node.kill()

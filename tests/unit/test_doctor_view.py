@@ -174,6 +174,14 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert "\x1b" not in text
 
 
+def test_a_group_is_shown_alone() -> None:
+    """`--group` shows its checks; without it all are shown."""
+    checks = joint()
+
+    assert {check.id for check in doctor.of_group(checks, "gpu")} == {"nvml"}
+    assert doctor.of_group(checks, None) == checks
+
+
 def test_colours_are_for_states_alone() -> None:
     """A coloured text is the plain one, with each state in its colour."""
     plain, coloured = (doctor_text.render(joint(), 80, coloured=c) for c in (False, True))
