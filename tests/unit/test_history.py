@@ -1,5 +1,6 @@
 """The history: what is kept survives damage, full disks and clocks; what is read is what was."""
 
+import itertools
 import os
 import shutil
 import threading
@@ -7,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, ItemsView, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -346,17 +348,21 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_readers_without_rights_see_edges_no_closer_than_their_step(tmp_path: Path) -> None:
     """However they choose a period, they learn nothing of shorter times."""
-    snapshots = series(12)
-    recorded = filled(tmp_path, snapshots)
-    newest = snapshots[-1]
-    view = View(newest, None, 60.0)
-    ends = {
-        recorded.report("node", None, snapshot, view=view)["covered"]["end"]
-        for snapshot in snapshots
-    }
+    snapshots = series(40)
+    recorded = filled(tmp_path, snapshots[:9])
+    recorded.close()  # the daemon was started again: its first record comes at any time
+    recorded = filled(tmp_path, snapshots[9:])
+    view = View(snapshots[-1], None, 60.0)
+    edges = set()
+    for start, end in itertools.combinations(snapshots[::3], 2):
+        covered = recorded.report("node", start, end, view=view)["covered"]
+        if covered:
+            edges |= {covered["start"], covered["end"]}
     recorded.close()
+    times = sorted(datetime.fromisoformat(edge).timestamp() for edge in edges)
 
-    assert len(ends) <= 3
+    assert len(times) >= 3
+    assert min(later - sooner for sooner, later in itertools.pairwise(times)) >= 60
 
 
 def test_the_newest_window_is_the_end_of_a_report_up_to_now(tmp_path: Path) -> None:

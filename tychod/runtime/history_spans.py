@@ -29,6 +29,9 @@ from tychod.runtime.history_records import (
 LONGEST_STEPS: Final = 3
 """Records further apart than this many intervals are told as a gap."""
 
+STEPS_BEFORE: Final = 4
+"""How far back is read for the first record of a step, which may be in the file before."""
+
 
 class Source(NamedTuple):
     """One log; its name is what is said of it when it is damaged."""
@@ -165,7 +168,8 @@ def _overlapping(
     begins = [start.t_ns + offsets[start.life.boot] for _, start in placed]
     for number, (source, start) in enumerate(placed):
         is_over = number + 1 < len(begins) and (
-            placed[number + 1][1].life == start.life and begins[number + 1] <= period.start_ns
+            placed[number + 1][1].life == start.life
+            and begins[number + 1] <= period.start_ns - STEPS_BEFORE * period.step_ns
         )
         if not is_over and begins[number] <= period.end_ns:
             yield source, start.life
@@ -250,8 +254,9 @@ class _LogReader:
         if is_late and before_ns and wall_ns > period.start_ns:
             span.pauses.append(Pause(before_ns, edge.t_ns))
         if period.step_ns:
-            step = edge.t_ns // period.step_ns
-            if step == reading.last_step:
+            # The first record of every other step: always the same ones, a step or more apart.
+            step, is_between = divmod(edge.t_ns // period.step_ns, 2)
+            if is_between or step == reading.last_step:
                 return
             reading.last_step = step
         if wall_ns <= period.start_ns:
