@@ -238,7 +238,8 @@ unit/test_sources.py
   test_the_model_waits_for_the_meters_and_no_longer 81
 """
 """46 to 48: the reference clamps, or only falls; ours is signed, closes and moves both ways.
-79: names of our own, and Kepler's; 80, 81: other methods take over; 84: the cgroup says who it is; the others: see the tests."""
+79: names of our own, and Kepler's; 80, 81: other methods take over; 84: the cgroup says who it is;
+the others: see the tests."""
 
 VECTORS_HELD = """
 property/test_gpuseries.py
