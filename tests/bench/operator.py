@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench import exposition, operator_client, operator_doctor
+from tests.bench import exposition, operator_client, operator_doctor, operator_history
 from tests.bench.figures import Figure
 
 FIGURES: Final[tuple[Callable[[], list[Figure]], ...]] = (
     exposition.measure,
     operator_client.measure,
     operator_doctor.measure,
+    operator_history.figures,
 )
 
 
