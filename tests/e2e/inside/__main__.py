@@ -116,6 +116,7 @@ OPERATOR: Final[Steps] = (
     Step("client: top leaves a clean terminal", client.top_leaves_a_clean_terminal, 120),
     Step("client: doctor names failures", client.doctor_names_failures, 120),
     Step("client: report adds up", client.report_adds_up),
+    Step("client: the history is private, outlives kill -9", client.history_is_private, 150),
 )
 SUITES: Final = {"deb": DEB, "identity": IDENTITY, "operator": OPERATOR, "rpm": RPM}
 

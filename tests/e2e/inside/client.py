@@ -6,17 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from tests.e2e.inside.machine import (
     Answer,
     ensure_running,
+    main_pid,
+    require_refused,
+    restart,
     run,
     start,
     wait_for_window,
     wait_until,
 )
-from tests.e2e.inside.scene import Scene
+from tests.e2e.inside.scene import Scene, describe
 from tests.e2e.inside.settings import DROP, WRONG
 from tests.e2e.steps import SkippedError, require
 
@@ -31,6 +35,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LI
 "$function" tychoctl "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+HISTORY: Final = Path("/var/lib/tychod/history")
 SIZES: Final = ((80, 24), (200, 50))
 
 
@@ -216,3 +221,35 @@ def report_adds_up(scene: Scene) -> str:
     for pod in scene.pods:
         require(pod.name in table, f"{pod.name} is not in the report:\n{table}")
     return f"{sums['pod']} uJ by each of {len(sums)} ways"
+
+
+def history_is_private(scene: Scene) -> str:
+    """What is kept for reports is closed to all but the daemon, and is there after kill -9."""
+    DROP.write_text("[history]\ninterval = 10.0\n", encoding="utf-8")
+    try:
+        restart()
+        known = set(HISTORY.glob("*"))
+        files = wait_until("a file", lambda: set(HISTORY.glob("*")) - known or known, 30)
+        wait_until("records", lambda: all(path.stat().st_size for path in files), 30)
+        require(describe(HISTORY) == "0700 tychod:tychod", f"{HISTORY} is {describe(HISTORY)}")
+        modes = {describe(path) for path in files}
+        require(modes == {"0600 tychod:tychod"}, f"the history's files are {modes}")
+        for user in (scene.member, scene.stranger):
+            require_refused(user, "ls", str(HISTORY))
+        before = _energy_until_now()
+        pid = main_pid()
+        run("kill", "-9", str(pid))
+        wait_until("a new process", lambda: main_pid() not in (0, pid), 20)
+        wait_for_window()
+        after = _energy_until_now()
+        require(after >= before, f"{before} uJ in the report before kill -9, {after} after it")
+    finally:
+        DROP.unlink()
+        restart()
+    return f"{len(files)} files; {before} uJ, after kill -9 {after} uJ"
+
+
+def _energy_until_now() -> int:
+    argv = ("tychoctl", "report", "--since", "1h", "--by", "node", "-o", "json", "--wait", "10")
+    total = json.loads(run(*argv).stdout)["report"]["total"]["total"]
+    return int(total["idle_uj"] + total["dynamic_uj"])
