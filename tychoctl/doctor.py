@@ -25,8 +25,11 @@ from tychoctl.recordings import RUN_TYCHOD
 SCHEMA: Final = 1
 WIDTH: Final = 80
 """Cells of a line where it goes to no terminal."""
-HOST_S: Final = 2.8
-"""Seconds until the host's half is given up; it gives each check 2.2 s and has to start."""
+HOST_S: Final = 20.0
+"""Seconds until the host's half is given up.
+
+It gives each check 2.2 s itself; only where the machine has no time for it at all it takes so long.
+"""
 DAEMON_S: Final = 2.2
 
 

@@ -201,9 +201,17 @@ def view_of_source(source: Mapping[str, object], *, is_problem: bool) -> View:
         return View("ok", reason or "reads it")
     if state == "off":
         return View("skip", reason or "off")
+    if is_problem and _is_optional(source):
+        return View("warn", reason or str(state), remedy)
     if state == "stalled" or is_problem:
         return View("fail", reason or str(state), remedy)
     return View("skip", reason or str(state))
+
+
+def _is_optional(source: Mapping[str, object]) -> bool:
+    """Say whether a source was never asked: without a credential names may come by other ways."""
+    never = source.get("enabled") == "auto" and not source.get("errors")
+    return source.get("name") == "kubelet" and never
 
 
 def view_of_route(told: str) -> View | None:

@@ -13,7 +13,16 @@ import pytest
 from tests.unit.test_render import GOLDEN, UPDATE, reply_for
 from tychoctl import doctor, doctor_text, doctor_view
 from tychoctl.client import Failure
-from tychoctl.doctor_view import Check, Told, View, joined, merge, seen_by_daemon, summary
+from tychoctl.doctor_view import (
+    Check,
+    Told,
+    View,
+    joined,
+    merge,
+    seen_by_daemon,
+    summary,
+    view_of_source,
+)
 from tychoctl.render import display_width
 from tychod.version import read_build
 
@@ -62,6 +71,19 @@ def test_output_is_as_agreed(form: str) -> None:
         path.write_text(text)
 
     assert text == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("enabled", "errors", "state"),
+    [("auto", 0, "warn"), ("auto", 2, "fail"), (True, 0, "fail")],
+)
+def test_a_kubelet_that_was_never_asked_only_warns(
+    *, enabled: object, errors: int, state: str
+) -> None:
+    """Nobody gave a credential: names may come by other ways; one that is refused fails."""
+    source = {"name": "kubelet", "enabled": enabled, "errors": errors, "state": "unavailable"}
+
+    assert view_of_source(source, is_problem=True).state == state
 
 
 def test_each_check_comes_once_and_the_daemon_decides() -> None:
