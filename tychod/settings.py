@@ -6,6 +6,8 @@ wrong in any of them is reported, all of it at once; nothing is ignored and noth
 
 import argparse
 import difflib
+import errno
+import stat
 import tomllib
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,8 +35,6 @@ EXIT_VALID: Final = 0
 EXIT_INVALID: Final = 2
 TRUE_WORDS: Final = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
-
-
 CREDENTIALS_FLAG: Final = "--redfish-cred-file-path"
 
 
@@ -171,7 +171,7 @@ def read_file_layer(path: Path) -> Layer:
     """Read one TOML file; what cannot be read or parsed is one problem and no values."""
     origin = one_line(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
         data = tomllib.loads(text)
     except OSError as exc:
         message = f"cannot be read: {exc.strerror}; {remedy(exc)}"
@@ -184,6 +184,14 @@ def read_file_layer(path: Path) -> Layer:
     else:
         return parse_layer(origin, data)
     return Layer(origin, {}, (f"{origin}: {message}",))
+
+
+def read_regular(path: Path) -> bytes:
+    """Return what a file holds; pipes and devices, which may never end, are not opened."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.samefile("/dev/null")):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path.read_bytes()  # of a directory: says that it is one
 
 
 def parse_layer(origin: str, data: Mapping[str, object]) -> Layer:
@@ -318,7 +326,7 @@ def remedy(error: OSError) -> str:
         return "create it or name another"
     if isinstance(error, PermissionError):
         return "let the user that runs tychod read it"
-    if isinstance(error, IsADirectoryError):
+    if error.errno in (errno.EISDIR, errno.EINVAL):
         return "name a file (--config-dir takes a directory)"
     if isinstance(error, NotADirectoryError):
         return "make it a directory of .toml files"

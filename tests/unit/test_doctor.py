@@ -157,6 +157,12 @@ def hang(_: Place) -> Finding:
     return ok("late")
 
 
+def hang_settings() -> diagnose.Read:
+    """Take longer than anybody waits here."""
+    RELEASED.wait(20.0)
+    return diagnose.Read(Config(), ok("late"))
+
+
 def fail(exc: Exception) -> Callable[[Place], Finding]:
     """Return a look that raises."""
 
@@ -193,6 +199,7 @@ CAUSES: Mapping[str, Callable[[Path], Finding]] = {
     "clock-resolution": lambda _: machine.judge_clock("jiffies", 4e-3),
     "library": lambda _: machine.judge_libraries([machine.LIBRARIES[0]]),
     "settings": lambda base: settings_from(base, "[window]\nlenght = 3\n"),
+    "settings-late": lambda _: diagnose.within(0.05, hang_settings)[1],
     "settings-unreadable": lambda _: diagnose.judge_settings(
         ["/etc/tychod/tychod.toml: cannot be read: Permission denied"], reads_all=False
     ),
@@ -271,6 +278,16 @@ def test_the_process_that_asks_systemd_may_end(
 def test_every_remedy_has_a_cause() -> None:
     """A new remedy comes with a test that produces its cause."""
     assert set(remedies.REMEDIES) - {"units-child"} == set(CAUSES)
+
+
+def test_settings_that_hang_hold_up_nobody() -> None:
+    """A dead file server below /etc: the defaults tell where to look, and that it hangs is told."""
+    config, finding = diagnose.within(0.05, hang_settings)
+
+    assert config == Config()
+    assert finding.state == "fail"
+    assert "0.05 s" in finding.evidence
+    assert not RELEASED.is_set()  # it hangs still
 
 
 def test_what_hangs_fails_and_holds_up_nobody(tmp_path: Path) -> None:

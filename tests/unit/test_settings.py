@@ -283,6 +283,26 @@ def test_what_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe or a device would hang who reads it; a link to /dev/null is an empty file."""
+    pipe, main = tmp_path / "pipe.toml", tmp_path / "tychod.toml"
+    os.mkfifo(pipe)
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/x.toml").symlink_to("/dev/zero")
+    (tmp_path / "conf.d/y.toml").symlink_to(pipe)
+    main.symlink_to("/dev/null")
+    told = "cannot be read: is no regular file; name a file (--config-dir takes a directory)"
+
+    assert problems(Arguments(config=str(pipe), config_dir=str(tmp_path))) == [
+        f"{pipe}: {told}",
+        f"{tmp_path}/conf.d/x.toml: {told}",
+        f"{tmp_path}/conf.d/y.toml: {told}",
+    ]
+    for path in (tmp_path / "conf.d").iterdir():
+        path.unlink()
+    assert load_settings(Arguments(config_dir=str(tmp_path)), {}).files == (str(main),)
+
+
 def test_conf_d_that_is_a_file_is_named(tmp_path: Path) -> None:
     """Drop-ins that cannot be listed are not silently left out."""
     args = write(tmp_path, {"tychod.toml": "", "conf.d": ""})

@@ -21,7 +21,7 @@ from tychod.hostfs import Host, may_read_everything, node_name, render_error
 from tychod.settings import SettingsError, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tychod.doctor.model import Check
     from tychod.settings import Arguments
@@ -42,6 +42,8 @@ LEAD_S: Final = 0.3
 """The most that a slow start takes from the checks."""
 LEAST_S: Final = 1.0
 """Seconds that checks have in any case, where a busy machine was slow to load what they need."""
+SETTINGS_S: Final = 1.0
+"""Seconds that the settings may take to read: the checks need the rest."""
 STATES: Final = ("ok", "warn", "fail", "skip")
 EVIDENCE_MOST: Final = 1000
 """Characters of one finding: devices and peers may be wordy."""
@@ -52,6 +54,13 @@ class Outcome(NamedTuple):
 
     code: int
     text: str
+
+
+class Read(NamedTuple):
+    """Settings, and how reading them went."""
+
+    config: Config
+    finding: Finding
 
 
 def doctor(args: Arguments, environ: Mapping[str, str], *, as_json: bool) -> Outcome:
@@ -75,19 +84,37 @@ def begin(environ: Mapping[str, str], now_s: float) -> float:
 
 def find_place(args: Arguments, environ: Mapping[str, str]) -> Place:
     """Read the settings; with wrong ones the defaults tell where to look."""
-    config, finding = Config(), ok("")
-    try:
-        settings = load_settings(args, environ)
-        config = settings.config
-        files = ", ".join(settings.files) or "no file: defaults"
-        finding = ok(f"valid ({files})")
-        if settings.warnings:
-            finding = Finding("warn", "; ".join(settings.warnings), remedy("settings"))
-    except SettingsError as exc:
-        finding = judge_settings(exc.problems, reads_all=may_read_everything())
+    config, finding = within(SETTINGS_S, lambda: read_settings(args, environ))
     host = Host(config.host, environ.get("CREDENTIALS_DIRECTORY", ""))
     uid, reads_all = os.geteuid(), may_read_everything()
     return Place(host, config, SystemClock(), environ, uid, finding, node_name(), reads_all)
+
+
+def within(wait_s: float, read: Callable[[], Read]) -> Read:
+    """Read settings, or give up after ``wait_s`` seconds: their file system may hang."""
+    found: list[Read] = []
+    thread = threading.Thread(target=lambda: found.append(read()), name="settings", daemon=True)
+    thread.start()
+    thread.join(wait_s)
+    if found:
+        return found[0]
+    if thread.is_alive():
+        told = f"not read within {wait_s:g} s: the checks below take the defaults"
+        return Read(Config(), Finding("fail", told, remedy("settings-late")))
+    return Read(Config(), Finding("fail", "reading them failed", remedy("fault")))
+
+
+def read_settings(args: Arguments, environ: Mapping[str, str]) -> Read:
+    """Return the settings in force, the defaults where they are wrong."""
+    try:
+        settings = load_settings(args, environ)
+    except SettingsError as exc:
+        return Read(Config(), judge_settings(exc.problems, reads_all=may_read_everything()))
+    files = ", ".join(settings.files) or "no file: defaults"
+    finding = ok(f"valid ({files})")
+    if settings.warnings:
+        finding = Finding("warn", "; ".join(settings.warnings), remedy("settings"))
+    return Read(settings.config, finding)
 
 
 def load_modules(config: Config) -> None:

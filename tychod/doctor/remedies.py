@@ -18,6 +18,9 @@ REMEDIES: Final = MappingProxyType(
         ),
         "library": "install it: apt install {debian} (Fedora, RHEL: dnf install {fedora})",
         "settings": "mend the lines named, then run: tychod --check-config",
+        "settings-late": (
+            "see what hangs: ls -l /etc/tychod /etc/tychod/conf.d; often a file server is away"
+        ),
         "settings-unreadable": "run as root: sudo tychoctl doctor",
         "as-root": "run as root to see what tychod sees: sudo tychoctl doctor",
         "cgroup-drivers": (
