@@ -1,6 +1,7 @@
 """The metrics' figures: sums that hold, rounding, absence, hostile names, and what is left out."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -127,11 +128,12 @@ def test_rounded_counters_never_fall_and_are_within_a_quantum(
         shown_j = now_j
 
 
-def test_energy_and_power_are_multiples_of_their_steps() -> None:
+@pytest.mark.parametrize("names", NAMES)
+def test_energy_and_power_are_multiples_of_their_steps(names: MetricNames) -> None:
     """No figure of energy or power is finer than the quantum, by whatever family."""
     coarse = dataclasses.replace(SETTINGS, energy_quantum=0.25)
-    for sample in samples_of(text_of(scrape_of(NODE, coarse))):
-        exempt = ("floor", "exporter", "idle_w")
+    for sample in samples_of(text_of(scrape_of(NODE, coarse), names)):
+        exempt = ("exporter",)
         if any(word in sample.name for word in exempt):
             continue
         if "joules" in sample.name:
@@ -139,6 +141,24 @@ def test_energy_and_power_are_multiples_of_their_steps() -> None:
         if "watts" in sample.name:
             steps = sample.value * 4 * NODE.window.seconds
             assert steps == pytest.approx(round(steps), abs=1e-4), sample
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("power_w", [float("nan"), float("inf"), float("-inf")])
+def test_a_power_that_is_no_number_costs_its_own_series_alone(
+    names: MetricNames, power_w: float
+) -> None:
+    """One bad reading must not fail the scrape of the whole node, nor be shown."""
+    package = dataclasses.replace(NODE.domains["package"], power_w=power_w)
+    first, *rest = NODE.leaves
+    leaf = dataclasses.replace(first, power_w=dict.fromkeys(first.power_w, power_w))
+    bad = dataclasses.replace(
+        NODE, domains={**NODE.domains, "package": package}, leaves=(leaf, *rest)
+    )
+    found = [*samples_of(text_of(scrape_of(bad), names))]
+
+    assert len(found) > 100
+    assert all(math.isfinite(sample.value) for sample in found)
 
 
 def test_what_was_never_measured_has_no_series() -> None:

@@ -1,6 +1,7 @@
 """The text of one snapshot, encoded once for all who ask for the same."""
 
 import importlib.util
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -116,11 +117,17 @@ def series(scrape: Scrape, names: MetricNames) -> list[Line]:
     levels = scrape.metrics.levels
     made = kepler.blocks(scrape, levels) if names == "kepler" else _own_blocks(scrape)
     room = scrape.metrics.max_series - tycho.EXPORTER_SERIES
-    result = cut(list(made), levels, room)
+    result = cut([_finite(block) for block in made], levels, room)
     lines = [line for block in result.blocks for line in block.lines]
     shown = {**result.shown, "self": result.shown["self"] + tycho.EXPORTER_SERIES}
     quantum_j = scrape.metrics.energy_quantum
     return [*lines, *tycho.exporter_lines(shown, result.dropped, quantum_j)]
+
+
+def _finite(block: Block) -> Block:
+    """Leave out values that are no numbers: there is nothing that a reader could do with them."""
+    lines = [line for line in block.lines if math.isfinite(line[2])]
+    return block if len(lines) == len(block.lines) else block._replace(lines=lines)
 
 
 def _own_blocks(scrape: Scrape) -> Iterator[Block]:

@@ -1,5 +1,6 @@
 """What one text is made from, and how coarse its figures are; pure."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -34,7 +35,9 @@ class Rounding(NamedTuple):
         return energy_uj // self.quantum_uj * self.quantum_uj / 1e6
 
     def watts(self, power_w: float) -> float:
-        """Round watts to the nearest step."""
+        """Round watts to the nearest step; what is no number is NaN, which is not shown."""
+        if not math.isfinite(power_w):
+            return math.nan
         return round(round(power_w / self.step_w) * self.step_w, 6)
 
 

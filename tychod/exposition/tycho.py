@@ -114,7 +114,7 @@ def node_block(scrape: Scrape) -> Block:
         lines += _energy(name, domain, snapshot, rounding)
         lines += _zones(name, domain, snapshot, rounding)
     for name, domain in snapshot.domains.items():
-        lines += _quality(name, domain, snapshot)
+        lines += _quality(name, domain, snapshot, rounding)
     if snapshot.residual is not None:
         lines += _residual(snapshot.residual, rounding)
     cpu_s = sum(leaf.cpu_ns for leaf in snapshot.leaves) / SECOND_NS
@@ -160,7 +160,7 @@ def _zones(name: str, domain: Domain, snapshot: Snapshot, rounding: Rounding) ->
             yield one(f"{family}_watts", rounding.watts(zone.power_w), *labels)
 
 
-def _quality(name: str, domain: Domain, snapshot: Snapshot) -> Iterator[Line]:
+def _quality(name: str, domain: Domain, snapshot: Snapshot, rounding: Rounding) -> Iterator[Line]:
     yield one("domain_info", 1, name, domain.source, role_of(name, snapshot))
     yield from states("domain_quality", QUALITIES, domain.quality, name)
     if domain.through_ns is not None:
@@ -169,7 +169,8 @@ def _quality(name: str, domain: Domain, snapshot: Snapshot) -> Iterator[Line]:
     if domain.coverage is not None:
         yield one("domain_coverage_ratio", round(domain.coverage, 4), name)
     if domain.idle_floor is not None:
-        yield one("domain_idle_floor_watts", round(domain.idle_floor.power_w, 3), name)
+        floor_w = rounding.watts(domain.idle_floor.power_w)
+        yield one("domain_idle_floor_watts", floor_w, name)
         yield one("domain_idle_confidence_ratio", round(domain.idle_floor.confidence, 4), name)
 
 
