@@ -261,6 +261,33 @@ def test_the_endpoint_moves_by_the_interval_in_steps_of_the_quantum(metrics: Met
     assert {float(value) % 0.5 for value in joules} == {0.0}
 
 
+FINE = re.compile(r"uj|joules?|_w$|watts?|power|energy")
+
+
+def figures_in(plain: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield each number of energy or power in an answer, by its key."""
+    if isinstance(plain, dict):
+        for name, value in plain.items():
+            yield from figures_in(value, name)
+    elif isinstance(plain, list):
+        for value in plain:
+            yield from figures_in(value, key)
+    elif isinstance(plain, int | float) and FINE.search(key):
+        yield key, plain
+
+
+def test_no_page_beside_metrics_tells_energy(site: Site, metrics: Metrics) -> None:
+    """Whatever else is served is not rounded to the quantum, so it holds none."""
+    pages = ("/status", "/", "/healthz", "/readyz", "/none")
+    with serving(metrics, site.known) as endpoint:
+        found = {path: get(endpoint, path).body for path in pages}
+    status = json.loads(found.pop("/status"))
+
+    assert [*figures_in(status)] == []
+    assert status["domains"]["dram"]["quality"] == "measured"
+    assert not [path for path, body in found.items() if re.search(rb"[0-9.]+ ?[JW]\b", body)]
+
+
 def test_tls_and_certificates_of_clients(
     site: Site, metrics: Metrics, pairs: tuple[Pair, Pair, Pair]
 ) -> None:

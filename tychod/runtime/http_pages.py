@@ -27,6 +27,8 @@ JSON: Final = "application/json"
 LEAST_TO_SHRINK: Final = 1024
 SHRINKING: Final = 4  # of 9; more costs a scrape twice the time for a few per cent
 REALM: Final = 'Basic realm="tychod", charset="UTF-8"'
+ENERGIES: Final = ("energy_uj", "power_w")
+"""Of each domain in the answer ``status``: exact, as the control socket's readers may have it."""
 INDEX: Final = b"""<!DOCTYPE html>
 <html lang="en"><head><title>tychod</title></head><body>
 <h1>tychod</h1>
@@ -119,5 +121,10 @@ class Pages:
         return small
 
     def _status(self) -> Response:
-        body = json.dumps(msgpack.unpackb(self._known.status())) + "\n"
+        """Return the daemon's health; energy, which /metrics rounds, is not in it."""
+        told = msgpack.unpackb(self._known.status())
+        for domain in told["domains"].values():
+            for key in ENERGIES:
+                del domain[key]
+        body = json.dumps(told) + "\n"
         return Response(HTTPStatus.OK, body.encode(), JSON)
