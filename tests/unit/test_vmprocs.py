@@ -43,6 +43,12 @@ def put(host: Host) -> Callable[..., FakeProcess]:
 Put = Callable[..., FakeProcess]
 
 
+@pytest.fixture(autouse=True)
+def costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings here are as often as the tests say, however long this machine takes for one."""
+    monkeypatch.setattr(vmprocs, "RESTING", 0)
+
+
 class CountingHost:
     """A host that counts what is read of processes."""
 
