@@ -74,7 +74,12 @@ class Metrics:
         Doc("Most series of one scrape; what is left out, and how much, is told in the scrape."),
     ] = 20_000
     energy_quantum: Annotated[
-        float, Range(0.001, 10.0), Doc("Joules that energies are rounded to.")
+        float,
+        Range(0.001, 10.0),
+        Restart(),
+        Doc(
+            "Joules that energies are rounded down to; with a larger one counters begin lower once."
+        ),
     ] = 0.01
     tls_cert_file: Annotated[
         str, Restart(), Doc("Certificate chain (PEM) to serve HTTPS with; empty: HTTP.")

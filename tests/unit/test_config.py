@@ -202,3 +202,12 @@ def test_a_reload_changes_who_gets_idle_energy() -> None:
 
     assert (params.idle_policy, params.memory_bytes, params.cpus) == ("equal", 2**30, 4)
     assert config.attribution.irq == "kernel"
+
+
+def test_a_reload_makes_no_counter_of_the_metrics_fall() -> None:
+    """A larger quantum would round a counter that was shown to less than it was."""
+    fresh = with_values(metrics={"energy_quantum": 1.0, "max_series": 200})
+    live = [key for key, spec in walk(Config) if not spec.restart]
+    metrics = with_keys(Config(), fresh, live).metrics
+
+    assert (metrics.energy_quantum, metrics.max_series) == (0.01, 200)
