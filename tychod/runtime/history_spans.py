@@ -30,7 +30,7 @@ LONGEST_STEPS: Final = 3
 """Records further apart than this many intervals are told as a gap."""
 
 STEPS_BEFORE: Final = 4
-"""How far back is read for the first record of a step, which may be in the file before."""
+"""So many steps, or intervals where they are longer, are read before a period for its edge."""
 
 
 class Source(NamedTuple):
@@ -116,7 +116,7 @@ def read_spans(
             placed.append((source, start))
     offsets = _newest_offsets(placed)
     spans: dict[Life, _Reading] = {}
-    for source, life in _overlapping(placed, offsets, period):
+    for source, life in _overlapping(placed, offsets, period, interval_ns):
         reader = _LogReader(source, offsets, period, interval_ns, spans)
         try:
             reader.read(life)
@@ -162,17 +162,49 @@ def _newest_offsets(placed: list[tuple[Source, Start]]) -> Mapping[str, int]:
 
 
 def _overlapping(
-    placed: list[tuple[Source, Start]], offsets: Mapping[str, int], period: Period
+    placed: list[tuple[Source, Start]],
+    offsets: Mapping[str, int],
+    period: Period,
+    interval_ns: int,
 ) -> Iterator[tuple[Source, Life]]:
     """Yield the logs that may hold an edge of the period or something between its edges."""
+    before_ns = STEPS_BEFORE * max(period.step_ns, interval_ns) if period.step_ns else 0
     begins = [start.t_ns + offsets[start.life.boot] for _, start in placed]
     for number, (source, start) in enumerate(placed):
         is_over = number + 1 < len(begins) and (
             placed[number + 1][1].life == start.life
-            and begins[number + 1] <= period.start_ns - STEPS_BEFORE * period.step_ns
+            and begins[number + 1] <= period.start_ns - before_ns
         )
         if not is_over and begins[number] <= period.end_ns:
             yield source, start.life
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Chooses records a step or more apart: always the same ones, whatever the period.
+
+    A record is an edge a step or more after the one before it; where they are denser, the first
+    one of every other step is.  The first that is read may be neither, so it is none: a choice of
+    where reading begins shall not make edges of others.
+    """
+
+    before_ns: int | None = None  # the record before
+    edge_ns: int = 0  # the last edge, or the first record read
+    step: int = 0  # of the last record
+
+    def is_edge(self, t_ns: int, step_ns: int) -> bool:
+        """Say whether the next record is one."""
+        before_ns, self.before_ns = self.before_ns, t_ns
+        before_step, self.step = self.step, t_ns // step_ns
+        if before_ns is None:
+            self.edge_ns = t_ns
+            return False
+        is_first = self.step != before_step and self.step % 2 == 0
+        is_apart = t_ns - before_ns >= step_ns
+        if is_apart or (is_first and t_ns - self.edge_ns >= step_ns):
+            self.edge_ns = t_ns
+            return True
+        return False
 
 
 @dataclass(slots=True)
@@ -181,7 +213,7 @@ class _Reading:
 
     span: Span
     last_t_ns: int | None = None  # of the record before
-    last_step: int | None = None  # of the edge before
+    steps: _Steps = field(default_factory=_Steps)
 
 
 class _LogReader:
@@ -253,12 +285,8 @@ class _LogReader:
         is_late = before_ns and edge.t_ns - before_ns > LONGEST_STEPS * self._interval_ns
         if is_late and before_ns and wall_ns > period.start_ns:
             span.pauses.append(Pause(before_ns, edge.t_ns))
-        if period.step_ns:
-            # The first record of every other step: always the same ones, a step or more apart.
-            step, is_between = divmod(edge.t_ns // period.step_ns, 2)
-            if is_between or step == reading.last_step:
-                return
-            reading.last_step = step
+        if period.step_ns and not reading.steps.is_edge(edge.t_ns, period.step_ns):
+            return
         if wall_ns <= period.start_ns:
             span.base = edge
         span.first = span.first or edge
