@@ -1,10 +1,11 @@
 """``tychod``: the daemon's command line."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 from tychod.settings import add_arguments, arguments_from, check_config
 from tychod.version import read_build, render_version
@@ -141,7 +142,7 @@ def _hash_password() -> int:
 
     try:
         return _print(hash_text(ask_password(sys.stdin)) + "\n", 0)
-    except (UsersError, EOFError, KeyboardInterrupt) as exc:
+    except (UsersError, OSError, EOFError, KeyboardInterrupt) as exc:
         return _print(f"tychod: {str(exc) or 'no password was given'}\n", 1)
 
 
@@ -151,9 +152,9 @@ def _doctor(namespace: argparse.Namespace) -> NoReturn:
     from tychod.doctor.diagnose import doctor
 
     outcome = doctor(arguments_from(namespace), os.environ, as_json=namespace.json)
-    _print(outcome.text, 0)
+    failed = _print(outcome.text, 0)
     # What hangs in a thread must not hold up the end, which the interpreter's own way would.
-    os._exit(outcome.code)
+    os._exit(failed or outcome.code)
 
 
 def _replay(path: str, *, as_json: bool, verify: bool) -> int:
@@ -163,24 +164,39 @@ def _replay(path: str, *, as_json: bool, verify: bool) -> int:
     from tychod.replay import replay
 
     outcome = replay(path, as_json=as_json, verify=verify)
-    _print(outcome.text, 0)
+    failed = _print(outcome.text, 0)
     if outcome.problem:
         _print(f"tychod: {outcome.problem}\n", 1)
-    return outcome.code
+    return failed or outcome.code
 
 
 def _print(text: str, code: int) -> int:
-    """Print an answer, or a refusal on standard error; whoever closed the pipe has read enough."""
-    stream = sys.stderr if code else sys.stdout
-    if hasattr(stream, "reconfigure"):
+    """Print an answer, or a refusal on standard error; return ``code``, 1 if that cannot be done.
+
+    Whoever closed the pipe has read enough.
+    """
+    problem = _write(sys.stderr if code else sys.stdout, text)
+    if not problem:
+        return code
+    if not code:
+        _write(sys.stderr, f"tychod: cannot write to standard output: {problem}\n")
+    return code or 1
+
+
+def _write(stream: TextIO | None, text: str) -> str:
+    """Write to a standard stream; return what is wrong with it, or ""."""
+    if stream is None:  # as Python has one whose descriptor was closed before the start
+        return "it is closed"
+    if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
+    except OSError as exc:
         # The interpreter flushes once more at its end and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
-    return code
+        return "" if isinstance(exc, BrokenPipeError) else exc.strerror or str(exc)
+    return ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """``tychod`` on the command line: one line or a usage error, never a traceback."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_a_reader_that_left_is_no_failure(flag: str, tmp_path: Path) -> None:
         os.close(writer)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["--version >/dev/full", "--version >&-", "--hash-password <&-"])
+def test_streams_that_cannot_be_used_are_told_in_one_line(words: str) -> None:
+    """A full disk, or an output or input that was closed: what is wrong, exit 1, no traceback."""
+    command = f'exec "$0" -m tychod {words}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"tychod: .+\n", done.stderr)
 
 
 def test_where_state_is_kept(tmp_path: Path) -> None:

@@ -171,11 +171,13 @@ class Guard:
         return Verdict.RIGHT
 
 
-def ask_password(stdin: TextIO) -> bytes:
+def ask_password(stdin: TextIO | None) -> bytes:
     """Return a password: asked for twice on a terminal, else the first line of standard input.
 
     Raise ``UsersError`` where there is none, or where the two differ.
     """
+    if stdin is None:  # closed before the start
+        raise UsersError("standard input is closed: a password is read from it")
     if stdin.isatty():
         password = getpass.getpass("Password: ").encode("utf-8", "surrogateescape")
         if getpass.getpass("Again: ").encode("utf-8", "surrogateescape") != password:
