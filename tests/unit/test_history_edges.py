@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures import snapshots as made
-from tests.fixtures.histories import SETTINGS, Recorded, later
+from tests.fixtures.histories import Recorded, later
 from tychod.model import Snapshot
 from tychod.runtime.slots import View
 

@@ -24,6 +24,7 @@ _FRAME: Final = struct.Struct("<4sBQqII")  # magic, kind, end, wall offset, byte
 _CRC: Final = struct.Struct("<I")  # of what stands before it
 HEADER_BYTES: Final = _FRAME.size + _CRC.size
 MOST_BYTES: Final = 64 * 1024 * 1024  # of one frame, packed or not; more is damage
+BLOCK_BYTES: Final = 1 << 16  # read at once to find the frame after damage
 LEVEL: Final = 6  # of zlib: 9 makes 1 % less of twice the time
 NAME_CHARS: Final = 256
 """Who may choose a name must not fill the disk with it; those of Kubernetes are no longer."""
@@ -263,8 +264,8 @@ def scan(log: Log, size: int) -> Iterator[Frame | None]:
     """Yield the frames of a log; None where something damaged was passed over or ends it."""
     at = 0
     while at < size:
-        found = _parse_header(log.read(at, HEADER_BYTES), at)
-        if found is None or found.start + found.length > size:
+        found = _parse_header(log.read(at, HEADER_BYTES), at, size)
+        if found is None:
             yield None
             at = _find_next(log, at + 1, size)
             continue
@@ -272,26 +273,29 @@ def scan(log: Log, size: int) -> Iterator[Frame | None]:
         at = found.start + found.length
 
 
-def _parse_header(data: bytes, at: int) -> Frame | None:
-    if len(data) < HEADER_BYTES or _CRC.unpack_from(data, _FRAME.size)[0] != zlib.crc32(
-        data[: _FRAME.size]
-    ):
+def _parse_header(data: bytes, at: int, size: int) -> Frame | None:
+    """Return the frame whose header these bytes begin with; None where there is none in whole."""
+    if len(data) < HEADER_BYTES or data[len(MAGIC)] > GONE:
+        return None
+    if _CRC.unpack_from(data, _FRAME.size)[0] != zlib.crc32(data[: _FRAME.size]):
         return None
     magic, kind, t_ns, offset_ns, length, crc = _FRAME.unpack_from(data)
-    if magic != MAGIC or kind not in (HEAD, FULL, CHANGES, GONE) or length > MOST_BYTES:
+    start = at + HEADER_BYTES
+    if magic != MAGIC or length > MOST_BYTES or start + length > size:
         return None
-    return Frame(kind, t_ns, offset_ns, at + HEADER_BYTES, length, crc)
+    return Frame(kind, t_ns, offset_ns, start, length, crc)
 
 
 def _find_next(log: Log, at: int, size: int) -> int:
-    """Return where the next frame may begin."""
-    step = 1 << 16
+    """Return where the next frame begins: each block is read once, whatever is in it."""
     while at < size:
-        data = log.read(at, step + len(MAGIC) - 1)
-        place = data.find(MAGIC)
-        if place >= 0:
-            return at + place
-        at += step
+        data = log.read(at, BLOCK_BYTES + HEADER_BYTES - 1)
+        place = data.find(MAGIC, 0, BLOCK_BYTES + len(MAGIC) - 1)
+        while place >= 0:
+            if _parse_header(data[place : place + HEADER_BYTES], at + place, size):
+                return at + place
+            place = data.find(MAGIC, place + 1, BLOCK_BYTES + len(MAGIC) - 1)
+        at += BLOCK_BYTES
     return size
 
 
