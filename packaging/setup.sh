@@ -62,8 +62,8 @@ install_packages() {
     mapfile -t wished < <(missing_packages "${WISHED[@]}")
     if ((EUID == 0)); then
         apt_install "${needed[@]}"
-        # On its own, and in a subshell: a name that this distribution lacks stops nothing.
-        (apt_install "${wished[@]}") || echo "setup: some checks are skipped without: ${wished[*]}" >&2
+        # On its own: a name that this distribution lacks stops nothing.
+        apt_install "${wished[@]}" || echo "setup: some checks are skipped without: ${wished[*]}" >&2
     elif ((${#needed[@]})); then
         fail "packages are missing; run: sudo apt-get install ${needed[*]} ${wished[*]}"
     elif ((${#wished[@]})); then
@@ -71,7 +71,8 @@ install_packages() {
     fi
 }
 
-apt_install() {
+# In a shell of its own: the trap of start_no_services is no other's, and is over with it.
+apt_install() (
     (($#)) || return 0
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
     echo "setup: installing $*"
@@ -83,7 +84,7 @@ apt_install() {
     if [[ " $* " == *" prometheus "* ]]; then
         update-rc.d prometheus disable >>.state/setup.log 2>&1 || true
     fi
-}
+)
 
 # Programs are wanted and not services: prometheus would listen on every address, and be in the tests' way.
 start_no_services() {
