@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tychod.runtime.store import write_all
+
 NAME: Final = re.compile(r"(\d{8})-(\d{8})\.history")  # UTC day and number
 DAY_S: Final = 86400
 MOST_FILES: Final = 2000
@@ -89,7 +91,7 @@ class Writer:
             self.close()
             self._fd = self._open(utc_day(wall_ns))
         try:
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
             self._bytes += len(data)
         except OSError:
             self._drop_torn()
@@ -136,9 +138,3 @@ class Writer:
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._file = None, None
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

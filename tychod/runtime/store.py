@@ -122,7 +122,7 @@ class Store:
         scratch.unlink(missing_ok=True)  # left by a save that failed, or put there by another
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(fd, packed)
+            write_all(fd, packed)
             if sync:
                 os.fsync(fd)
                 self._synced = time.monotonic()
@@ -181,7 +181,8 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write bytes to a file, all of them however few it takes at once; raise ``OSError``."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
