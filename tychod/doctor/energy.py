@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import stat
 from pathlib import Path
@@ -12,6 +11,7 @@ from tychod.doctor.machine import cpu_flags
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
 from tychod.hostfs import render_error
+from tychod.runtime.rights import group_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,14 +125,6 @@ def look_at_powercap(place: Place) -> Finding:
 
 def _mode_text(path: str, status: os.stat_result) -> str:
     return f"{path} is {stat.S_IMODE(status.st_mode):04o}, group {group_name(status.st_gid)}"
-
-
-def group_name(gid: int) -> str:
-    """Return a group's name, its number where it has none."""
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return f"#{gid}"
 
 
 def look_at_filter(place: Place) -> Finding:

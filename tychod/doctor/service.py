@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tychod.doctor import systemd
-from tychod.doctor.energy import group_name
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
 from tychod.hostfs import CAP_DAC_READ_SEARCH, render_error
+from tychod.runtime.rights import group_name
 
 if TYPE_CHECKING:
     from tychod.doctor.model import Place

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.runtime.http_auth import REMEDY, Users, UsersError, parse_users
+from tychod.runtime.rights import group_name
 
 if TYPE_CHECKING:
     import ssl
@@ -152,7 +153,7 @@ def check_private(path: str, setting: str) -> None:
         quoted = shlex.quote(path)
         raise EndpointError(
             f"{path}: {why}",
-            f"chown root:{_group_name()} {quoted} && chmod 0640 {quoted}",
+            f"chown root:{group_name(os.getegid())} {quoted} && chmod 0640 {quoted}",
         )
 
 
@@ -171,15 +172,6 @@ def _openings(found: os.stat_result) -> Iterator[str]:
 def _own_groups() -> set[int]:
     """Return whose members may know our secrets: those of root's group can, anyway."""
     return {0, os.getegid()}
-
-
-def _group_name() -> str:
-    import grp  # only where something has to be mended
-
-    try:
-        return grp.getgrgid(os.getegid()).gr_name
-    except KeyError:
-        return str(os.getegid())
 
 
 def _unreadable(path: str, exc: OSError, setting: str) -> tuple[str, str]:

@@ -38,6 +38,14 @@ def gid_of(name: str) -> int | None:
         return None
 
 
+def group_name(gid: int) -> str:
+    """Return a group's name, its number where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def how_to_get_rights(admin_group: str) -> str:
     """Return what a user can do who was refused."""
     if admin_group:
