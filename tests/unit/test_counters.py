@@ -141,3 +141,24 @@ def test_gathered_sums_of_counters(cases_dir: Path) -> None:
             expected += sum(b - a if b >= a else limit - a + b for a, b in pairwise(seen))
 
         assert got == expected, case["note"]
+
+
+@pytest.mark.parametrize("power_w", [1000.0, 1e9])
+def test_a_track_is_its_steps(power_w: float) -> None:
+    """Readings taken in at once come to what each step comes to: also of wraps, stops and gaps."""
+    zone = ZONE._replace(max_range_uj=1_000_000_000, max_power_w=power_w)
+    rising = [(i * SECOND, i * 7_000_001) for i in range(1, 40)]
+    for odd in ([], [(40 * SECOND, 5)], [(39 * SECOND, 300_000_000)], [(9_000 * SECOND, 10**9)]):
+        readings = [(0, 3), *rising, *odd, (20_000 * SECOND, 10**9)]
+        found = track(zone, 0, 0, readings)
+        energy_uj = [0]
+        at = [(0, 0)]
+        problems = []
+        for t_ns, value_uj in readings:
+            if t_ns > at[-1][0]:
+                moved = step(zone, at[-1][1], value_uj, t_ns - at[-1][0])
+                energy_uj.append(energy_uj[-1] + moved.energy_uj)
+                problems += [moved.problem] if moved.problem else []
+                at.append((t_ns, value_uj))
+
+        assert found == ([t for t, _ in at], energy_uj, [uj for _, uj in at], problems)

@@ -17,7 +17,8 @@ def allocate(amount_uj: int, weights: Sequence[float]) -> list[int]:
     exact = [amount_uj * (w / total) for w in weights]
     parts = [math.floor(x) for x in exact]
     left = amount_uj - sum(parts)
-    order = sorted(range(len(parts)), key=lambda i: (parts[i] - exact[i], i))
+    lost = [part - x for part, x in zip(parts, exact, strict=True)]
+    order = sorted(range(len(parts)), key=lost.__getitem__)  # which keeps the order of equals
     _hand_out(parts, [i for i in order if weights[i] > 0.0], left)
     return parts
 

@@ -4,7 +4,7 @@ Memory fades, idle power may drift, workloads come and go: all of that happens h
 window's rows are taken in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -68,8 +68,8 @@ def prepared(
     if now.moved > POOR_MOVE:
         keep *= (POOR_MOVE / now.moved) ** 2
     now = replace(now, info=now.info * keep, vector=now.vector * keep)
-    for i in range(len(now.zones)):
-        now = loosened(now, i, (IDLE_STEP * max(now.beta[i], 0.0)) ** 2)
+    zones = range(len(now.zones))
+    now = loosened(now, {i: (IDLE_STEP * max(now.beta[i], 0.0)) ** 2 for i in zones})
     return _with_columns(_without_gone(now), rows, leaves) if own else now
 
 
@@ -120,16 +120,20 @@ def _quiet(lowest_w: Float64s) -> Float64s:
     return found
 
 
-def loosened(now: Learned, i: int, variance: float) -> Learned:
-    """Add variance to one parameter: what is known of it counts less from now on."""
-    if variance <= 0.0:
+def loosened(now: Learned, variances: Mapping[int, float]) -> Learned:
+    """Add variance to some parameters: what is known of them counts less from now on."""
+    added = {i: variance for i, variance in variances.items() if variance > 0.0}
+    if not added:
         return now
-    row = now.info[i].copy()
-    gain = row / (row[i] + 1.0 / variance)
-    info = now.info - np.outer(gain, row)
-    cov = now.cov.copy()
-    cov[i, i] += variance
-    return replace(now, info=info, vector=now.vector - gain * now.vector[i], cov=cov)
+    info, vector, cov = now.info.copy(), now.vector, now.cov.copy()
+    step = np.empty_like(info)  # one for all: these are the large arrays
+    for i, variance in added.items():
+        row = info[i].copy()
+        gain = row / (row[i] + 1.0 / variance)
+        info -= np.outer(gain, row, out=step)
+        vector = vector - gain * vector[i]
+        cov[i, i] += variance
+    return replace(now, info=info, vector=vector, cov=cov)
 
 
 def _without_gone(now: Learned) -> Learned:
@@ -189,6 +193,8 @@ def _with_columns(now: Learned, rows: Rows, leaves: Sequence[str]) -> Learned:
     for leaf in sorted(added, key=lambda name: (-spent[name], name))[room:]:
         added.remove(leaf)
         young[leaf] = Column(YOUNG_WINDOWS)
+    if not added:  # the arrays stay as they are
+        return replace(now, columns=columns, young=young)
     columns |= {leaf: Column(1) for leaf in added}
     size, more = len(now.beta), len(added)
     info, cov = np.zeros((size + more,) * 2), np.zeros((size + more,) * 2)

@@ -5,7 +5,9 @@ energy is ``(current - previous) mod range`` plus an unknown number of whole ran
 load can draw at most (``max_power_w``) decides what is believable.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from operator import le, lt, sub
 from typing import Final, NamedTuple
 
 from tychod.samples import EnergyZone
@@ -73,8 +75,12 @@ def track(
     zone: EnergyZone, t_ns: int, native_uj: int, readings: Iterable[tuple[int, int]]
 ) -> Track:
     """Follow a zone from the point ``(t_ns, native_uj)`` through later readings ``(t, native)``."""
+    later = [reading for reading in readings if reading[0] > t_ns]
+    times, values = [t_ns, *(t for t, _ in later)], [native_uj, *(uj for _, uj in later)]
+    if _only_rises(zone, times, values):
+        return Track(times, [value_uj - native_uj for value_uj in values], values, [])
     found = Track([t_ns], [0], [native_uj], [])
-    for time_ns, value_uj in readings:
+    for time_ns, value_uj in later:
         if time_ns <= found.times_ns[-1]:
             continue
         moved = step(zone, found.native_uj[-1], value_uj, time_ns - found.times_ns[-1])
@@ -84,6 +90,15 @@ def track(
         if moved.problem:
             found.problems.append(moved.problem)
     return found
+
+
+def _only_rises(zone: EnergyZone, times_ns: Sequence[int], values_uj: Sequence[int]) -> bool:
+    """Say whether each step is one that ``step`` believes whatever it rose by: nearly always so."""
+    if not zone.max_range_uj or not all(map(lt, times_ns, times_ns[1:])):
+        return False
+    longest_ns = max(map(sub, times_ns[1:], times_ns), default=0)
+    limit_uj = zone.max_power_w * (longest_ns + MARGIN_NS) / 1_000
+    return zone.max_range_uj > limit_uj and all(map(le, values_uj, values_uj[1:]))
 
 
 def energy_at(found: Track, t_ns: int) -> int:
@@ -96,7 +111,7 @@ def energy_at(found: Track, t_ns: int) -> int:
         return 0
     if t_ns >= times[-1]:
         return found.energy_uj[-1]
-    after = next(i for i, t in enumerate(times) if t >= t_ns)
+    after = bisect_left(times, t_ns)
     before = after - 1
     rise = found.energy_uj[after] - found.energy_uj[before]
     return found.energy_uj[before] + rise * (t_ns - times[before]) // (times[after] - times[before])
@@ -106,6 +121,6 @@ def native_at(found: Track, t_ns: int, max_range_uj: int) -> tuple[int, int]:
     """Return ``(time, native counter)`` of the track at ``t_ns``, or at its last reading."""
     if t_ns >= found.times_ns[-1]:
         return found.times_ns[-1], found.native_uj[-1]
-    after = next(i for i, t in enumerate(found.times_ns) if t >= t_ns)
+    after = bisect_left(found.times_ns, t_ns)
     native = found.native_uj[after] - (found.energy_uj[after] - energy_at(found, t_ns))
     return t_ns, native % max_range_uj if max_range_uj else native

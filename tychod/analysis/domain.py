@@ -171,16 +171,19 @@ def _add_doubts(
     doubts: dict[str, Doubt], names: Sequence[str], found: Estimate, excess: float
 ) -> None:
     """Add one part's variances to the window's; the parts' own errors may well be the same."""
-    told = (found.window_var.tolist(), found.added_var.tolist(), found.own.tolist())
-    for name, here, more, own in zip(names, *told, strict=True):
+    here = [excess * var for var in found.window_var.tolist()]
+    told = zip(found.added_var.tolist(), found.own.tolist(), strict=True)
+    more = [excess * var if own else None for var, own in told]
+    for name, doubt in zip(names, map(Doubt, here, more), strict=True):
         had = doubts.get(name)
-        window_var = excess * here
-        added_var = excess * more if own else None
-        if had is not None:
-            window_var = (math.sqrt(window_var) + math.sqrt(had.window_var)) ** 2
-            known = added_var is not None and had.added_var is not None
-            added_var = (added_var or 0.0) + (had.added_var or 0.0) if known else None
-        doubts[name] = Doubt(window_var, added_var)
+        doubts[name] = doubt if had is None else _both(had, doubt)
+
+
+def _both(one: Doubt, other: Doubt) -> Doubt:
+    window_var = (math.sqrt(other.window_var) + math.sqrt(one.window_var)) ** 2
+    if one.added_var is None or other.added_var is None:
+        return Doubt(window_var, None)
+    return Doubt(window_var, (other.added_var or 0.0) + (one.added_var or 0.0))
 
 
 def _unused_j(rows: Rows, found: Estimate) -> float:

@@ -90,13 +90,16 @@ def learn(
     spread = with_z @ design.z.T + young
     inverse = _inverse(noises.total(kernels, now.noise.theta) + spread, rows)
     scored = noises.score(now.noise, kernels, rest, spread, inverse)
-    past = now.past - (now.past @ design.z.T) @ (inverse @ with_z)
+    past = (now.past @ design.z.T) @ (inverse @ with_z)
+    np.subtract(now.past, past, out=past)  # in place: these are the large arrays
     now = _changed(replace(now, noise=scored, past=past), design, rest, inverse, leaves)
     v_inverse = _inverse(noises.total(kernels, scored.theta) + young, rows)
     weighted = v_inverse @ design.z
+    info = design.z.T @ weighted
+    info += now.info
     now = replace(
         now,
-        info=now.info + design.z.T @ weighted,
+        info=info,
         vector=now.vector + weighted.T @ design.y,
         windows=now.windows + 1,
         updated_ns=window.end_ns,
@@ -151,7 +154,9 @@ def _rates(now: Learned, rows: Rows, design: _Design) -> Float64s:
 def _solved(now: Learned) -> Learned:
     """Solve for the parameters with the prior, keep them possible, and learn the prior's widths."""
     centre, precision = prior(now)
-    cov = _scaled_inverse(now.info + np.diag(precision))
+    full = now.info + 0.0
+    full[np.diag_indices(len(full))] += precision
+    cov = _scaled_inverse(full)
     beta = _possible(now, cov @ (now.vector + precision * centre), cov)
     beta[now.fixed :] = _twins_pooled(now, beta[now.fixed :], cov)
     curve = slice(len(now.zones), now.mean_at)
@@ -175,7 +180,11 @@ def _twins_pooled(now: Learned, own: Float64s, cov: Float64s) -> Float64s:
     """
     part = cov[now.fixed :, now.fixed :]
     sd = np.sqrt(np.diag(part))
-    first, second = np.nonzero(np.triu(part < TWINS * np.outer(sd, sd), 1))
+    limit = np.outer(sd, sd)
+    limit *= TWINS
+    first, second = np.nonzero(part < limit)
+    upper = first < second
+    first, second = first[upper], second[upper]
     weight = np.sqrt(np.maximum(np.diag(now.info)[now.fixed :], 0.0))  # as their CPU time
     found = own.copy()
     for i, j in zip(first.tolist(), second.tolist(), strict=True):
@@ -186,14 +195,21 @@ def _twins_pooled(now: Learned, own: Float64s, cov: Float64s) -> Float64s:
 
 
 def _scaled_inverse(full: Float64s) -> Float64s:
-    """Invert an information matrix whatever its units: a diagonal of 1 and a little more."""
+    """Invert an information matrix whatever its units: a diagonal of 1 and a little more.
+
+    ``full`` is used up.
+    """
     if not (np.diag(full) > 0.0).all():
         raise ArithmeticError("an information matrix that is none")
     scale = 1.0 / np.sqrt(np.diag(full))
-    scaled = full * np.outer(scale, scale)
-    scaled[np.diag_indices(len(full))] += FLOOR
-    cov: Float64s = np.linalg.inv(scaled) * np.outer(scale, scale)
-    return 0.5 * (cov + cov.T)
+    both = np.outer(scale, scale)
+    full *= both
+    full[np.diag_indices(len(full))] += FLOOR
+    one: Float64s = np.asarray(np.linalg.inv(full), np.float64)
+    one *= both
+    cov: Float64s = np.add(one, one.T, out=both)
+    cov *= 0.5
+    return cov
 
 
 def _possible(now: Learned, beta: Float64s, cov: Float64s) -> Float64s:
@@ -237,10 +253,11 @@ def _changed(
     if not scores:
         return replace(now, columns=columns)
     position = {leaf: now.fixed + i for i, leaf in enumerate(columns)}
+    variances = {}
     for _, leaf in sorted(scores, reverse=True)[:SCORE_MOST]:
-        now = loosened(now, position[leaf], (0.5 * now.beta[now.mean_at]) ** 2)
+        variances[position[leaf]] = (0.5 * now.beta[now.mean_at]) ** 2
         columns[leaf] = columns[leaf]._replace(score=0.0, score_var=0.0)
-    return replace(now, columns=columns)
+    return replace(loosened(now, variances), columns=columns)
 
 
 def _estimate(
@@ -334,9 +351,10 @@ def _doubts(
     window_var += np.where(design.at >= 0, 0.0, deviation_var(now) * x**2)
     added_var = window_var.copy()
     row = design.at[own] - now.fixed
-    added_var[own] += 2.0 * np.sum(now.past[row] * reach[own], axis=1)
-    past = now.past.copy()
-    past[row] += common[own]
+    past, mine = now.past.copy(), now.past[row]
+    added_var[own] += 2.0 * np.sum(mine * reach[own], axis=1)
+    mine += common[own]
+    past[row] = mine
     return replace(now, past=past), np.maximum(window_var, 0.0), added_var
 
 

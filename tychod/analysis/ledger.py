@@ -345,7 +345,9 @@ def pods_of(identities: Iterable[Identity]) -> frozenset[str]:
     return frozenset(
         key
         for identity in identities
-        if identity.kind in ENDING_KINDS and (key := pod_key(identity)) is not None
+        if identity.pod_uid is not None
+        and identity.kind in ENDING_KINDS
+        and (key := pod_key(identity)) is not None
     )
 
 
@@ -376,6 +378,6 @@ def violations(accounts: Accounts, domains: Mapping[str, Energy]) -> int:
     found = 0
     for name, expected in domains.items():
         parts = [a.energy[name] for a in accounts.values() if name in a.energy]
-        found += sum(e.idle_uj for e in parts) != expected.idle_uj
-        found += sum(e.dynamic_uj for e in parts) != expected.dynamic_uj
+        found += sum([e.idle_uj for e in parts]) != expected.idle_uj
+        found += sum([e.dynamic_uj for e in parts]) != expected.dynamic_uj
     return found

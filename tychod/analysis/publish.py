@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from tychod.analysis.booked import Booked, Doubt
+from tychod.analysis.booked import Booked
 from tychod.analysis.energy import GPU, PLATFORM, UnreadZone, ZoneWindow
 from tychod.analysis.hardware import Hardware, gpu_rows, platform_domain, uuid_of
 from tychod.analysis.machines import Machines
@@ -150,27 +150,34 @@ def _quality_of(zones: Sequence[Quality]) -> Quality:
     return "modelled" if "modelled" in present else "measured"
 
 
+class _Part(NamedTuple):
+    """One domain of all leaves in one window."""
+
+    name: str
+    booked: Booked | None  # None: nothing was booked in it
+
+
 def _leaves(state: State, seen: Seen) -> tuple[Leaf, ...]:
-    names = _attributed(state)
-    return tuple(
-        _leaf(leaf_id, account, names, seen) for leaf_id, account in sorted(state.accounts.items())
-    )
+    parts = [_Part(name, seen.shown.booked.get(name)) for name in _attributed(state)]
+    return tuple(_leaf(i, account, parts, seen) for i, account in sorted(state.accounts.items()))
 
 
-def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> Leaf:
-    had, seconds, booked = account.energy, seen.window.seconds, seen.shown.booked
-    is_carved = PROCESS_MARK in (account.identity.cgroup or "")
-    energy, power_w, flags = {}, {}, dict.fromkeys(("carved",) if is_carved else ())
-    sd_uj, window_sd_uj, intensity = {}, {}, {}
-    for name in names:
+def _leaf(leaf_id: str, account: Account, parts: Sequence[_Part], seen: Seen) -> Leaf:
+    had, spread, seconds = account.energy, account.spread, seen.window.seconds
+    energy, sd_uj, window_sd_uj, intensity = {}, {}, {}, {}
+    power_w: dict[str, float | None] = {}
+    flags: tuple[str, ...] = ("carved",) if PROCESS_MARK in (account.identity.cgroup or "") else ()
+    for name, part in parts:  # for hundreds of leaves in a window: no calls
         energy[name] = had.get(name, NONE)
-        sd_uj[name] = 1e6 * math.sqrt(account.spread.get(name, 0.0))
-        part = booked.get(name)
-        power_w[name] = _window_uj(leaf_id, part) / 1e6 / seconds if part else None
+        sd_uj[name] = 1e6 * math.sqrt(spread.get(name, 0.0))
         if part is None:
+            power_w[name] = None
             continue
-        flags |= dict.fromkeys(part.leaf_flags.get(leaf_id, ()))
-        window_sd_uj[name] = _window_sd_uj(part.doubts.get(leaf_id))
+        moved_uj = part.by_leaf.get(leaf_id, 0) + part.idle_by_leaf.get(leaf_id, 0)
+        power_w[name] = moved_uj / 1e6 / seconds
+        flags += part.leaf_flags.get(leaf_id, ())
+        doubt = part.doubts.get(leaf_id)
+        window_sd_uj[name] = 0.0 if doubt is None else 1e6 * math.sqrt(doubt.window_var)
         if leaf_id in part.intensity:
             intensity[name] = part.intensity[leaf_id]
     return Leaf(
@@ -184,7 +191,7 @@ def _leaf(leaf_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         sd_uj,
         window_sd_uj,
         intensity,
-        tuple(flags),
+        tuple(dict.fromkeys(flags)) if flags else (),
         _ended_wall_ns(account, seen),
         account.ended_sequence,
         account.vcpu_ns,
@@ -221,13 +228,3 @@ def _view(view_id: str, account: Account, names: Sequence[str], seen: Seen) -> L
         ended_ns=_ended_wall_ns(account, seen),
         vcpu_ns=account.vcpu_ns,
     )
-
-
-def _window_uj(leaf_id: str, part: Booked) -> int:
-    return part.by_leaf.get(leaf_id, 0) + part.idle_by_leaf.get(leaf_id, 0)
-
-
-def _window_sd_uj(doubt: Doubt | None) -> float:
-    if doubt is None:
-        return 0.0
-    return 1e6 * math.sqrt(doubt.window_var)

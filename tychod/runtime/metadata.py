@@ -138,7 +138,7 @@ class Metadata:
     def catch_up(self, keys: Mapping[int, object], patience_s: float) -> Found:
         """Return what is found once all of these keys were looked at, or it took too long."""
         for _ in range(2):  # the look in progress may have begun before these keys were there
-            if all(key in self.found().identities for key in keys):
+            if keys.keys() <= self.found().identities.keys():
                 break
             looks = self._looked.count()
             self._wake()
