@@ -20,7 +20,13 @@ from tychod.collectors.base import CpuCollector, Ready, Unavailable
 from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.kernel import inotify
-from tychod.kernel.cgroups import CpuBaseline, baseline_of, parse_usage_v2_ns
+from tychod.kernel.cgroups import (
+    CpuBaseline,
+    baseline_of,
+    parse_usage_v2_ns,
+    parse_usages_v1_ns,
+    parse_usages_v2_ns,
+)
 from tychod.samples import KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY, CgroupRef, CpuSample
 
 RESERVED = {KERNEL_KEY, OUTSIDE_KEY, ROOT_KEY}
@@ -425,6 +431,18 @@ def test_not_a_usage(data: bytes) -> None:
     """What is not a whole first line of cpu.stat is an error, never zero."""
     with pytest.raises(ValueError, match=r"cpu\.stat|not found|invalid literal"):
         parse_usage_v2_ns(data)
+
+
+@pytest.mark.parametrize("other", [b"", b"usage_usec 5", b"user_usec 5\n", b"nr_bursts 0\n"])
+def test_usages_of_many(other: bytes) -> None:
+    """Many counters at once are what each is by itself; one that is none is an error for all."""
+    texts = [b"usage_usec 0\nuser_usec 7\n", b"usage_usec 123456789\nusage_usec 8\n"]
+
+    assert parse_usages_v2_ns(texts) == [parse_usage_v2_ns(text) for text in texts]
+    assert parse_usages_v2_ns([]) == []
+    assert parse_usages_v1_ns([b"12\n", b"0\n"]) == [12, 0]
+    with pytest.raises(ValueError, match=r"cpu\.stat|not found"):
+        parse_usages_v2_ns([*texts, other])
 
 
 def test_inotify_events() -> None:

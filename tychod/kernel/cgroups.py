@@ -87,6 +87,19 @@ def parse_usage_v2_ns(data: bytes) -> int:
     return int(data[11 : data.index(b"\n")]) * 1000
 
 
+def parse_usages_v2_ns(texts: Sequence[bytes]) -> list[int]:
+    """Return what ``parse_usage_v2_ns`` makes of each; ValueError if one holds no usage."""
+    mark = b"\0" + _USAGE_V2
+    if b"\0".join((b"", *texts)).count(mark) != len(texts):  # no call for each of hundreds
+        raise ValueError("not a cpu.stat among them")
+    return [int(text[11 : text.index(b"\n")]) * 1000 for text in texts]
+
+
+def parse_usages_v1_ns(texts: Sequence[bytes]) -> list[int]:
+    """Return the number in each cpuacct.usage; ValueError if one holds none."""
+    return [*map(int, texts)]
+
+
 class CgroupReader:
     """Reads one hierarchy; one thread calls it, any thread may look at ``cgroups``."""
 
@@ -95,6 +108,7 @@ class CgroupReader:
         self._clock = clock
         self._v2 = hierarchy.version == "v2"
         self._parse: Callable[[bytes], int] = parse_usage_v2_ns if self._v2 else int
+        self._parse_all = parse_usages_v2_ns if self._v2 else parse_usages_v1_ns
         usage_file = USAGE_FILES[hierarchy.version]
         with ExitStack() as opened:
             self._stat = host.open_kept(f"{host.procfs}/stat")
@@ -210,7 +224,7 @@ class CgroupReader:
         starts = {n.key: self._start_ns(n) for n in self._nodes if n.key not in known}
         parents = [n.parent.key for n in self._nodes if n.parent is not None]
         self._own.reshape([n.key for n in self._nodes], parents, starts)
-        self._names.replace({n.key: CgroupRef(n.path, n.inode) for n in self._nodes}, now_ns)
+        self._names.replace({n.key: self._names.ref(n) for n in self._nodes}, now_ns)
 
     def _start_ns(self, node: Node) -> int:
         """Return the total from which a cgroup found just now counts."""
@@ -223,6 +237,18 @@ class CgroupReader:
 
     def _read_cgroups(self, now_ns: int) -> list[int]:
         """Return every cgroup's total in the order of the rows, without those that are gone."""
+        try:
+            return self._read_all()
+        except (OSError, ValueError):  # one of them: each by itself
+            return self._read_each(now_ns)
+
+    def _read_all(self) -> list[int]:
+        pread = os.pread
+        texts = [pread(fd, USAGE_BYTES, 0) for fd in self._fds]
+        texts.reverse()
+        return self._parse_all(texts)
+
+    def _read_each(self, now_ns: int) -> list[int]:
         totals: list[int | None] = read_usages(self._fds, self._parse)
         totals.reverse()
         last = self._own.last_ns[FIRST_CGROUP:].tolist()
@@ -265,6 +291,11 @@ class Names:
         self._gone: deque[tuple[int, int, CgroupRef]] = deque(maxlen=GONE_LIMIT)
         self._live: dict[int, CgroupRef] = {}
         self.table: Mapping[int, CgroupRef] = MappingProxyType({})
+
+    def ref(self, node: Node) -> CgroupRef:
+        """Return what a present cgroup is called; the same object until it has another name."""
+        known = self._live.get(node.key)
+        return known if known and known.path is node.path else CgroupRef(node.path, node.inode)
 
     def replace(self, live: dict[int, CgroupRef], now_ns: int) -> None:
         """Set the present cgroups; those that left are remembered from now on."""
