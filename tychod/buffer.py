@@ -86,9 +86,8 @@ class Latest(Generic[T]):
             self._changed.notify_all()
 
     def get(self) -> T | None:
-        """Return the newest value, or None before the first."""
-        with self._changed:
-            return self._value
+        """Return the newest value, or None before the first; one reference needs no lock."""
+        return self._value
 
     def pair(self) -> tuple[T | None, T | None]:
         """Return the newest value and the one before it."""

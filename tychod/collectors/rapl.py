@@ -141,8 +141,16 @@ class Rapl:
         """Read every counter; one that fails is None and has a reason; all failed: None."""
         self.outdated = self._look()
         before_ns = self._clock.now_ns()
-        energy_uj = tuple(counter.read_uj(before_ns) for counter in self._counters)
+        energy_uj = tuple([counter.read_uj(before_ns) for counter in self._counters])
         t_ns = (before_ns + self._clock.now_ns()) // 2
+        if None in energy_uj or self.zone_reasons:
+            self._note_reasons()
+            if not any(e is not None for e in energy_uj):
+                return None
+        return EnergySample(t_ns, energy_uj)
+
+    def _note_reasons(self) -> None:
+        """Every counter that was not read has a reason, no other has one."""
         reasons = {
             zone.key: counter.reason
             for zone, counter in zip(self.zones, self._counters, strict=True)
@@ -150,7 +158,6 @@ class Rapl:
         }
         if reasons != self.zone_reasons:
             self.zone_reasons = MappingProxyType(reasons)
-        return EnergySample(t_ns, energy_uj) if any(e is not None for e in energy_uj) else None
 
     @property
     def failure(self) -> str:

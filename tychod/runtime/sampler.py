@@ -241,7 +241,7 @@ class Sampler(Generic[R, S]):
         return fresh
 
     def _read_until_lost(self, opened: Opened[R, S]) -> None:
-        deadline_ns = self._first_deadline_ns(opened.pace)
+        deadline_ns = first_ns = self._first_deadline_ns(opened.pace)
         last_good_ns = self._clock.now_ns()
         while not self._stop.is_set():
             if self._read_once(opened):
@@ -252,14 +252,14 @@ class Sampler(Generic[R, S]):
                 return
             if self._access.outdated(opened.collector):
                 opened = self._renewed(opened)
-                deadline_ns = self._first_deadline_ns(opened.pace)
+                deadline_ns = first_ns = self._first_deadline_ns(opened.pace)
             now_ns, interval_ns = self._clock.now_ns(), round(opened.pace.interval_s * 1e9)
             due_ns = opened.due_ns(now_ns)
             if due_ns is not None:
                 self._stop.wait(max(due_ns - now_ns, LEAST_WAIT_NS) / 1e9)
                 continue
             following_ns = next_deadline_ns(deadline_ns, interval_ns, now_ns)
-            if deadline_ns != self._first_deadline_ns(opened.pace):
+            if deadline_ns != first_ns:
                 self._count_late((following_ns - deadline_ns) // interval_ns - 1)
             deadline_ns = following_ns
             self._stop.wait((deadline_ns - now_ns) / 1e9)
@@ -299,7 +299,11 @@ class Sampler(Generic[R, S]):
         for sample in samples:
             opened.buffer.append(sample)
         count, last_ns = health.samples + len(samples), samples[-1].t_ns
-        self._change(Health("ok", None, None, count, health.errors, health.late, last_ns, True))
+        good = Health("ok", None, None, count, health.errors, health.late, last_ns, True)
+        if health.state == "ok" and health.reason is None and health.tried:
+            self._health.publish(good)  # as it was: nothing to tell, twenty times a second
+        else:
+            self._change(good)
         return True
 
     def _without_sample(self, opened: Opened[R, S], health: Health) -> bool:
