@@ -6,6 +6,7 @@ never taken back by a later answer.
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -122,6 +123,7 @@ class Registry:
         asks = (
             known.first_ns + pause_ns
             for known in self._unknown
+            if known.first_ns + QUESTIONS_NS[-1] > now_ns
             for pause_ns in QUESTIONS_NS
             if known.first_ns + pause_ns > now_ns
         )
@@ -370,12 +372,14 @@ class Registry:
         """Say whether an unknown container is a reason to ask the kubelet out of turn."""
         if self._kubelet is None:
             return False
-        self._unknown = {
-            k for k in self._unknown if not (k.is_named and k.base.pod_uid in self._listing.pods)
-        }
+        listed = self._listing.pods
+        self._unknown -= {k for k in self._unknown if k.base.pod_uid in listed and k.is_named}
         asked_ns = self._kubelet.asked_ns
         for known in self._unknown:
-            due = [d for q in QUESTIONS_NS if (d := known.first_ns + q) <= now_ns]
-            if due and (asked_ns is None or asked_ns < due[-1]):
+            first_ns = known.first_ns
+            if asked_ns is not None and asked_ns >= first_ns + QUESTIONS_NS[-1]:
+                continue
+            due = bisect_right(QUESTIONS_NS, now_ns - first_ns)
+            if due and (asked_ns is None or asked_ns < first_ns + QUESTIONS_NS[due - 1]):
                 return True
         return False
