@@ -33,7 +33,15 @@ OFFERS: Final[Mapping[str, str]] = {
     "FILE": "@files",
     "DIR": "@files",
     "KEY": "@settings",
+    "ACTION": "show default @settings",
 }
+MORE: Final[Mapping[str, str]] = {
+    "what": "@names",
+    "since": "today yesterday 24h 7d",
+    "until": "today yesterday 24h 7d",
+    "last": "24h 7d today yesterday",
+}
+"""What the shell offers beside the choices, by where argparse keeps the value."""
 
 
 class Place(NamedTuple):
@@ -95,8 +103,9 @@ def places() -> Mapping[str, Place]:
 
 def offer(option: Option) -> str:
     """Return the words that an option or word takes, or what to ask for, or nothing."""
-    shown = [choice for choice in option.choices if choice not in ASKED]
-    return " ".join(shown) or OFFERS.get(option.metavar, "")
+    shown = SHELLS if option.metavar == "SHELL" else option.choices
+    told = " ".join([*shown, MORE.get(option.dest, "")]).strip()
+    return told or OFFERS.get(option.metavar, "")
 
 
 def doc(option: Option) -> str:

@@ -40,20 +40,18 @@ _tychoctl_ask() {
 }
 
 _tychoctl_fill() {
-    case $1 in
-        @namespaces|@settings) _tychoctl_ask "${1#@}" ;;
-        @names) _tychoctl_ask names $kind ;;
-        @files)
-            compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-            COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
-            ;;
-        *)
-            mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
-            COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
-            ;;
-    esac
+    if [[ $1 == @files ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "${1%%@*}" -- "$cur")
+    fi
+    COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
     [[ ${COMPREPLY[*]} == "$prefix" ]] && COMPREPLY=()
+    case $1 in
+        *@namespaces|*@settings) _tychoctl_ask "${1##*@}" ;;
+        *@names) _tychoctl_ask names $kind ;;
+    esac
 }
 
 _tychoctl() {

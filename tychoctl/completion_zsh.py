@@ -101,8 +101,11 @@ def _words(place: Place) -> Iterator[str]:
 
 
 def _action(option: Option) -> str:
-    found = offer(option)
-    return ACTIONS.get(found) or f"({found})"
+    words, at, asked = offer(option).partition("@")
+    if words and at:
+        ask = ACTIONS[at + asked].strip("{}")
+        return f"{{compadd -- {words.strip()}; {ask}}}"
+    return f"({words})" if words else ACTIONS[at + asked]
 
 
 def _plain(text: str) -> str:

@@ -13,6 +13,7 @@ class Option(NamedTuple):
     choices: tuple[str, ...]
     help: str
     optional: bool = False  # it may stand without its value; a word may be left out
+    dest: str = ""  # where argparse keeps its value
 
     @property
     def takes_value(self) -> bool:
@@ -57,4 +58,5 @@ def _option(action: argparse.Action) -> Option:
         choices,
         "" if action.help in (None, argparse.SUPPRESS) else str(action.help).replace("%%", "%"),
         action.nargs in ("?", "*"),
+        action.dest,
     )

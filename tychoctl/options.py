@@ -16,6 +16,7 @@ from tychoctl.values import (
     parse_labels,
     parse_namespace,
     parse_wait,
+    settle_setting,
 )
 from tychoctl.view import DEFAULT_SORT, SORTS, Selector
 
@@ -86,14 +87,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how to get help."""
-        from tychoctl.refusals import unknown_command
+        from tychoctl.refusals import usage, wrong_choice
 
-        raise unknown_command(message) or Failure("usage", f"{message}; see {self.prog} --help")
+        command = self.prog.removeprefix("tychoctl").strip()
+        raise wrong_choice(message, self.prog) or usage(message, command)
 
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Return the options; raise ``Failure`` (usage) when they are wrong."""
-    joined = join_watch(argv)
+    joined = understood(join_watch(argv))
     try:
         space, unknown = make_parser(meant(joined)).parse_known_args(joined)
     except Failure as failure:
@@ -101,6 +103,8 @@ def parse_options(argv: Sequence[str]) -> Options:
 
         raise misplaced(joined) or failure from None
     found = vars(space)
+    if found.get("command") == "config":
+        settle_setting(found)
     options = Options(**{key: value for key, value in found.items() if value is not None})
     if unknown:
         from tychoctl.refusals import misplaced, unknown_arguments
@@ -141,6 +145,13 @@ def join_watch(argv: Sequence[str]) -> list[str]:
         else:
             joined.append("--watch=" if argument in ("-w", "--watch") else argument)
     return joined
+
+
+def understood(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with what people type out of habit spelled as it is here."""
+    if "--version" in argv and not any(argument in ALL for argument in argv):
+        return ["version" if argument == "--version" else argument for argument in argv]
+    return list(argv)
 
 
 def make_parser(commands: Iterable[Command | Task]) -> argparse.ArgumentParser:
@@ -240,9 +251,9 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -
             "action",
             nargs="?",
             default="show",
-            choices=("show", "default"),
-            help="show: settings in force with their origin (the default); "
-            "default: the commented default file",
+            metavar="ACTION",
+            help="what to print: show, the settings in force with their origin (the default, so "
+            "that a KEY may stand alone), or default, the commented default file",
         )
         parser.add_argument(
             "key", nargs="?", default=None, metavar="KEY", help="a setting or a section"

@@ -8,9 +8,10 @@ from tychoctl.client import Failure
 from tychoctl.commands import COMMANDS, Command, Task
 from tychoctl.options import ALL, COMMON, Options
 
-# argparse has no other way to say which text it took for a command.
-WRONG_COMMAND: Final = r"argument COMMAND: invalid choice: '(.*)' \(choose from"
-BEFORE: Final = ("-h", "--help", "-o", "--output", "-w", "--watch", "--wait", "--socket")
+# argparse has no other way to say which text it took for a command, or for a word or value.
+WRONG_CHOICE: Final = r"argument (.*?): invalid choice: '(.*)' \(choose from (.*)\)"
+VALUED: Final = ("-o", "--output", "--wait", "--socket")
+BEFORE: Final = ("-h", "--help", "-w", "--watch", *VALUED)
 LIVE: Final = {"top": "top is live already: leave out -w, or see --interval"}
 LIST_OPTIONS: Final[Mapping[str, str]] = {
     "namespace": "-n",
@@ -37,19 +38,29 @@ def nearest(text: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def unknown_command(message: str) -> Failure | None:
-    """Return what to tell where argparse knows no such command; None where it means another."""
-    found = re.match(WRONG_COMMAND, message, re.DOTALL)
+def wrong_choice(message: str, prog: str) -> Failure | None:
+    """Return what to tell of a word that is none of those known; None where it means another."""
+    found = re.match(WRONG_CHOICE, message, re.DOTALL)
     if found is None:
         return None
-    hint = nearest(found[1], ALL) or "; tychoctl --help lists them"
-    return Failure("usage", f"there is no command {found[1]!r}{hint}")
+    what, text, told = found[1], found[2], found[3]
+    if prog == "tychoctl" and what == "COMMAND":
+        hint = nearest(text, ALL) or "; tychoctl --help lists them"
+        return Failure("usage", f"there is no command {text!r}{hint}")
+    known = re.findall(r"[\w-]+", told)
+    if what == "COMMAND":
+        hint = nearest(text, known) or f"; it has {', '.join(known)}"
+        return Failure("usage", f"replay prints no {text}{hint}")
+    listed = f"argument {what}: {text!r} is none of {', '.join(known)}"
+    return Failure("usage", listed + (nearest(text, known) or f"; see {prog} --help"))
 
 
 def misplaced(argv: Sequence[str]) -> Failure | None:
     """Return what to tell where an option of a command stands before it."""
     at = next((i for i, argument in enumerate(argv) if argument in ALL), 0)
-    early = [a for a in argv[:at] if a.startswith("-") and not a.startswith(BEFORE)]
+    pairs = zip(["", *argv], argv[:at], strict=False)
+    own = [argument for before, argument in pairs if before not in VALUED]
+    early = [a for a in own if a.startswith("-") and not a.startswith(BEFORE)]
     if not early:
         return None
     command = argv[at]
@@ -64,9 +75,11 @@ def unknown_arguments(command: str, unknown: Sequence[str]) -> Failure:
         return usage(f"{command or 'it'} takes no argument {text!r} here", command)
     from tychoctl.options import make_parser
 
-    declared = ALL.values() if not command else (ALL[command],)
-    known = option_strings(make_parser(declared), command)
-    hint = nearest(text, known) if text.startswith("--") else ""
+    parser = make_parser(ALL.values())
+    elsewhere = {name for other in ALL for name in option_strings(parser, other)}
+    known = option_strings(parser, command)
+    is_typo = text.startswith("--") and text not in elsewhere
+    hint = nearest(text, known) if is_typo else ""
     message = f"{command or 'it'} knows no {text}"
     if text == "--watch":  # as -w is spelled by now
         message = _why_not(command, "-w")

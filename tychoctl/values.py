@@ -4,6 +4,7 @@ import argparse
 import re
 from typing import Final
 
+from tychoctl.client import Failure
 from tychoctl.view import Selector
 
 EVERY_WINDOW: Final = 0.0
@@ -71,3 +72,14 @@ def parse_duration(text: str) -> float:
     if not 1.0 <= seconds <= LONGEST_RECORDING_S:
         raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s or 5m, from 1s to 1h")
     return seconds
+
+
+def settle_setting(found: dict[str, object]) -> None:
+    """Put a setting that stands alone, without show, where one after show is."""
+    action = found.get("action", "show")
+    if action in ("show", "default"):
+        return
+    if found.get("key") is not None:
+        message = f"config takes one setting or section: leave out {found['key']!r}"
+        raise Failure("usage", f"{message}; see tychoctl config --help")
+    found.update(action="show", key=action)

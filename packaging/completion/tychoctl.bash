@@ -109,25 +109,28 @@ _tychoctl_offer() {
         'processes --sort'|\
         'top --sort'|\
         'replay --sort') echo 'power energy cpu name' ;;
-        'config 1') echo 'show default' ;;
+        'config 1') echo 'show default @settings' ;;
         'config 2') echo '@settings' ;;
         'doctor -o'|\
         'doctor --output'|\
         'record -o'|\
         'record --output') echo 'table json' ;;
-        'doctor --group') echo 'machine service accounting energy gpu' ;;
+        'doctor --group') echo 'machine service accounting energy gpu names' ;;
         'top --kind') echo 'container vm unit kernel system past unattributed' ;;
         'top --units') echo 'W J Wh' ;;
         'explain -o'|\
         'explain --output') echo 'table wide json' ;;
-        'explain 1'|\
-        'completion 2') echo 'pod container vm unit workload' ;;
+        'explain 1') echo 'pod container vm unit workload @names' ;;
         'explain 2') echo '@names' ;;
         'report --by') echo 'namespace pod unit workload node' ;;
+        'report --since'|\
+        'report --until') echo 'today yesterday 24h 7d' ;;
+        'report --last') echo '24h 7d today yesterday' ;;
         'report --sort') echo 'energy cpu name' ;;
         'metrics --names') echo 'tycho kepler' ;;
         'replay 2') echo 'node gpus workloads pods containers vms units processes' ;;
         'completion 1') echo 'bash zsh' ;;
+        'completion 2') echo 'pod container vm unit workload' ;;
     esac
 }
 
@@ -279,20 +282,18 @@ _tychoctl_ask() {
 }
 
 _tychoctl_fill() {
-    case $1 in
-        @namespaces|@settings) _tychoctl_ask "${1#@}" ;;
-        @names) _tychoctl_ask names $kind ;;
-        @files)
-            compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-            COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
-            ;;
-        *)
-            mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
-            COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
-            ;;
-    esac
+    if [[ $1 == @files ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "${1%%@*}" -- "$cur")
+    fi
+    COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
     [[ ${COMPREPLY[*]} == "$prefix" ]] && COMPREPLY=()
+    case $1 in
+        *@namespaces|*@settings) _tychoctl_ask "${1##*@}" ;;
+        *@names) _tychoctl_ask names $kind ;;
+    esac
 }
 
 _tychoctl() {

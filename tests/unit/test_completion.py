@@ -91,6 +91,11 @@ def in_bash(environ: dict[str, str], *words: str) -> list[str]:
         (["replay", "x", "un"], ["units"]),
         (["config", ""], ["show", "default"]),
         (["completion", ""], ["bash", "zsh"]),
+        (["doctor", "--group", "na"], ["names"]),
+        (["report", "--last", ""], ["24h", "7d", "today", "yesterday"]),
+        (["report", "--since", "yes"], ["yesterday"]),
+        (["report", "--until=to"], ["--until=today"]),
+        (["explain", "po"], ["pod"]),
         (["pods", "--limit", ""], []),
         (["nothing", ""], []),
     ],
@@ -125,6 +130,9 @@ def test_bash_asks_the_daemon_for_names(environ: dict[str, str]) -> None:
     assert in_bash(environ, "pods", "-n", "x") == []
     assert in_bash(environ, "explain", "pod", "shop/w") == ["shop/web"]
     assert in_bash(environ, "explain", "unit", "idle") == ["idle.service"]
+    assert in_bash(environ, "explain", "n") == ["nginx"]
+    assert in_bash(environ, "explain", "con") == ["container"]
+    assert in_bash(environ, "config", "rapl.i") == ["rapl.interval"]
     assert in_bash(environ, "config", "show", "rapl.i") == ["rapl.interval"]
     # A name that somebody chose to run something in a shell is not offered.
     assert not [name for name in in_bash(environ, "explain", "unit", "") if "\\" in name]
@@ -199,6 +207,10 @@ def test_zsh_completes_what_fits(environ: dict[str, str]) -> None:
         "tychoctl config show rapl.i": "tychoctl config show rapl.interval ",
         "tychoctl pods -n sh": "tychoctl pods -n shop ",
         "tychoctl explain pod shop/w": "tychoctl explain pod shop/web ",
+        "tychoctl explain ngi": "tychoctl explain nginx ",
+        "tychoctl explain contain": "tychoctl explain container ",
+        "tychoctl config rapl.i": "tychoctl config rapl.interval ",
+        "tychoctl report --since yes": "tychoctl report --since yesterday ",
     }
 
     assert dict(zip(wanted, in_zsh(environ, list(wanted)), strict=True)) == wanted

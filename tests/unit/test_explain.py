@@ -379,7 +379,7 @@ def test_an_answer_of_another_daemon_is_shown_as_far_as_it_goes() -> None:
         (["pod", "web", "-n", "shop"], 0, ""),
         (["pod", "web", "-n", "other"], 4, "no pod 'other/web'"),
         (["pod", "shop/nix"], 4, "no pod 'shop/nix'"),
-        (["Pod", "shop/web"], 2, "invalid choice"),
+        (["Pod", "shop/web"], 2, "did you mean pod?"),
         ([], 2, "NAME"),
         (["kernel", "-o", "csv"], 2, "csv"),
     ],
