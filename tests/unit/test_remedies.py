@@ -32,7 +32,7 @@ NEAR = 12
 """Lines between a variable and the call that is given it."""
 
 ELSEWHERE = {
-    "let tychod ask the kubelet (docs/manual.md, Pods), or choose another policy": (
+    ", or choose another policy": (
         "test_replies.py",
         "test_requests_that_nobody_tells_are_a_problem_of_the_policy",
     ),

@@ -6,7 +6,13 @@ from typing import Final, NamedTuple
 from tychod.model import DaemonStatus, Domain, Leaf, NodeFacts, Snapshot
 from tychod.runtime.entries import Plain, are_labels_known
 from tychod.runtime.explain_find import Found
-from tychod.runtime.problems import LEAST_COVERAGE, LOOK_AT_SOURCES, NOT_CONSERVED, REPORT
+from tychod.runtime.problems import (
+    LEAST_COVERAGE,
+    LOOK_AT_SOURCES,
+    NOT_CONSERVED,
+    REPORT,
+    TELL,
+)
 from tychod.runtime.replies import route_state
 
 METERS: Final = ("rapl", "hwmon")
@@ -31,7 +37,6 @@ NO_KERNEL: Final = (
     "systemctl restart tychod-bpf tychod: the kernel then accounts CPU time in short bins, which "
     "tells workloads apart sooner; tychoctl doctor says why it does not"
 )
-TELL: Final = "let tychod ask the kubelet (docs/manual.md, Pods)"
 PROCESSES: Final = "set [accounting] processes = true and restart tychod"
 DOCTOR: Final = "tychoctl doctor says what is missing"
 NEXT_WINDOW: Final = "ask again after the next window"

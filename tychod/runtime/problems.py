@@ -22,7 +22,8 @@ UNTOLD: Final = (
     "[attribution] idle is reserved, but what {} containers requested is not known: meanwhile "
     "what is not reserved stays with system"
 )
-TELL_REQUESTS: Final = "let tychod ask the kubelet (docs/manual.md, Pods), or choose another policy"
+TELL: Final = "let tychod ask the kubelet (/usr/share/doc/tychod/manual.md, Pods)"
+TELL_REQUESTS: Final = f"{TELL}, or choose another policy"
 
 FILE_SOURCES: Final = frozenset({"rapl", "model"})
 """Their problems are files that cannot be read."""
