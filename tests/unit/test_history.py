@@ -22,11 +22,10 @@ from tychod.config_results import Report as Factors
 from tychod.frames import ProtocolError
 from tychod.model import Domain, Energy, Leaf, Snapshot, Usage
 from tychod.protocol import Nothing, Report
-from tychod.runtime.history_files import Limits, Writer, list_files
+from tychod.runtime.history_files import list_files
 from tychod.runtime.history_records import Encoder, Life, rebuild, scan, totals_of
 from tychod.runtime.slots import View
 
-DAY_S = 86400.0
 FIRST = made.make_snapshot()
 
 
@@ -321,20 +320,6 @@ def test_a_workload_that_gets_anothers_past_is_not_billed_for_it(tmp_path: Path)
     assert made.NESTED_ID not in rows
     assert rows[made.NODE_ID]["total"]["dynamic_uj"] == 2 * 700
     assert rows[made.JOB_ID]["total"]["dynamic_uj"] == 700
-
-
-def test_old_files_go_one_by_one(tmp_path: Path) -> None:
-    """By age and by bytes, oldest first; the one in use stays."""
-    writer = Writer(tmp_path, Limits(2, 10_000))
-    for day in range(6):
-        writer.append(b"x" * 100, round(day * DAY_S * 1e9))
-    by_age = [file.day for file in list_files(tmp_path)]
-    for _ in range(30):
-        writer.append(b"x" * 1000, round(5 * DAY_S * 1e9))
-    writer.close()
-
-    assert by_age == ["19700104", "19700105", "19700106"]
-    assert sum(file.size() for file in list_files(tmp_path)) <= 10_000 + 1000
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

@@ -36,7 +36,10 @@ FULL_EVERY: Final = 60
 MOST_REPORTS: Final = 2
 """At once: each reads files, and takes time of the daemon's that measuring needs, too."""
 FAR_NS: Final = 1 << 62
-REMEDY: Final = "make room, or mend the directory's mode; writing is tried again at every record"
+REMEDY: Final = (
+    "make room, or mend the directory's mode; it is tried again at every record, and reports have "
+    "what is in memory"
+)
 
 
 class Point(NamedTuple):
@@ -199,17 +202,18 @@ class History:
     def _write(self, data: bytes, wall_ns: int) -> None:
         if self._writer is None:
             return
+        problem, failing = None, "history cannot be written in"
         try:
             self._writer.append(data, wall_ns)
+            failing = "no old file of the history can be removed in"
+            self._writer.prune(wall_ns)
         except OSError as exc:
-            problem = f"history cannot be written in {self._directory}: {exc.strerror}"
-            if self._problem != problem:
-                log.error("%s; reports have it while tychod runs", problem)  # noqa: TRY400
-            self._problem = problem
-            return
-        if self._problem:
-            log.info("history can be written again")
-        self._problem = None
+            problem = f"{failing} {self._directory}: {exc.strerror}"
+        if problem and problem != self._problem:
+            log.error("%s; %s", problem, REMEDY)
+        if self._problem and not problem:
+            log.info("history is written, and old files of it are removed, again")
+        self._problem = problem
 
     def report(self, args: Report, view: View, factors: Factors) -> Mapping[str, object]:
         """Return the energy of a stretch of time; raise ``ProtocolError``."""

@@ -7,13 +7,12 @@ last record, which the next run leaves behind in a file that it does not touch.
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tychod.runtime.store import write_all
 
-NAME: Final = re.compile(r"(\d{8})-(\d{8})\.history")  # UTC day and number
+NAME: Final = re.compile(r"(\d{8})-(\d{8,18})\.history")  # UTC day and number
 DAY_S: Final = 86400
 MOST_FILES: Final = 2000
 """A daemon that starts again and again makes a file each time."""
@@ -37,7 +36,7 @@ class File(NamedTuple):
 
     def read(self, start: int, count: int) -> bytes:
         """Return this many bytes, fewer at the end; raise ``OSError``."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             return os.pread(fd, count, start)
         finally:
@@ -45,21 +44,33 @@ class File(NamedTuple):
 
     def size(self) -> int:
         """Return its bytes; raise ``OSError``."""
-        return self.path.stat().st_size
+        return self.path.lstat().st_size
 
 
 def list_files(directory: Path) -> list[File]:
-    """Return the files in the order in which they were written; raise ``OSError``."""
-    names = ((entry, NAME.fullmatch(entry.name)) for entry in _entries(directory))
-    found = [File(entry, name[1], int(name[2])) for entry, name in names if name]
-    return sorted(found, key=lambda file: file.number)
+    """Return the files in the order in which they were written; raise ``OSError``.
+
+    Links, directories and pipes that are called like one are none.
+    """
+    return [file for file, is_regular in _list_names(directory) if is_regular]
 
 
-def _entries(directory: Path) -> Iterator[Path]:
+def _list_names(directory: Path) -> list[tuple[File, bool]]:
+    """Return everything that is called like a file of the history, and whether it is one."""
     try:
-        yield from directory.iterdir()
+        with os.scandir(directory) as entries:
+            named = [(entry, NAME.fullmatch(entry.name)) for entry in entries]
+            found = [
+                (
+                    File(Path(entry.path), name[1], int(name[2])),
+                    entry.is_file(follow_symlinks=False),
+                )
+                for entry, name in named
+                if name
+            ]
     except FileNotFoundError:
-        return
+        return []
+    return sorted(found, key=lambda one: one[0].number)
 
 
 def utc_day(wall_ns: int) -> str:
@@ -86,7 +97,7 @@ class Writer:
         return is_full or is_gone or self._file.day != utc_day(wall_ns)
 
     def append(self, data: bytes, wall_ns: int) -> None:
-        """Write one record, and take one old file away where that is due; raise ``OSError``."""
+        """Write one record; raise ``OSError``."""
         if self.is_new(wall_ns) or self._fd is None:
             self.close()
             self._fd = self._open(utc_day(wall_ns))
@@ -96,12 +107,11 @@ class Writer:
         except OSError:
             self._drop_torn()
             raise
-        self._prune(wall_ns)
 
     def _open(self, day: str) -> int:
         self.directory.mkdir(mode=0o700, exist_ok=True)
-        files = list_files(self.directory)
-        number = files[-1].number + 1 if files else 1
+        taken = _list_names(self.directory)
+        number = taken[-1][0].number + 1 if taken else 1
         path = self.directory / f"{day}-{number:08d}.history"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
@@ -122,19 +132,37 @@ class Writer:
             pass  # whoever reads it passes over what is torn
         self.close()
 
-    def _prune(self, wall_ns: int) -> None:
-        """Remove one file a record: a clock that is wrong for a moment shall not cost them all."""
+    def prune(self, wall_ns: int) -> None:
+        """Remove one old file where that is due, so at most one a record; raise ``OSError``.
+
+        A clock that is wrong for a moment shall not cost them all.  One that cannot be removed
+        does not keep the others.
+        """
         files = list_files(self.directory)
-        if not files or files[0] == self._file:
-            return
         oldest_day = utc_day(max(wall_ns // 1_000_000_000 - self._limits.days * DAY_S, 0) * 10**9)
-        total = sum(file.size() for file in files)
-        is_over = total > self._limits.max_bytes or len(files) > MOST_FILES
-        if is_over or files[0].day < oldest_day:
-            files[0].path.unlink(missing_ok=True)
+        is_over = len(files) > MOST_FILES or sum(map(_size, files)) > self._limits.max_bytes
+        failure = None
+        for file in files:
+            if file == self._file or not (is_over or file.day < oldest_day):
+                break
+            try:
+                file.path.unlink(missing_ok=True)
+                break
+            except OSError as exc:
+                failure = failure or exc
+        if failure:
+            raise failure
 
     def close(self) -> None:
         """Finish the file in use."""
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._file = None, None
+
+
+def _size(file: File) -> int:
+    """Return its bytes; none where it is gone meanwhile."""
+    try:
+        return file.size()
+    except OSError:
+        return 0
