@@ -189,7 +189,8 @@ def test_a_name_means_one_workload(name: str, kind: str, found: str) -> None:
         ("shop/wbe", "pod", "did you mean shop/web"),
         ("ngnix", "container", "did you mean shop/web/nginx"),
         ("corn", "workload", "did you mean cron.service"),
-        ("a1a", "workload", "tychoctl workloads --all"),  # too short for an id
+        ("a1a", "workload", "an id may be cut, but not below 4 characters"),
+        ("zzz", "workload", "tychoctl workloads --all"),
         ("kernel", "unit", "tychoctl units --all"),
         ("web" * 9_000, "pod", "no pod 'webweb"),
     ],

@@ -141,6 +141,9 @@ def _unknown(asked: Explain, candidates: Sequence[_Candidate]) -> str:
     near = nearest(asked.name, _labels(candidates))
     if near:
         return f"{what}; did you mean {', '.join(near)}?"
+    begun = any(i.startswith(asked.name) for c in candidates for i in c.ids)
+    if len(asked.name) < LEAST_PREFIX and begun:
+        return f"{what}; an id may be cut, but not below {LEAST_PREFIX} characters"
     lists: Mapping[str, str] = {"workload": "workloads", "pod": "pods"}
     return f"{what}; tychoctl {lists.get(asked.kind, f'{asked.kind}s')} --all lists them"
 
