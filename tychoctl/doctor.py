@@ -7,37 +7,21 @@ as it sees the host from its sandbox.  Where the two disagree the daemon, who me
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from tychoctl import output
-from tychoctl.client import DEFAULT_SOCKET, Connection, Failure, Reply, socket_path
+from tychoctl.client import Connection, Failure, Reply, socket_path
+from tychoctl.doctor_host import read_host, start_host
 from tychoctl.doctor_text import render
-from tychoctl.doctor_view import Check, Told, files_of, host_fault, merge, seen_by_daemon, summary
+from tychoctl.doctor_view import Check, Told, files_of, merge, seen_by_daemon, summary
 from tychoctl.options import Options
-from tychoctl.recordings import RUN_TYCHOD
 
 SCHEMA: Final = 1
 WIDTH: Final = 80
 """Cells of a line where it goes to no terminal."""
-HOST_S: Final = 20.0
-"""Seconds until the host's half is given up.
-
-It gives each check 2.2 s itself; only where the machine has no time for it at all it takes so long.
-"""
 DAEMON_S: Final = 2.2
-
-
-class Half(NamedTuple):
-    """The process that looks at the host."""
-
-    child: "subprocess.Popen[bytes]"
-    begun_s: float
 
 
 def run(options: Options) -> int:
@@ -67,48 +51,6 @@ def to_plain(checks: Sequence[Check]) -> dict[str, object]:
         "checks": [check._asdict() for check in checks],
         "summary": summary(checks)._asdict(),
     }
-
-
-def start_host(options: Options) -> Half:
-    """Start ``tychod --doctor`` of the same installation; it looks while we ask the daemon."""
-    root = str(Path(__file__).resolve().parent.parent)
-    flags = ["--doctor", "--json"]
-    flags += ["--config", options.config] if options.config else []
-    flags += ["--config-dir", options.config_dir] if options.config_dir else []
-    environ = dict(os.environ)
-    path = socket_path(options.socket)
-    if path != DEFAULT_SOCKET:  # the socket that was named is the one to look at
-        environ["TYCHOD_CONTROL_SOCKET"] = str(Path(path).absolute())
-    begun_s = time.monotonic()
-    environ["DOCTOR_SINCE"] = f"{begun_s:.3f}"  # its start is to count, too
-    child = subprocess.Popen(
-        # -I: the caller's PYTHON* variables must not decide which tychod that is.
-        [sys.executable, "-I", "-c", RUN_TYCHOD, root, *flags],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environ,
-    )
-    return Half(child, begun_s)
-
-
-def read_host(half: Half) -> list[Check]:
-    """Return the host's checks; one that says why, where there are none."""
-    child = half.child
-    left_s = max(half.begun_s + HOST_S - time.monotonic(), 0.05)
-    try:
-        told, errors = child.communicate(timeout=left_s)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return [host_fault(f"tychod --doctor did not end within {HOST_S:g} s", "late")]
-    try:
-        found = json.loads(told)["checks"]
-        return [Check(**{name: check[name] for name in Check._fields}) for check in found]
-    except (ValueError, KeyError, TypeError):
-        lines = errors.decode(errors="backslashreplace").strip().splitlines()
-        why = lines[-1] if lines else f"tychod --doctor ended with status {child.returncode}"
-        return [host_fault(why)]
 
 
 def ask_daemon(path: str) -> Told:

@@ -241,8 +241,9 @@ def merge(host: Sequence[Check], daemon: Daemon) -> list[Check]:
     seen = [joined(check, daemon.views.get(check.id)) for check in host]
     seen = [_with_files(check, daemon.files) for check in seen]
     known = {check.id for check in host}
-    if known <= {"host"}:  # no half of the host's: the daemon's views are all there is
-        seen += [_alone(ident, view) for ident, view in daemon.views.items()]
+    if not known or "host" in known:  # what did not come from the host the daemon may have seen
+        missing = [ident for ident in daemon.views if ident not in known]
+        seen += [_alone(ident, daemon.views[ident]) for ident in missing]
     places = {group: place for place, group in enumerate(GROUPS)}
     return sorted([*seen, *daemon.own], key=lambda check: places.get(check.group, len(places)))
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,17 @@ def test_nobody_answers_and_it_ends_nevertheless(tmp_path: Path) -> None:
     assert all(checks[name]["remedy"] for name in SILENT)
     assert checks["bmc"]["evidence"] == LATE
     assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
+
+
+def test_the_client_is_told_as_it_goes(tmp_path: Path) -> None:
+    """Deadline first, then each check as it comes, then all; by hand there is the whole alone."""
+    command = [sys.executable, "-m", "tychod", "--doctor", "--json", "--config", "/dev/null"]
+    environ = {**os.environ, "STATE_DIRECTORY": str(tmp_path)}
+
+    told = run(command, {**environ, "DOCTOR_SINCE": f"{time.monotonic()}"}).stdout.splitlines()
+    whole = run(command, environ).stdout.splitlines()
+
+    first, *each, last = (json.loads(line) for line in told)
+    assert time.monotonic() - 30 < first["deadline"] < time.monotonic() + 30
+    assert {one["check"]["id"] for one in each} == {check["id"] for check in last["checks"]}
+    assert [list(json.loads(line)) for line in whole] == [["schema", "checks", "summary"]]

@@ -298,7 +298,13 @@ def test_what_hangs_fails_and_holds_up_nobody(tmp_path: Path) -> None:
         Check("slower", "machine", "Slower", hang, "wake that"),
     ]
 
-    found = diagnose.look(checks, place_at(tmp_path), time.monotonic() + 0.5)
+    told: list[str] = []
+
+    found = diagnose.look(
+        checks, place_at(tmp_path), time.monotonic() + 0.5, lambda r: told.append(r.check.id)
+    )
+
+    assert told == ["fast"]
 
     assert [r.finding.state for r in found] == ["fail", "ok", "fail"]
     assert found[0].finding == Finding("fail", diagnose.LATE, "wake it")

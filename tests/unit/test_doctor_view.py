@@ -3,15 +3,14 @@
 import json
 import os
 import socket
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.test_doctor_host import Started
 from tests.unit.test_render import GOLDEN, UPDATE, reply_for
-from tychoctl import doctor, doctor_text, doctor_view
+from tychoctl import doctor, doctor_host, doctor_text, doctor_view
 from tychoctl.client import Failure
 from tychoctl.doctor_view import (
     Check,
@@ -137,13 +136,11 @@ def failed(code: str) -> Told:
 
 def read_from(script: str) -> Check:
     """Return what the client makes of a host's half that a script stands for."""
-    child = subprocess.Popen(
-        ["/bin/sh", "-c", f"exec {script}" if script.startswith("sleep") else script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    begun_s = time.monotonic() - (doctor.HOST_S if script.startswith("sleep") else 0.0)
-    return doctor.read_host(doctor.Half(child, begun_s))[0]
+    processes = Started()
+    try:
+        return doctor_host.read_host(processes.half(script, doctor_host.GRACE_S))[0]
+    finally:
+        processes.end()
 
 
 CAUSES = {
@@ -155,7 +152,7 @@ CAUSES = {
     "files": lambda: remedies_of(told()._replace(files=("/x/tychod.toml",))),
     "rejected": lambda: remedies_of(told(config_rejected="window.length: is no number")),
     "late": lambda: [read_from("sleep 5").remedy],
-    "host": lambda: [read_from("echo No module named numpy >&2").remedy],
+    "host": lambda: [read_from("cat /nowhere").remedy],
 }
 
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -68,9 +69,23 @@ def doctor(args: Arguments, environ: Mapping[str, str], *, as_json: bool) -> Out
     begun_s = begin(environ, time.monotonic())
     place = find_place(args, environ)
     load_modules(place.config)
-    results = look(CHECKS, place, max(begun_s + PATIENCE_S, time.monotonic() + LEAST_S))
+    deadline_s = max(begun_s + PATIENCE_S, time.monotonic() + LEAST_S)
+    tell = write_line if as_json and SINCE in environ else tell_nobody
+    tell({"deadline": deadline_s})
+    results = look(CHECKS, place, deadline_s, lambda result: tell({"check": one_plain(result)}))
     code = 1 if any(result.finding.state == "fail" for result in results) else 0
     return Outcome(code, render_json(results) if as_json else render_plain(results))
+
+
+def write_line(plain: Mapping[str, object]) -> None:
+    """Tell the client so far: it keeps what came if this process hangs at its end."""
+    with contextlib.suppress(OSError):  # it has gone: the end will say so
+        sys.stdout.write(json.dumps(plain) + "\n")
+        sys.stdout.flush()
+
+
+def tell_nobody(_: object) -> None:
+    """Stay silent: who started this by hand wants the whole."""
 
 
 def begin(environ: Mapping[str, str], now_s: float) -> float:
@@ -137,15 +152,20 @@ def judge_settings(problems: Sequence[str], *, reads_all: bool) -> Finding:
     return Finding("fail", told, remedy("settings"))
 
 
-def look(checks: Sequence[Check], place: Place, deadline_s: float) -> list[Result]:
-    """Return a finding for every check; one that does not come in time failed.
+def look(
+    checks: Sequence[Check],
+    place: Place,
+    deadline_s: float,
+    tell: Callable[[Result], None] = tell_nobody,
+) -> list[Result]:
+    """Return a finding for every check, told as it comes; one that is not in time failed.
 
     What hangs is left behind: its thread ends with the process.
     """
-    told: SimpleQueue[tuple[str, Finding]] = SimpleQueue()
+    told: SimpleQueue[Result] = SimpleQueue()
     for check in checks:
         thread = threading.Thread(
-            target=lambda check=check: told.put((check.id, look_once(check, place))),
+            target=lambda check=check: told.put(Result(check, look_once(check, place))),
             name=f"doctor-{check.id}",
             daemon=True,
         )
@@ -153,10 +173,11 @@ def look(checks: Sequence[Check], place: Place, deadline_s: float) -> list[Resul
     found: dict[str, Finding] = {}
     while len(found) < len(checks):
         try:
-            ident, finding = told.get(timeout=max(deadline_s - time.monotonic(), 0.0))
+            result = told.get(timeout=max(deadline_s - time.monotonic(), 0.0))
         except Empty:
             break
-        found[ident] = finding
+        found[result.check.id] = result.finding
+        tell(result)
     return [Result(c, found.get(c.id) or Finding("fail", LATE, c.slow)) for c in checks]
 
 
@@ -183,19 +204,22 @@ def look_once(check: Check, place: Place) -> Finding:
         return Finding("fail", f"{type(exc).__name__}{where}", remedy("fault"))
 
 
+def one_plain(result: Result) -> dict[str, str | None]:
+    """Return a check and its finding as plain data."""
+    check, finding = result
+    return {
+        "id": check.id,
+        "title": check.title,
+        "group": check.group,
+        "state": finding.state,
+        "evidence": finding.evidence[:EVIDENCE_MOST],
+        "remedy": finding.remedy,
+    }
+
+
 def to_plain(results: Iterable[Result]) -> dict[str, object]:
     """Return the findings as plain data."""
-    checks: list[dict[str, str | None]] = [
-        {
-            "id": check.id,
-            "title": check.title,
-            "group": check.group,
-            "state": finding.state,
-            "evidence": finding.evidence[:EVIDENCE_MOST],
-            "remedy": finding.remedy,
-        }
-        for check, finding in results
-    ]
+    checks = [one_plain(result) for result in results]
     counts = {state: sum(check["state"] == state for check in checks) for state in STATES}
     return {"schema": SCHEMA, "checks": checks, "summary": counts}
 
