@@ -13,7 +13,6 @@ from tychod.config_results import Metrics
 from tychod.runtime.http_files import (
     EndpointError,
     Files,
-    check_private,
     files_of,
     load_context,
     load_users,
@@ -74,7 +73,7 @@ def test_a_secret_is_for_its_owner_and_roots_group(
     if reason is None and mode & 0o040:
         reason = "may read it"  # no file of root's
     if reason is None:
-        check_private(str(path), "users_file")
+        assert list(load_users(str(path))) == [b"a"]
         return
     with pytest.raises(EndpointError, match=reason) as caught:
         load_users(str(path))
@@ -166,3 +165,55 @@ def test_a_replaced_file_is_seen(tmp_path: Path, pairs: tuple[Pair, Pair]) -> No
     shutil.copy(pair.cert, copy.cert)
 
     assert len({first, gone, files(copy).seen("certificate")}) == 3
+
+
+def test_a_file_whose_rights_change_is_seen(tmp_path: Path) -> None:
+    """One that is opened up later is looked at again, and refused, though its content stays."""
+    path = tmp_path / "users"
+    path.write_bytes(LINE)
+    path.chmod(0o600)
+    found = Files("", "", "", str(path))
+    first = found.seen("users")
+    load_users(str(path))
+    assert found.seen("users") == first
+    path.chmod(0o644)
+
+    assert found.seen("users") != first
+    with pytest.raises(EndpointError, match="everybody may use it"):
+        load_users(str(path))
+
+
+def test_what_is_checked_is_what_is_read(
+    tmp_path: Path, pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file that comes to the path after the look is not the one that is used."""
+    ca, pair = pairs
+    users, key = tmp_path / "users", tmp_path / "key"
+    users.write_bytes(LINE)
+    shutil.copy(pair.key, key)
+    real = os.fstat
+
+    def replacing(fd: int) -> os.stat_result:
+        found = real(fd)
+        for path, data in ((users, LINE.replace(b"a:", b"intruder:")), (key, ca.key.read_bytes())):
+            if os.path.samestat(found, path.stat()):
+                other = path.with_suffix(".new")
+                other.write_bytes(data)
+                other.replace(path)
+        return found
+
+    for path in (users, key):
+        path.chmod(0o600)
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "fstat", replacing)
+        assert list(load_users(str(users))) == [b"a"]
+        assert load_context(Files(str(pair.cert), str(key), "", ""))
+    assert b"intruder" in users.read_bytes()
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening one would wait for ever for somebody to write."""
+    path = tmp_path / "users"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(EndpointError, match="no regular file"):
+        load_users(str(path))

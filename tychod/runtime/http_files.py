@@ -5,12 +5,14 @@ What is wrong with one closes the endpoint; it is never served with less protect
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tychod.hostfs import fd_path
 from tychod.runtime.http_auth import REMEDY, Users, UsersError, parse_users
 from tychod.runtime.rights import group_name
 
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 
 KEY_CREDENTIAL: Final = "metrics-key"
 USERS_CREDENTIAL: Final = "metrics-users"
+KEY: Final = "tls_key_file"
 MAX_FILE_BYTES: Final = 1 << 20
 NEED_FILE: Final = "put the file there, or change [metrics] {setting}"
 
-Seen = tuple[tuple[int, int, int] | None, ...]
-"""What tells that a file is another than before: inode, length, time of change."""
+Seen = tuple[tuple[int, ...] | None, ...]
+"""What tells that a file, or who may use it, is another than before."""
 
 
 class EndpointError(Exception):
@@ -68,12 +71,12 @@ def files_of(metrics: Metrics, credentials: str) -> Files:
 
 def load_users(path: str) -> Users:
     """Return the users of a private file; raise ``EndpointError``."""
-    check_private(path, "users_file")
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as exc:
-        raise EndpointError(*_unreadable(path, exc, "users_file")) from exc
+    with _opened(path, "users_file") as fd:
+        _check_private(path, os.fstat(fd))
+        try:
+            data = os.read(fd, MAX_FILE_BYTES + 1)
+        except OSError as exc:
+            raise EndpointError(*_unreadable(path, exc, "users_file")) from exc
     if len(data) > MAX_FILE_BYTES:
         raise EndpointError(f"{path}: larger than {MAX_FILE_BYTES} bytes", REMEDY)
     try:
@@ -93,24 +96,28 @@ def load_context(files: Files) -> ssl.SSLContext | None:
             "[metrics] tls_cert_file is set, its private key is not",
             f"set [metrics] tls_key_file, or give the service the credential {KEY_CREDENTIAL}",
         )
-    check_readable(files.certificate, "tls_cert_file")
-    check_private(files.key, "tls_key_file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except (OSError, ValueError) as exc:
-        raise EndpointError(*_unfit(files, exc)) from exc
-    if files.client_ca:
-        check_readable(files.client_ca, "client_ca_file")
+    with _opened(files.certificate, "tls_cert_file") as chain, _opened(files.key, KEY) as key:
+        _check_private(files.key, os.fstat(key))
         try:
-            context.load_verify_locations(files.client_ca)
+            context.load_cert_chain(fd_path(chain), fd_path(key), password=_no_password)
         except (OSError, ValueError) as exc:
-            remedy = "put certificates in PEM form into it"
-            raise EndpointError(f"{files.client_ca}: no certificate is in it", remedy) from exc
+            raise EndpointError(*_unfit(files, exc)) from exc
+    if files.client_ca:
+        _load_ca(context, files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _load_ca(context: ssl.SSLContext, path: str) -> None:
+    with _opened(path, "client_ca_file") as fd:
+        try:
+            context.load_verify_locations(fd_path(fd))
+        except (OSError, ValueError) as exc:
+            remedy = "put certificates in PEM form into it"
+            raise EndpointError(f"{path}: no certificate is in it", remedy) from exc
 
 
 def _no_password() -> str:
@@ -129,25 +136,30 @@ def _unfit(files: Files, exc: Exception) -> tuple[str, str]:
     return f"{files.certificate} and {files.key} cannot be used ({reason or exc})", remedy
 
 
-def check_readable(path: str, setting: str) -> os.stat_result:
-    """Raise ``EndpointError`` for what is no regular file or cannot be read."""
+@contextlib.contextmanager
+def _opened(path: str, setting: str) -> Iterator[int]:
+    """Open a regular file; raise ``EndpointError`` for anything else.
+
+    What is looked at is the descriptor: another file may come to the path at any time.
+    """
     try:
-        found = Path(path).stat()
-        if stat.S_ISREG(found.st_mode):
-            with Path(path).open("rb"):
-                return found
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe has no writer
     except OSError as exc:
         raise EndpointError(*_unreadable(path, exc, setting)) from exc
-    raise EndpointError(f"{path}: no regular file", NEED_FILE.format(setting=setting))
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise EndpointError(f"{path}: no regular file", NEED_FILE.format(setting=setting))
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def check_private(path: str, setting: str) -> None:
+def _check_private(path: str, found: os.stat_result) -> None:
     """Raise ``EndpointError`` for a file of secrets that others may read or change.
 
     It has to be root's or the daemon's own; of root's, a group of the daemon's may read, as
     systemd leaves credentials to be read.
     """
-    found = check_readable(path, setting)
     why = "; ".join(_openings(found))
     if why:
         quoted = shlex.quote(path)
@@ -178,9 +190,10 @@ def _unreadable(path: str, exc: OSError, setting: str) -> tuple[str, str]:
     return f"{path}: {exc.strerror}", NEED_FILE.format(setting=setting)
 
 
-def _seen(path: str) -> tuple[int, int, int] | None:
+def _seen(path: str) -> tuple[int, ...] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - nothing but the numbers
+        s = os.stat(path)  # noqa: PTH116 - nothing but the numbers
     except OSError:
         return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+    times = (s.st_mtime_ns, s.st_ctime_ns)
+    return (s.st_dev, s.st_ino, s.st_size, *times, s.st_mode, s.st_uid, s.st_gid)
