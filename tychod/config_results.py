@@ -111,7 +111,10 @@ class History:
         float, Range(10.0, 3600.0), Restart(), Doc("Seconds between two records.")
     ] = 60.0
     memory: Annotated[
-        float, Range(600.0, 86400.0), Restart(), Doc("Seconds of records kept in memory.")
+        float,
+        Range(600.0, 86400.0),
+        Restart(),
+        Doc("Seconds of records kept in memory, 16 MB at most."),
     ] = 7200.0
     days: Annotated[
         int,

@@ -33,6 +33,10 @@ TREND_NS: Final = 600 * 10**9
 MOST_POINTS: Final = 1000
 FULL_EVERY: Final = 60
 """Records from one that stands alone to the next: to rebuild one takes as many."""
+MOST_MEMORY_BYTES: Final = 16 * 1024 * 1024
+"""However many workloads change in every record: the oldest go sooner than `memory` says then."""
+CHUNK_PARTS: Final = 8
+"""A chunk takes at most this part of the memory, and a record, so that the oldest can go alone."""
 MOST_REPORTS: Final = 2
 """At once: each reads files, and takes time of the daemon's that measuring needs, too."""
 FAR_NS: Final = 1 << 62
@@ -174,7 +178,7 @@ class History:
         self._encoder = encoder
         totals = totals_of(snapshot, encoder.last)
         wall_ns = totals.t_ns + totals.offset_ns
-        if self._writer and self._writer.is_new(wall_ns):
+        if self._is_chunk_full() or (self._writer and self._writer.is_new(wall_ns)):
             encoder.begin()
         data, stands_alone = encoder.encode(totals)
         self._keep(life, totals.t_ns, data, stands_alone=stands_alone)
@@ -190,14 +194,20 @@ class History:
         spans = [span for span in self._read(period) if span.life == life]
         return spans[0].last.totals() if spans and spans[0].last else None
 
+    def _is_chunk_full(self) -> bool:
+        chunks = self._chunks  # only this thread changes them
+        return bool(chunks) and len(chunks[-1].data) >= MOST_MEMORY_BYTES // CHUNK_PARTS
+
     def _keep(self, life: Life, t_ns: int, data: bytes, *, stands_alone: bool) -> None:
         oldest_ns = t_ns - round(self._settings.memory * 1e9)
         with self._lock:
-            if stands_alone or not self._chunks:
-                self._chunks.append(Chunk(life, t_ns, bytearray()))
-            self._chunks[-1].data.extend(data)
-            while len(self._chunks) > 1 and self._chunks[1].first_ns <= oldest_ns:
-                self._chunks.popleft()
+            chunks = self._chunks
+            if stands_alone or not chunks:
+                chunks.append(Chunk(life, t_ns, bytearray()))
+            chunks[-1].data.extend(data)
+            held = sum(len(chunk.data) for chunk in chunks)
+            while len(chunks) > 1 and (chunks[1].first_ns <= oldest_ns or held > MOST_MEMORY_BYTES):
+                held -= len(chunks.popleft().data)
 
     def _write(self, data: bytes, wall_ns: int) -> None:
         if self._writer is None:
