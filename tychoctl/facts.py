@@ -46,8 +46,13 @@ def rows_of_config(reply: Reply, _: View) -> Rows:
 
 
 def render_status(reply: Reply, view: View) -> str:
-    """Return the daemon's health as a block to read: what it is, what it sees, what is wrong."""
-    lines = [_render_title(reply), ""]
+    """Return the daemon's health as a block to read: what it is, what it sees, what is wrong.
+
+    On a watched screen what is wrong comes first: the end may not be seen.
+    """
+    lines, problems = [_render_title(reply), ""], _render_problems(reply)
+    if view.watched:
+        lines, problems = [*lines, *problems, ""], []
     for label, text in _status_facts(reply, view):
         lines.append(f"{label:<{LABEL_WIDTH}}{text}")
     lines += ["", "sources"]
@@ -55,7 +60,7 @@ def render_status(reply: Reply, view: View) -> str:
         head = f"  {render.name(source.get('name')):<{LABEL_WIDTH - 2}}"
         lines.append(f"{head}{render.name(source.get('state'))}, {_source_words(source)}")
         lines += [f"    {note}" for note in render.notes(source)]
-    return "\n".join([*lines, "", *_render_problems(reply)]) + "\n"
+    return "\n".join([*lines, *(["", *problems] if problems else [])]) + "\n"
 
 
 def _render_title(reply: Reply) -> str:

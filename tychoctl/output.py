@@ -113,8 +113,8 @@ def draw_stream(command: Command, replies: Iterable[Reply], output: str, view: V
     try:
         with _screen():
             for reply in replies:
-                text = render(command, reply, output, view)
-                write(draw(text, terminal_size()))
+                text = render(command, reply, output, view._replace(watched=True))
+                write(draw(text, terminal_size(), hint_for(command)))
     finally:
         write(text)
 
@@ -137,12 +137,17 @@ def end_by_signal(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)  # as a shell reports it
 
 
-def draw(text: str, size: os.terminal_size | None) -> str:
+def hint_for(command: Command) -> str:
+    """Return how to see what a screen has no room for."""
+    return "--limit N shows fewer" if command.is_list else "without -w all are printed"
+
+
+def draw(text: str, size: os.terminal_size | None, hint: str) -> str:
     """Return what puts a text on the screen over the one before, cut to the screen's size."""
     lines = text.splitlines()
     if size is not None and len(lines) > size.lines - 1:
         left_out = len(lines) - size.lines + 2
-        lines = [*lines[: size.lines - 2], f"... {left_out} more lines (--limit N shows fewer)"]
+        lines = [*lines[: size.lines - 2], f"... {left_out} more lines ({hint})"]
     if size is not None:
         lines = [cut(line, size.columns) for line in lines]
     # After a line as wide as the screen the cursor stands on its last character: clear before.

@@ -28,6 +28,7 @@ class View(NamedTuple):
     reverse: bool = False
     ordered: bool = False  # JSON, too, is in the order of ``sort``
     headers: bool = True  # without: rows alone, and nothing below them
+    watched: bool = False  # on a screen, which may have no room for the end
 
 
 class Chosen(NamedTuple):

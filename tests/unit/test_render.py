@@ -305,15 +305,28 @@ def test_a_redrawn_screen_is_never_higher_than_the_terminal() -> None:
     """What does not fit is left out and counted, so that the screen does not scroll."""
     text = "".join(f"line {n}\n" for n in range(100))
 
-    drawn = output.draw(text, os.terminal_size((80, 24)))
+    drawn = output.draw(text, os.terminal_size((80, 24)), "without -w all are printed")
 
     assert drawn.count("\n") == 23
-    assert "78 more lines" in drawn
+    assert "78 more lines (without -w all are printed)" in drawn
+
+
+def test_a_watched_status_has_its_problems_where_a_small_screen_shows_them() -> None:
+    """What is wrong stands at the top; the hint below names nothing that status refuses."""
+    text = rendered("status", "table", watched=True)
+    size = os.terminal_size((80, 24))
+
+    drawn = output.draw(text, size, output.hint_for(COMMANDS["status"]))
+
+    assert "401 Unauthorized" in drawn.split("accounting")[0]
+    assert "problems" in text and text.count("remedy: ") == 3
+    assert "--limit" not in drawn
+    assert "--limit" in output.hint_for(COMMANDS["pods"])
 
 
 def test_a_redrawn_line_is_cut_to_the_terminal_and_stays_whole() -> None:
     """A line as wide as the terminal is not wiped by the sequence that clears the old one."""
-    drawn = output.draw("x" * 50 + "\n", os.terminal_size((40, 24)))
+    drawn = output.draw("x" * 50 + "\n", os.terminal_size((40, 24)), "")
 
     assert drawn == f"\x1b[H\x1b[K{'x' * 39}…\n\x1b[J"
 
