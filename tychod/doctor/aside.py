@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import Final
 
 from tychod.clock import SystemClock
 from tychod.config import Config
+from tychod.doctor.children import ask
 from tychod.doctor.model import Finding, Place, ok
 from tychod.hostfs import Host, may_read_everything
 from tychod.schema import load, to_plain
 
 ASK_S: Final = 1.9
+LIFE_S: Final = 3
+"""Seconds after which the other process ends itself, should nobody be there to end it."""
 PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from tychod.doctor.aside import main; sys.exit(main())"
@@ -36,14 +39,9 @@ def look_at_gpus(place: Place) -> Finding:
     if not (wanted and library_paths(place.host, place.config.nvml.library)):
         return find_source("nvml")(place)
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, root],
-        input=json.dumps(to_plain(place.config)).encode(),
-        capture_output=True,
-        check=False,
-        timeout=ASK_S,
-    )
-    return parse_finding(done.stdout, done.returncode)
+    command = [sys.executable, "-I", "-c", PROGRAM, root]
+    status, told = ask(command, ASK_S, json.dumps(to_plain(place.config)).encode())
+    return parse_finding(told, status)
 
 
 def parse_finding(told: bytes, status: int) -> Finding:
@@ -61,6 +59,7 @@ def main() -> int:
     """Look, by the settings on standard input, and print the finding as JSON."""
     from tychod.doctor.energy import find_source
 
+    signal.alarm(LIFE_S)  # its action is the end, in the midst of a library's call, too
     config = load(Config, json.load(sys.stdin))[0] or Config()
     reads_all = may_read_everything()
     place = Place(Host(config.host), config, SystemClock(), {}, os.geteuid(), ok(""), "", reads_all)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tychod.doctor.accounting import cgroups_below
+from tychod.doctor.children import ask
 from tychod.doctor.energy import not_for_us
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
@@ -152,10 +152,8 @@ def look_at_units(place: Place) -> Finding:
     from tychod.workloads import unit_child
 
     command = [sys.executable, "-I", str(Path(unit_child.__file__))]
-    done = subprocess.run(
-        command, input=b'"%s"\n' % UNIT.encode(), capture_output=True, check=False, timeout=BUS_S
-    )
-    answers = [parse_json(line, ANSWER_BYTES) for line in done.stdout.splitlines()]
+    _, told = ask(command, BUS_S, b'"%s"\n' % UNIT.encode())
+    answers = [parse_json(line, ANSWER_BYTES) for line in told.splitlines()]
     found = [answer for answer in answers if isinstance(answer, dict)]
     refused = next((answer for answer in found if "reason" in answer), None)
     if refused is not None:

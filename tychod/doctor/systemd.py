@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tychod.doctor.children import ask
 from tychod.doctor.model import Finding, ok, skip
 from tychod.doctor.remedies import remedy
 
@@ -59,14 +59,8 @@ def read_unit(place: Place, name: str) -> Unit | None:
     systemctl = shutil.which("systemctl", path=place.environ.get("PATH"))
     if systemctl is None:
         return None
-    done = subprocess.run(
-        [systemctl, "show", f"--property={','.join(PROPERTIES)}", name],
-        capture_output=True,
-        check=False,
-        timeout=ASK_S,
-        stdin=subprocess.DEVNULL,
-    )
-    return None if done.returncode else parse_unit(done.stdout.decode(errors="replace"))
+    status, told = ask([systemctl, "show", f"--property={','.join(PROPERTIES)}", name], ASK_S)
+    return None if status else parse_unit(told.decode(errors="replace"))
 
 
 def parse_unit(text: str) -> Unit:
