@@ -352,6 +352,7 @@ class NodeFacts:
     hierarchy_reason: str
     built: str = "unknown"  # when; RFC 3339
     accounting: AccountingFigures = field(default_factory=AccountingFigures)
+    accounting_remedy: str | None = None  # what would let the kernel count where it does not
 
 
 class Trouble(NamedTuple):

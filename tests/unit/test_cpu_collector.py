@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -177,5 +178,31 @@ def test_files_say_that_interrupts_are_the_kernels_matter(tmp_path: Path, irq: s
     found = cpu._files(host_at(tmp_path), settings, SystemClock(), tree, "off")
     found.collector.close()
 
+    assert found.collector.method_remedy is None
     assert ("[attribution] irq" in found.collector.method_reason) == (irq == "interrupted")
     assert found.collector.packages == found.collector.package_cpus == ()
+
+
+@pytest.mark.parametrize(
+    ("loader", "reason", "remedy"),
+    [
+        ("off", "kernel accounting is off in the settings", 'set [accounting] loader = "auto"'),
+        ("auto", "are not this kernel's", "point [host] procfs and cgroupfs"),
+    ],
+)
+def test_files_say_what_would_let_the_kernel_count(
+    loader: Any, reason: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The remedy is that of the reason: a setting is changed, another kernel's cgroups are not."""
+    write_files(
+        tmp_path, {"proc/stat": "cpu  1 0 0 1 0 0 0 0 0 0\n", "cg/cpu.stat": "usage_usec 1\n"}
+    )
+    tree = Hierarchy("v2", str(tmp_path / "cg"), "a test", true_root=True)
+    monkeypatch.setattr(cpu, "choose_hierarchy", lambda *_: tree)
+    settings = Config(accounting=config.Accounting(loader=loader))
+    found = cpu.probe(host_at(tmp_path), settings, SystemClock())
+    assert isinstance(found, Ready)
+    found.collector.close()
+
+    assert reason in found.collector.method_reason
+    assert remedy in (found.collector.method_remedy or "")

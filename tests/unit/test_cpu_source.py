@@ -29,6 +29,7 @@ class Meter:
     pace = Pace(INTERVAL_S, 10.0)
     method = "cgroup-v2"
     method_reason = hierarchy = hierarchy_reason = failure = ""
+    method_remedy = None
     root = "/"
     problems = ()
     figures = AccountingFigures()

@@ -102,6 +102,8 @@ def test_accounting_that_comes_late_shows(daemon: Daemon, tmp_path: Path) -> Non
 
     assert (before.accounting_method, before.hierarchy) == ("none", "none")
     assert "no cgroup hierarchy" in before.accounting_reason
+    assert before.accounting_remedy
+    assert "[host] procfs" in (after.accounting_remedy or "")
     assert after.accounting_method == "cgroup-v2"
     assert after.hierarchy == f"v2 at {tree.cgroupfs}"
     assert after.hierarchy_reason != before.hierarchy_reason

@@ -215,6 +215,10 @@ class CpuCollector(Protocol):
         """Why this method and no better one."""
 
     @property
+    def method_remedy(self) -> str | None:
+        """What would let the kernel count where it does not; None: nothing that is known."""
+
+    @property
     def hierarchy(self) -> str:
         """The hierarchy that is believed: ``v2`` or ``v1`` and its directory."""
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tychod.samples import CgroupRef, CounterSample, CpuSample
 
 
+SWITCHED_OFF: Final = "kernel accounting is off in the settings"
+SWITCH_ON: Final = 'set [accounting] loader = "auto", then: systemctl restart tychod-bpf tychod'
 KERNEL_PHASE_S: Final = 0.1
 """The maps are read this long after a window's end: two buckets later its last one is closed."""
 
@@ -55,14 +57,22 @@ class CgroupFiles:
     packages: Final = ()
     package_cpus: Final = ()
 
-    def __init__(self, reader: CgroupReader, pace: Pace, why: str, better: PinWatch | None) -> None:
-        """``why`` tells why the kernel does not count; ``better``: pins that may come."""
+    def __init__(
+        self,
+        reader: CgroupReader,
+        pace: Pace,
+        why: str,
+        better: PinWatch | None,
+        remedy: str | None = None,
+    ) -> None:
+        """``why`` and ``remedy``: why the kernel does not count; ``better``: pins that may come."""
         self._reader = reader
         self._better = better
         self._before: CpuBaseline | None = None  # where another method got to
         self.pace: Final = pace
         self.method: Final = reader.hierarchy.method
         self.method_reason: Final = f"cgroup files, read every {pace.interval_s:g} s; {why}"
+        self.method_remedy: Final = remedy
         self.hierarchy: Final = f"{reader.hierarchy.version} at {reader.hierarchy.root}"
         self.hierarchy_reason: Final = reader.hierarchy.reason
         self.root: Final = reader.hierarchy.root
@@ -131,6 +141,7 @@ class KernelMaps:
         self.method_reason: Final = (
             f"kernel programs, {opened.origin}; bins of 50 ms, read every {pace.interval_s:g} s"
         )
+        self.method_remedy: Final = None
         self.hierarchy: Final = f"{hierarchy.version} at {hierarchy.root}"
         self.hierarchy_reason: Final = hierarchy.reason
         self.root: Final = hierarchy.root
@@ -217,13 +228,13 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
     if isinstance(hierarchy, NoHierarchy):
         return Unavailable(hierarchy.reason, hierarchy.remedy)
     if config.accounting.loader == "off":
-        return _files(host, config, clock, hierarchy, "kernel accounting is off in the settings")
+        return _files(host, config, clock, hierarchy, SWITCHED_OFF, None, SWITCH_ON)
     watch = PinWatch(host)
     try:
         opened = open_maps(host, config, hierarchy)
     except LoadError as exc:
         why = f"no kernel accounting: {exc.text}"
-        return _files(host, config, clock, hierarchy, why, watch)
+        return _files(host, config, clock, hierarchy, why, watch, exc.remedy)
     history_s = min(config.window.history, 2 * config.window.length + 4.0)  # 20 samples a second
     interval_s = drain_interval_s(config)
     samples = math.ceil(interval_s * 1e9 / BUCKET_NS) + 1
@@ -243,8 +254,10 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
         )
     except (LoadError, OSError) as exc:
         opened.close()
-        why = exc.text if isinstance(exc, LoadError) else render_error(exc)
-        return _files(host, config, clock, hierarchy, f"no kernel accounting: {why}", watch)
+        refused = exc if isinstance(exc, LoadError) else None
+        why = f"no kernel accounting: {refused.text if refused else render_error(exc)}"
+        remedy = refused.remedy if refused else None
+        return _files(host, config, clock, hierarchy, why, watch, remedy)
     collector = KernelMaps(opened, reader, ending, pace)
     return Ready(collector, (*opened.notes, *collector.problems))
 
@@ -256,12 +269,13 @@ def _files(
     hierarchy: Hierarchy,
     why: str,
     better: PinWatch | None = None,
+    remedy: str | None = None,
 ) -> Ready[CpuCollector]:
     if config.attribution.irq == "interrupted":
         why = f"{why}; the kernel's own files decide who gets interrupts, [attribution] irq cannot"
     reader = CgroupReader(host, hierarchy, clock, round(config.window.history * 1e9))
     pace = Pace(config.accounting.cgroup_interval, config.window.history)
-    collector = CgroupFiles(reader, pace, why, better)
+    collector = CgroupFiles(reader, pace, why, better, remedy)
     return Ready(collector, (collector.method_reason, *collector.problems))
 
 

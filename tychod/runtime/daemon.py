@@ -347,14 +347,19 @@ class Daemon:
         """Return what is known of the node; how time is accounted as it is now."""
         collector = self._cpu.collector()
         if collector is None:
-            reason = self._cpu.sampler.health().reason or "not known"
+            health = self._cpu.sampler.health()
+            reason = health.reason or "not known"
             return dataclasses.replace(
-                self._facts, accounting_reason=reason, hierarchy_reason=reason
+                self._facts,
+                accounting_reason=reason,
+                hierarchy_reason=reason,
+                accounting_remedy=health.remedy,
             )
         return dataclasses.replace(
             self._facts,
             accounting_method=collector.method,
             accounting_reason=collector.method_reason,
+            accounting_remedy=collector.method_remedy,
             hierarchy=collector.hierarchy,
             hierarchy_reason=collector.hierarchy_reason,
             accounting=collector.figures,
