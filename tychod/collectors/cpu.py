@@ -254,12 +254,16 @@ def probe(host: Host, config: Config, clock: Clock) -> Ready[CpuCollector] | Una
         )
     except (LoadError, OSError) as exc:
         opened.close()
-        refused = exc if isinstance(exc, LoadError) else None
-        why = f"no kernel accounting: {refused.text if refused else render_error(exc)}"
-        remedy = refused.remedy if refused else None
+        text, remedy = _told(exc)
+        why = f"no kernel accounting: {text}"
         return _files(host, config, clock, hierarchy, why, watch, remedy)
     collector = KernelMaps(opened, reader, ending, pace)
     return Ready(collector, (*opened.notes, *collector.problems))
+
+
+def _told(exc: LoadError | OSError) -> tuple[str, str | None]:
+    """Return the text of a failure, and its remedy where one is known."""
+    return (exc.text, exc.remedy) if isinstance(exc, LoadError) else (render_error(exc), None)
 
 
 def _files(
