@@ -1,5 +1,6 @@
 """`tychoctl doctor` beside a real daemon on a simulated node, beside a dead one, and unanswered."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.sim.powercap import LAYOUTS, build_tree
 from tests.sim.silent import SECRETS, SILENT, SilentHost
 from tychod.doctor.diagnose import LATE
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = '[host]\nsysfs = "{base}/sys"\n[kubelet]\nenabled = false\n[ipmi]\nenabled = false\n'
 
 
@@ -31,11 +33,29 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield found
 
 
-def run(command: list[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a doctor to its end."""
+def run(
+    command: list[str], environ: dict[str, str], where: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a doctor to its end, in a directory."""
     return subprocess.run(
-        command, env=environ, capture_output=True, text=True, check=False, timeout=30
+        command,
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
+
+
+def left_in(directory: Path) -> list[str]:
+    """Return the processes that work in a directory, which children inherit, and run still."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # not ours, or gone
+            if (process / "cwd").readlink() == directory:
+                found.append((process / "cmdline").read_text())
+    return [line for line in found if line]
 
 
 def examine(node: Node, *words: str) -> tuple[dict[str, dict[str, Any]], int]:
@@ -79,15 +99,23 @@ def test_a_daemon_that_is_down_leaves_the_host_s_half(node: Node) -> None:
 
 
 def test_nobody_answers_and_it_ends_nevertheless(tmp_path: Path) -> None:
-    """Peers that never answer fail with a remedy, in time; no secret of theirs is told."""
+    """Peers that never answer fail with a remedy, in time; no secret of theirs is told.
+
+    The driver and systemctl hang still when the doctor ends: it leaves none of them behind.
+    """
     with SilentHost(tmp_path) as host:
-        done = run(host.command("-o", "json"), dict(host.environment()))
+        done = run(host.command("-o", "json"), dict(host.environment()), tmp_path)
+        deadline_s = time.monotonic() + 2.0
+        while left_in(tmp_path) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        left = left_in(tmp_path)
 
     checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1
     assert {name: checks[name]["state"] for name in SILENT} == dict.fromkeys(SILENT, "fail")
     assert all(checks[name]["remedy"] for name in SILENT)
     assert checks["bmc"]["evidence"] == LATE
+    assert left == []
     assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
 
 
