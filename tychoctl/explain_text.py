@@ -5,6 +5,7 @@ from typing import Final
 
 from tychoctl import render
 from tychoctl.columns import flags_of
+from tychoctl.gpus import model
 from tychoctl.lists import Reply
 from tychoctl.render import Column, number
 from tychoctl.view import Entry, View, entries, room, section
@@ -309,7 +310,7 @@ def _given(entry: Entry) -> str:
 
 GPU_COLUMNS: Final = (
     Column("GPU", lambda e: render.name(e.get("number")), right=True),
-    Column("MODEL", lambda e: render.name(e.get("name")), shrinks=True),
+    Column("MODEL", model, shrinks=True, least=10),
     Column("POWER", lambda e: render.power(e.get("power_w")), right=True),
     Column("IDLE", lambda e: render.power(e.get("idle_w")), right=True),
     Column("THIS", lambda e: render.power(e.get("dynamic_w")), right=True),

@@ -37,6 +37,11 @@ def _whole(key: str, title: str, unit: str) -> Column:
     return Column(title, text, right=True)
 
 
+def model(entry: Entry) -> str:
+    """Return a GPU's name without its maker, which all of them have in front."""
+    return render.name(entry.get("name")).removeprefix("NVIDIA ")
+
+
 def _memory(entry: Entry) -> str:
     used, total = number(entry.get("memory_used_bytes")), number(entry.get("memory_total_bytes"))
     if used is None:
@@ -82,17 +87,18 @@ def _instances(entry: Entry) -> str:
 
 COLUMNS: Final = (
     Column("GPU", lambda e: render.name(e.get("number")), right=True),
-    Column("NAME", lambda e: render.name(e.get("name")), shrinks=True),
+    Column("NAME", model, shrinks=True, least=14),
     Column("POWER", lambda e: render.power(e.get("power_w")), right=True),
+    _percent("sm_percent", "SM"),
+    Column("WORKLOADS", _workloads, shrinks=True, least=32),
     Column("POWER ±", margin(render.power, "power_sd_w"), right=True),
     Column("IDLE", lambda e: render.power(e.get("idle_w")), right=True),
-    _percent("sm_percent", "SM"),
     Column("MEMORY", _memory, right=True),
     Column("STATE", _pstate),
     Column("QUALITY", lambda e: render.name(e.get("quality"))),
     Column("METHOD", lambda e: render.name(e.get("method"))),
-    Column("WORKLOADS", _workloads, shrinks=True),
 )
+"""On a narrow terminal columns go from the right: who uses a GPU stays."""
 WIDE: Final = (
     _energy("idle_uj", "IDLE ENERGY"),
     _energy("dynamic_uj", "DYNAMIC"),

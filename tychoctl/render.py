@@ -21,6 +21,7 @@ class Column(NamedTuple):
     text: Callable[[dict[str, object]], str]
     right: bool = False
     shrinks: bool = False
+    least: int = LEAST_WIDTH  # cells that it keeps where it gives way
 
 
 def escape(text: object) -> str:
@@ -185,9 +186,10 @@ def table(
         return []
     widths = [max(map(display_width, cells)) for cells in zip(*rows, strict=True)]
     if width is not None:
-        widths = shrink(widths, [column.shrinks for column in columns], width)
+        wanted, widths = widths, shrink(widths, columns, width)
         kept = count_fitting(widths, width)
-        if kept < len(columns):
+        if kept < len(columns):  # those that stay have the room of those that go
+            widths = shrink(wanted[:kept], columns, width - len(MORE))
             lines = [_line(row[:kept], widths[:kept], columns[:kept], pad=True) for row in rows]
             return [
                 cut(line, width - 2) + MORE if width > 2 else cut(line, width) for line in lines
@@ -213,12 +215,12 @@ def count_fitting(widths: Sequence[int], width: int) -> int:
     return max(count, 1)
 
 
-def shrink(widths: Sequence[int], shrinks: Sequence[bool], width: int) -> list[int]:
+def shrink(widths: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
     """Return widths that fit, taken from the widest columns that give way."""
     fitted = list(widths)
     excess = sum(fitted) + len(GAP) * (len(fitted) - 1) - width
     while excess > 0:
-        able = [i for i, gives in enumerate(shrinks) if gives and fitted[i] > LEAST_WIDTH]
+        able = [i for i, w in enumerate(fitted) if columns[i].shrinks and w > columns[i].least]
         if not able:
             break
         fitted[max(able, key=fitted.__getitem__)] -= 1

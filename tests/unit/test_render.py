@@ -192,8 +192,17 @@ def test_a_narrow_table_leaves_whole_columns_out() -> None:
     """A number is shown whole or not at all; a mark in every row says that there is more."""
     lines = COMMANDS["containers"].text(reply_for("containers"), View(width=40)).splitlines()
 
-    assert lines[0] == "NAMESPA…  POD       CONTAIN…    POWER …"
-    assert lines[1] == "shop      web       nginx      3.58 W …"
+    assert lines[0] == "NAMESPA…  POD       CONTAINER    POWER …"
+    assert lines[1] == "shop      web       nginx       3.58 W …"
+
+
+def test_who_uses_each_gpu_can_be_read_on_80_columns() -> None:
+    """Model, power, use and workloads stay; columns that only some need go."""
+    lines = COMMANDS["gpus"].text(reply_for("gpus"), View(width=80)).splitlines()
+
+    assert lines[0].split()[:5] == ["GPU", "NAME", "POWER", "SM", "WORKLOADS"]
+    assert "H100 80GB HBM3  252 W  87 %  shop/job/train 120 W" in lines[1]
+    assert max(map(len, lines[:3])) <= 80
 
 
 def test_wrapped_sentences_keep_every_word() -> None:
@@ -319,7 +328,8 @@ def test_a_watched_status_has_its_problems_where_a_small_screen_shows_them() -> 
     drawn = output.draw(text, size, output.hint_for(COMMANDS["status"]))
 
     assert "401 Unauthorized" in drawn.split("accounting")[0]
-    assert "problems" in text and text.count("remedy: ") == 3
+    assert "problems" in text
+    assert text.count("remedy: ") == 3
     assert "--limit" not in drawn
     assert "--limit" in output.hint_for(COMMANDS["pods"])
 
@@ -642,8 +652,8 @@ def test_who_is_on_a_gpu_is_told_by_name() -> None:
     busy, lost = rendered("gpus", "table").splitlines()[1:3]
 
     assert "shop/job/train 120 W, shop/web/nginx 60.2 W, evil\\x1b[2J.service 2.00 W" in busy
-    assert busy.endswith(", 1 more")
-    assert lost.endswith("(shop/web/pause)")
+    assert ", 1 more  " in busy
+    assert "  (shop/web/pause)  " in lost
     assert "container     shop       job  train" in rendered("gpus", "wide")
 
 
