@@ -23,7 +23,8 @@ from tychod.frames import ProtocolError
 from tychod.model import Domain, Energy, Leaf, Snapshot, Usage
 from tychod.protocol import Nothing, Report
 from tychod.runtime.history_files import list_files
-from tychod.runtime.history_records import Encoder, Life, rebuild, scan, totals_of
+from tychod.runtime.history_parse import rebuild
+from tychod.runtime.history_records import Encoder, Life, scan, totals_of
 from tychod.runtime.slots import View
 
 FIRST = made.make_snapshot()

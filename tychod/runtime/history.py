@@ -285,7 +285,9 @@ class History:
             fresh = [name for name in damaged if name not in self._told]
             self._told |= frozenset(fresh)
         for name in fresh:
-            log.warning("history: a part of %s is damaged and left out", name)
+            log.warning(
+                "history: a part of %s is damaged or of another version, and left out", name
+            )
         return spans
 
     def _sources(self) -> list[Source]:

@@ -1,4 +1,4 @@
-"""Records of the history: running totals as framed bytes, and back; pure.
+"""Records of the history: running totals as framed bytes; pure.
 
 A record holds totals since the counters began, never differences: one that is lost costs a point in
 time, not energy.  Three kinds of frames make a log: HEAD says whose counters follow, FULL holds
@@ -24,6 +24,7 @@ _FRAME: Final = struct.Struct("<4sBQqII")  # magic, kind, end, wall offset, byte
 _CRC: Final = struct.Struct("<I")  # of what stands before it
 HEADER_BYTES: Final = _FRAME.size + _CRC.size
 MOST_BYTES: Final = 64 * 1024 * 1024  # of one frame, packed or not; more is damage
+FORMAT: Final = 1  # of what frames hold; told by HEAD, and logs of another are passed over
 BLOCK_BYTES: Final = 1 << 16  # read at once to find the frame after damage
 LEVEL: Final = 6  # of zlib: 9 makes 1 % less of twice the time
 NAME_CHARS: Final = 256
@@ -33,10 +34,6 @@ FOLDED: Final = "\n"
 
 Values = tuple[int, ...]
 """CPU time in nanoseconds, then idle and dynamic microjoules of each domain."""
-
-
-class DamagedError(Exception):
-    """A frame is not what was written."""
 
 
 class Who(NamedTuple):
@@ -225,7 +222,7 @@ class Encoder:
             self._records = 0
         is_full = self._records == 0
         if is_full:
-            parts.append(frame(HEAD, now, list(self.life)))
+            parts.append(frame(HEAD, now, [*self.life, FORMAT]))
         gone = gone_between(before, now) if before else None
         if gone and gone.leaves:
             parts.append(frame(GONE, now, gone))
@@ -297,51 +294,3 @@ def _find_next(log: Log, at: int, size: int) -> int:
             place = data.find(MAGIC, place + 1, BLOCK_BYTES + len(MAGIC) - 1)
         at += BLOCK_BYTES
     return size
-
-
-def read_frame(log: Log, found: Frame) -> Any:
-    """Return what a frame holds; raise ``DamagedError``."""
-    body = log.read(found.start, found.length)
-    if zlib.crc32(body) != found.crc:
-        raise DamagedError
-    try:
-        inflate = zlib.decompressobj()
-        packed = inflate.decompress(body, MOST_BYTES)
-        return msgpack.unpackb(
-            packed,
-            raw=False,
-            use_list=False,
-            strict_map_key=False,
-            unicode_errors="surrogateescape",
-        )
-    except (zlib.error, ValueError, msgpack.UnpackException) as exc:
-        raise DamagedError from exc
-
-
-def parse_life(plain: Any) -> Life:
-    """Return what a HEAD says."""
-    return Life(str(plain[0]), int(plain[1]))
-
-
-def parse_gone(plain: Any) -> Gone:
-    """Return what a GONE frame holds."""
-    domains, *rows = plain
-    leaves, pods = (tuple(Row(Who(*who), values) for who, values in found) for found in rows)
-    return Gone(domains, leaves, pods)
-
-
-def rebuild(log: Log, chain: Sequence[Frame]) -> Totals:
-    """Return the totals at the end of a FULL and the CHANGES after it."""
-    domains, node, listed = read_frame(log, chain[0])
-    who = {number: (key, told) for number, (key, told, _) in enumerate(listed)}
-    values = {number: row[2] for number, row in enumerate(listed)}
-    for each in chain[1:]:
-        node, fresh, changed, gone = read_frame(log, each)
-        values.update(changed)
-        for number, key, told, found in fresh:
-            who[number] = (key, told)
-            values[number] = found
-        for number in gone:
-            values.pop(number, None)
-    rows = {who[n][0]: Row(Who(*who[n][1]), found) for n, found in values.items()}
-    return Totals(chain[-1].t_ns, chain[-1].offset_ns, domains, Node(*node), rows)

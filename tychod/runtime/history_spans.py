@@ -8,21 +8,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from tychod.runtime.history_parse import (
+    DamagedError,
+    OtherFormatError,
+    parse_gone,
+    parse_life,
+    read_frame,
+    rebuild,
+)
 from tychod.runtime.history_records import (
     CHANGES,
     FULL,
     GONE,
     HEAD,
-    DamagedError,
     Frame,
     Gone,
     Life,
     Log,
     Totals,
-    parse_gone,
-    parse_life,
-    read_frame,
-    rebuild,
     scan,
 )
 
@@ -141,7 +144,7 @@ def _start_of(source: Source) -> Start | None:
         for frame in scan(source.log, source.size):
             if frame and frame.kind == HEAD:
                 return Start(parse_life(read_frame(source.log, frame)), frame.t_ns, frame.offset_ns)
-    except (DamagedError, OSError, LookupError, TypeError, ValueError):
+    except (DamagedError, OSError):
         pass
     return None
 
@@ -234,16 +237,17 @@ class _LogReader:
         self._interval_ns = interval_ns
         self._spans = spans
 
-    def read(self, life: Life) -> None:
+    def read(self, first: Life) -> None:
         """Add what the log holds to the spans; raise ``OSError``."""
         log = self._source.log
+        life: Life | None = first
         chain: list[Frame] = []
         for frame in scan(log, self._source.size):
             if frame is None:
                 self.is_damaged, chain = True, []
             elif frame.kind == HEAD:
                 life, chain = self._life(frame, life), []
-            elif self._is_elsewhere(life, frame):
+            elif life is None or self._is_elsewhere(life, frame):
                 continue
             elif frame.kind == GONE:
                 self._reading(life).span.departed.append((frame.t_ns, log, frame))
@@ -254,10 +258,14 @@ class _LogReader:
         before = self._source.before
         return before is not None and before[0] == life.boot and frame.t_ns >= before[1]
 
-    def _life(self, frame: Frame, before: Life) -> Life:
+    def _life(self, frame: Frame, before: Life | None) -> Life | None:
+        """Return whose counters follow; None where they cannot be read."""
         try:
             return parse_life(read_frame(self._source.log, frame))
-        except (DamagedError, LookupError, TypeError, ValueError):
+        except OtherFormatError:
+            self.is_damaged = True
+            return None
+        except DamagedError:
             self.is_damaged = True
             return before
 
