@@ -21,8 +21,10 @@ from tests.sim.powercap import LAYOUTS, build_tree
 from tychod.config import Config
 from tychod.doctor import (
     accounting,
+    children,
     diagnose,
     energy,
+    lateness,
     machine,
     names,
     remedies,
@@ -137,10 +139,9 @@ def of_state(*, room: int, is_writable: bool) -> Finding:
     return service.judge_state("text", Path("/s"), "tychod", room, is_writable=is_writable)
 
 
-def late(check: Check, base: Path) -> Finding:
-    """Run a check that does not end in time, as the doctor does."""
-    checks = [check._replace(look=hang)]
-    return diagnose.look(checks, place_at(base), time.monotonic() + 0.02)[0].finding
+def late(check: Check) -> Finding:
+    """Judge a check that had its time and no answer."""
+    return lateness.judge_own(check, 2.0)
 
 
 def once(look: Callable[[Place], Finding], base: Path) -> Finding:
@@ -212,7 +213,7 @@ CAUSES: Mapping[str, Callable[[Path], Finding]] = {
     "powercap-group": lambda base: powercap(base, 0o400),
     "rapl-filter": lambda _: energy.judge_filter(frozenset({"sgx"}), None),
     "insecure-bmc": insecure,
-    "slow-bmc": lambda base: late(check_of("bmc"), base),
+    "slow-bmc": lambda _: late(check_of("bmc")),
     "pod-logs": no_pod_logs,
     "not-installed": lambda _: unit_of("LoadState=not-found\nActiveState=inactive\n"),
     "service-failed": lambda _: unit_of(SHOW.format("failed", 10)),
@@ -233,7 +234,8 @@ CAUSES: Mapping[str, Callable[[Path], Finding]] = {
     "state-mode": lambda base: at_state(base, mode=0o755),
     "state-unwritable": lambda _: of_state(room=1 << 30, is_writable=False),
     "state-space": lambda _: of_state(room=1000, is_writable=True),
-    "hung": lambda base: late(check_of("kubelet"), base),
+    "busy": lambda _: lateness.judge_late(check_of("kubelet"), None),
+    "hung": lambda _: late(check_of("kubelet")),
     "fault": lambda base: once(fail(KeyError("s3cr3t-pass")), base),
 }
 
@@ -290,8 +292,11 @@ def test_settings_that_hang_hold_up_nobody() -> None:
     assert not RELEASED.is_set()  # it hangs still
 
 
-def test_what_hangs_fails_and_holds_up_nobody(tmp_path: Path) -> None:
+def test_what_hangs_fails_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One deadline for all: those that answered are told, the others failed with their remedy."""
+    monkeypatch.setattr(lateness, "ENOUGH_S", 0.0)
     checks = [
         Check("slow", "machine", "Slow", hang, "wake it"),
         Check("fast", "machine", "Fast", lambda _: ok("there"), "-"),
@@ -307,8 +312,35 @@ def test_what_hangs_fails_and_holds_up_nobody(tmp_path: Path) -> None:
     assert told == ["fast"]
 
     assert [r.finding.state for r in found] == ["fail", "ok", "fail"]
-    assert found[0].finding == Finding("fail", diagnose.LATE, "wake it")
+    assert found[0].finding == Finding("fail", lateness.LATE, "wake it")
     assert found[2].finding.remedy == "wake that"
+
+
+@pytest.mark.parametrize(
+    ("own_s", "state", "told"),
+    [
+        (0.0, "warn", lateness.NO_TIME),
+        (0.7, "warn", lateness.NO_TIME),
+        (1.0, "fail", lateness.LATE),
+    ],
+)
+def test_a_busy_machine_is_no_hang(own_s: float, state: str, told: str) -> None:
+    """What got no time to look is looked at again; what had its time hangs."""
+    check = Check("x", "machine", "X", hang, "wake it")
+
+    found = lateness.judge_own(check, own_s)
+
+    assert (found.state, found.evidence) == (state, told)
+    assert found.remedy == ("wake it" if state == "fail" else remedies.REMEDIES["busy"])
+
+
+def test_a_check_that_waits_has_all_of_its_time() -> None:
+    """A thread that has begun long ago and waits for nobody's CPU hangs."""
+    begun = lateness.begin()._replace(at_s=time.monotonic() - 30.0)
+    check = Check("x", "machine", "X", hang, "wake it")
+
+    assert lateness.judge_late(check, begun).state == "fail"
+    assert lateness.judge_late(check, lateness.begin()).state == "warn"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +348,7 @@ def test_what_hangs_fails_and_holds_up_nobody(tmp_path: Path) -> None:
     [
         (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "fail", "without numpy"),
         (OSError(5, "Input/output error", "/x/y"), "fail", "/x/y: Input/output error"),
-        (subprocess.TimeoutExpired("systemctl", 2.2), "fail", diagnose.LATE),
+        (children.Late(["systemctl"], 2.2, 1.9), "fail", lateness.LATE),
         (RuntimeError("token s3cr3t-pass"), "fail", "RuntimeError in look"),
     ],
 )
@@ -478,10 +510,13 @@ def test_systemctl_is_asked_and_may_hang(tmp_path: Path, monkeypatch: pytest.Mon
     well = diagnose.look_once(check, place_at(tmp_path))
     program.write_text("#!/bin/sh\nexec sleep 5\n")
     monkeypatch.setattr(systemd, "ASK_S", 0.05)
+    busy = diagnose.look_once(check, place_at(tmp_path))
+    monkeypatch.setattr(lateness, "ENOUGH_S", 0.0)
     hung = diagnose.look_once(check, place_at(tmp_path))
 
     assert well == ok("tychod.service is active, restarted 0 times")
-    assert (hung.state, hung.evidence) == ("fail", diagnose.LATE)
+    assert (hung.state, hung.evidence) == ("fail", lateness.LATE)
+    assert (busy.state, busy.evidence) == ("warn", lateness.NO_TIME)
 
 
 def test_the_metrics_endpoint_is_asked_whether_it_is_well(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.clock import SystemClock
 from tychod.config import Config
+from tychod.doctor import lateness
+from tychod.doctor.children import Late
+from tychod.doctor.lateness import PATIENCE_S
 from tychod.doctor.model import Finding, Place, Result, ok
 from tychod.doctor.remedies import remedy
 from tychod.doctor.table import CHECKS
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from tychod.settings import Arguments
 
 SCHEMA: Final = 1
-PATIENCE_S: Final = 2.2
-"""Seconds that each check has; with two interpreters' starts the client is to end in three."""
-LATE: Final = f"no answer within {PATIENCE_S:g} s"
 MODULES: Final = (
     *("tychod.runtime.supervisor", "tychod.kernel.bpf.attached", "tychod.kernel.bpf.opening"),
     *("tychod.collectors", "tychod.workloads.devices", "tychod.workloads.runtimefiles"),
@@ -163,9 +162,16 @@ def look(
     What hangs is left behind: its thread ends with the process.
     """
     told: SimpleQueue[Result] = SimpleQueue()
+    begun: dict[str, lateness.Begun] = {}
+
+    def look_at(check: Check) -> None:
+        begun[check.id] = lateness.begin()
+        told.put(Result(check, look_once(check, place)))
+
     for check in checks:
         thread = threading.Thread(
-            target=lambda check=check: told.put(Result(check, look_once(check, place))),
+            target=look_at,
+            args=(check,),
             name=f"doctor-{check.id}",
             daemon=True,
         )
@@ -178,7 +184,7 @@ def look(
             break
         found[result.check.id] = result.finding
         tell(result)
-    return [Result(c, found.get(c.id) or Finding("fail", LATE, c.slow)) for c in checks]
+    return [Result(c, found.get(c.id) or lateness.judge_late(c, begun.get(c.id))) for c in checks]
 
 
 def look_once(check: Check, place: Place) -> Finding:
@@ -189,8 +195,8 @@ def look_once(check: Check, place: Place) -> Finding:
         name = (exc.name or "").partition(".")[0]
         text = f"cannot be looked at without {name or exc}"
         return Finding("fail", text, remedy("library", debian=f"python3-{name}", fedora=name))
-    except subprocess.TimeoutExpired:
-        return Finding("fail", LATE, check.slow)
+    except Late as exc:
+        return lateness.judge_own(check, exc.own_s)
     except OSError as exc:
         if isinstance(exc, PermissionError) and not place.reads_all:
             return Finding("skip", render_error(exc), remedy("as-root"))

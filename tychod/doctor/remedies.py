@@ -79,6 +79,7 @@ REMEDIES: Final = MappingProxyType(
         "state-unwritable": "remount its file system writable, or chown {owner} {path}",
         "state-space": "make room on the file system of {path}: df -h {path}",
         "units-child": "see whether memory or processes are short: systemctl status --no-pager",
+        "busy": "run it again when this machine is less busy: tychoctl doctor",
         "hung": "see whether it hangs: {what}",
         "fault": "this is a fault of tychod: please report it with this line",
     }
