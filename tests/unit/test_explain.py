@@ -24,7 +24,9 @@ from tychod.frames import ProtocolError
 from tychod.model import Domain, Gpu, Identity, Leaf, Snapshot
 from tychod.protocol import Explain
 from tychod.runtime.answers import Answers
-from tychod.runtime.explain import explain
+from tychod.runtime.explain import Whole, explain, explain_in
+from tychod.runtime.explain_find import MOST_HINTS
+from tychod.runtime.questions import Wholes
 from tychod.runtime.slots import View as Seen
 
 NOW, BEFORE = pair()
@@ -107,6 +109,33 @@ def test_output_is_as_agreed(case: str, form: str) -> None:
         path.write_text(text)
 
     assert text == path.read_text()
+
+
+def test_what_all_explanations_share_is_worked_out_once() -> None:
+    """Who asks a hundred names in one window costs the daemon one sum over all workloads."""
+    wholes = Wholes()
+    first = wholes.of(NOW, BEFORE)
+
+    assert wholes.of(NOW, BEFORE) is first
+    assert wholes.of(BEFORE, None).newest is BEFORE  # the slot of readers without rights
+    assert wholes.of(NOW, BEFORE) is first
+    assert wholes.of(dataclasses.replace(NOW), BEFORE) is not first
+    assert first.span.sums is first.span.sums
+
+
+def test_guessed_names_soon_get_no_hints() -> None:
+    """A name that means nothing is compared with all others, but only so often in a window."""
+    whole = Whole(NOW, BEFORE)
+
+    def refusal() -> str:
+        with pytest.raises(ProtocolError) as found:
+            explain_in(whole, Explain("shop/wbe", "pod"), made.FACTS, made.STATUS)
+        return found.value.message
+
+    hints = ["did you mean" in refusal() for _ in range(MOST_HINTS + 2)]
+
+    assert hints == [True] * MOST_HINTS + [False] * 2
+    assert "tychoctl pods --all lists them" in refusal()
 
 
 def test_a_pod_is_explained_with_its_containers() -> None:

@@ -14,7 +14,7 @@ from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import DaemonStatus, Domain, Energy, Leaf, NodeFacts, Snapshot, total_domains
 from tychod.protocol import Explain
 from tychod.runtime.entries import Plain, are_labels_known, rounded
-from tychod.runtime.explain_find import Found, find
+from tychod.runtime.explain_find import Found, Names, find
 from tychod.runtime.explain_hints import Known, hints
 from tychod.runtime.explain_node import gpu_parts, holder_entry, node_entry
 from tychod.runtime.explain_rules import GPU, activity_weights, how_shared, idle_rules, meanings
@@ -23,12 +23,9 @@ from tychod.runtime.explain_window import (
     Span,
     by_whom_uj,
     counted_uj,
-    cpu_of_all,
     gain_of,
     gain_of_group,
     gain_of_view,
-    shared_of,
-    shared_uj,
     span_of,
 )
 from tychod.runtime.rollup import pod_of
@@ -57,6 +54,17 @@ class _Asked(NamedTuple):
     weights: Mapping[str, Mapping[str, float]]  # by domain and leaf: how much a CPU second counts
 
 
+class Whole:
+    """What is the same in every explanation of one window: worked out once, kept by who asks."""
+
+    def __init__(self, newest: Snapshot, before: Snapshot | None) -> None:
+        self.newest: Final = newest
+        self.before: Final = before
+        self.span: Final = span_of(newest, before)
+        self.names: Final = Names(newest)
+        self.weights: Final = activity_weights(self.span)
+
+
 def explain(
     args: Explain,
     newest: Snapshot,
@@ -65,9 +73,13 @@ def explain(
     status: DaemonStatus,
 ) -> Plain:
     """Return the explanation; raise ``ProtocolError`` where the name means nothing or several."""
-    found = find(args, newest)
-    span = span_of(newest, before)
-    asked = _Asked(found, span, _gain(found, span, before), activity_weights(span))
+    return explain_in(Whole(newest, before), args, facts, status)
+
+
+def explain_in(whole: Whole, args: Explain, facts: NodeFacts, status: DaemonStatus) -> Plain:
+    """Return the explanation of a workload in a window of which the whole is known."""
+    newest, span, found = whole.newest, whole.span, find(args, whole.names)
+    asked = _Asked(found, span, _gain(found, span, whole.before), whole.weights)
     known = Known(newest, facts, status)
     domains = {
         name: _domain(name, domain, asked)
@@ -102,8 +114,8 @@ def _gain(found: Found, span: Span, before: Snapshot | None) -> Gain:
 def _whole(asked: _Asked) -> Plain:
     """Return the node's energy of the window; what another holds is no part of its own there."""
     found = asked.found
-    members = [] if found.is_view else [leaf.identity.id for leaf in found.leaves]
-    return node_entry(asked.span, frozenset(members), {} if found.is_view else asked.gain.total_uj)
+    members = () if found.is_view else found.leaves
+    return node_entry(asked.span, members, {} if found.is_view else asked.gain.total_uj)
 
 
 def _flags_of(newest: Snapshot, names: Iterable[str]) -> list[str]:
@@ -152,7 +164,7 @@ def _window(span: Span, facts: NodeFacts) -> Plain:
 
 
 def _cpu(gain: Gain, span: Span) -> Plain:
-    all_ns = cpu_of_all(span)
+    all_ns = span.cpu_ns
     share = gain.cpu_ns / all_ns if all_ns and gain.cpu_ns is not None else None
     return {"ns": gain.cpu_ns, "all_ns": all_ns, "share": share}
 
@@ -220,9 +232,10 @@ def interval(uj: int, sd_uj: float | None) -> list[float] | None:
 
 def _domain(name: str, domain: Domain, asked: _Asked) -> Plain:
     span, newest, found = asked.span, asked.span.newest, asked.found
-    members = frozenset() if found.is_view else frozenset(x.identity.id for x in found.leaves)
+    members = () if found.is_view else found.leaves
     own_uj = 0 if found.is_view else asked.gain.total_uj.get(name, 0)
-    split = shared_of(name, span)
+    whole = span.sums[name]
+    split = whole.energy
     whom = by_whom_uj(name, span, own_uj, members)
     return {
         "in_total": name in total_domains(newest.domains),
@@ -233,7 +246,7 @@ def _domain(name: str, domain: Domain, asked: _Asked) -> Plain:
         "flags": list(domain.flags),
         "idle_floor": domain.idle_floor._asdict() if domain.idle_floor else None,
         "counted_uj": counted_uj(name, span),
-        "shared_uj": shared_uj(name, span),
+        "shared_uj": whole.uj,
         "idle_uj": split.idle_uj if split else None,
         "dynamic_uj": split.dynamic_uj if split else None,
         "by_whom_uj": whom,
@@ -247,7 +260,7 @@ def _own(name: str, asked: _Asked) -> Plain:
     """Return the explained part of a domain; of one leaf with the product that it came from."""
     leaves, gain = asked.found.leaves, asked.gain
     uj = gain.total_uj.get(name, 0)
-    every = shared_uj(name, asked.span)
+    every = asked.span.sums[name].uj
     sd_uj = _joint([_sd_of(x, [name], x.window_sd_uj, bool(x.power_w.get(name))) for x in leaves])
     split = gain.split.get(name)
     product = {} if asked.found.pod else _product(name, leaves[0], gain, asked)

@@ -17,6 +17,8 @@ NAME_CHARS: Final = 100
 MOST_TOLD: Final = 8
 MOST_COMPARED: Final = 1000
 """Names that an unknown one is compared with: each takes the daemon's time."""
+MOST_HINTS: Final = 20
+"""Unknown names that are compared with others in one window: who guesses does not get more."""
 ID, NAME, NESTED_NAME, PREFIX = range(4)
 """How a name was met, the surest first."""
 
@@ -38,26 +40,59 @@ class _Candidate(NamedTuple):
     is_nested: bool
 
 
-def find(asked: Explain, snapshot: Snapshot) -> Found:
+class Names:
+    """All names in one snapshot; each is worked out once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.leaves: Final = _Index(
+            [
+                *(_leaf(leaf, is_view=False) for leaf in snapshot.leaves),
+                *(_leaf(view, is_view=True) for view in snapshot.views),
+            ]
+        )
+        self.pods: Final = _Index(_pods(snapshot))
+        self.hints_left = MOST_HINTS
+
+
+class _Index:
+    """Candidates by what they may be called."""
+
+    def __init__(self, candidates: Sequence[_Candidate]) -> None:
+        self.all: Final = candidates
+        self._exact: dict[str, list[tuple[int, _Candidate]]] = {}
+        for one in candidates:
+            how = NESTED_NAME if one.is_nested else NAME
+            called = {**dict.fromkeys(one.names, how), **dict.fromkeys(one.ids, ID)}
+            for name, rank in called.items():
+                self._exact.setdefault(name, []).append((rank, one))
+
+    def met(self, name: str, kind: str | None) -> list[tuple[int, _Candidate]]:
+        """Return who of a kind may be meant (None: of any), each with how it was met."""
+        found = [(how, one) for how, one in self._exact.get(name, ()) if _is_of(one, kind)]
+        if found or len(name) < LEAST_PREFIX:
+            return found
+        begun = (one for one in self.all if any(i.startswith(name) for i in one.ids))
+        return [(PREFIX, one) for one in begun if _is_of(one, kind)]
+
+
+def _is_of(candidate: _Candidate, kind: str | None) -> bool:
+    return kind in (None, candidate.found.kind)
+
+
+def find(asked: Explain, names: Names) -> Found:
     """Return what is meant; raise ``ProtocolError`` where that is nothing or not just one."""
-    candidates = list(_candidates(asked.kind, snapshot))
-    best = _best(asked.name, candidates)
-    if not best and asked.kind == "workload":
-        candidates += _pods(snapshot)
-        best = _best(asked.name, candidates)
+    kind = None if asked.kind in ("workload", "pod") else asked.kind
+    parts = {"pod": [names.pods], "workload": [names.leaves, names.pods]}
+    parts_asked = parts.get(asked.kind, [names.leaves])
+    best: list[_Candidate] = []
+    for part in parts_asked:
+        best = best or _best(part.met(asked.name, kind))
     if not best:
-        raise ProtocolError("not-found", _unknown(asked, candidates))
+        known = [one for part in parts_asked for one in part.all if _is_of(one, kind)]
+        raise ProtocolError("not-found", _unknown(asked, known, names))
     if len(best) > 1:
         raise ProtocolError("bad-request", _ambiguous(asked, best))
     return best[0].found
-
-
-def _candidates(kind: str, snapshot: Snapshot) -> Iterable[_Candidate]:
-    if kind == "pod":
-        return _pods(snapshot)
-    leaves = [_leaf(leaf, is_view=False) for leaf in snapshot.leaves]
-    views = [_leaf(view, is_view=True) for view in snapshot.views]
-    return [c for c in [*leaves, *views] if kind in ("workload", c.found.kind)]
 
 
 def _leaf(leaf: Leaf, *, is_view: bool) -> _Candidate:
@@ -96,25 +131,12 @@ def _pod(key: str, leaves: Sequence[Leaf]) -> _Candidate:
     return _Candidate(Found("pod", tuple(leaves), key), label, uids, names, is_nested)
 
 
-def _best(name: str, candidates: Iterable[_Candidate]) -> list[_Candidate]:
+def _best(met: Sequence[tuple[int, _Candidate]]) -> list[_Candidate]:
     """Return who is met most surely; of several those that run, if any does."""
-    met: dict[int, list[_Candidate]] = {}
-    for candidate in candidates:
-        how = _met(name, candidate)
-        if how is not None:
-            met.setdefault(how, []).append(candidate)
-    best = met[min(met)] if met else []
+    surest = min((how for how, _ in met), default=ID)
+    best = [candidate for how, candidate in met if how == surest]
     running = [c for c in best if any(leaf.state == "running" for leaf in c.found.leaves)]
     return running or best
-
-
-def _met(name: str, candidate: _Candidate) -> int | None:
-    if name in candidate.ids:
-        return ID
-    if name in candidate.names:
-        return NESTED_NAME if candidate.is_nested else NAME
-    is_long = len(name) >= LEAST_PREFIX
-    return PREFIX if is_long and any(i.startswith(name) for i in candidate.ids) else None
 
 
 def _ambiguous(asked: Explain, found: Sequence[_Candidate]) -> str:
@@ -136,9 +158,10 @@ def shortest_id(wanted: str, found: Iterable[_Candidate]) -> str:
     return wanted if is_whole else wanted[:length]
 
 
-def _unknown(asked: Explain, candidates: Sequence[_Candidate]) -> str:
+def _unknown(asked: Explain, candidates: Sequence[_Candidate], names: Names) -> str:
     what = f"no {asked.kind} {asked.name[:NAME_CHARS]!r}"
-    near = nearest(asked.name, _labels(candidates))
+    names.hints_left -= 1
+    near = nearest(asked.name, _labels(candidates)) if names.hints_left >= 0 else []
     if near:
         return f"{what}; did you mean {', '.join(near)}?"
     begun = any(i.startswith(asked.name) for c in candidates for i in c.ids)

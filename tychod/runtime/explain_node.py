@@ -6,7 +6,7 @@ from typing import Final
 from tychod.model import SYSTEM_ID, UNATTRIBUTED_ID, Gpu, Leaf, Snapshot, total_domains
 from tychod.runtime.entries import Plain
 from tychod.runtime.explain_find import Found
-from tychod.runtime.explain_window import Span, by_whom_uj, shared_uj
+from tychod.runtime.explain_window import Span, by_whom_uj
 
 PLATFORM: Final = "platform"
 SYSTEM_WHY: Final = (
@@ -65,10 +65,10 @@ def holder_entry(found: Found, newest: Snapshot) -> Plain | None:
     }
 
 
-def node_entry(span: Span, members: frozenset[str], own_uj: Mapping[str, int]) -> Plain:
+def node_entry(span: Span, members: Sequence[Leaf], own_uj: Mapping[str, int]) -> Plain:
     """Return the whole node's energy of the window, by whom, and why nobody gets some of it.
 
-    ``own_uj``: by domain, what the leaves of these ids have.
+    ``own_uj``: by domain, what these leaves have.
     """
     newest = span.newest
     names = [n for n in total_domains(newest.domains) if _is_shared(n, newest)]
@@ -78,7 +78,7 @@ def node_entry(span: Span, members: frozenset[str], own_uj: Mapping[str, int]) -
             whom[who] = whom.get(who, 0) + uj
     return {
         "domains": names,
-        "shared_uj": sum(shared_uj(name, span) for name in names),
+        "shared_uj": sum(span.sums[name].uj for name in names),
         "by_whom_uj": whom,
         "nobody": _nobody(span, names),
         "platform": _platform(newest),
@@ -92,8 +92,8 @@ def _is_shared(name: str, newest: Snapshot) -> bool:
 def _nobody(span: Span, names: Sequence[str]) -> list[Plain]:
     """Return what no workload of anybody's has, each with its share of the whole and the reason."""
     newest = span.newest
-    every = sum(shared_uj(name, span) for name in names)
-    whom = [by_whom_uj(name, span, 0, frozenset()) for name in names]
+    every = sum(span.sums[name].uj for name in names)
+    whom = [by_whom_uj(name, span, 0, ()) for name in names]
     reasons = {x.identity.id: x.identity.reason for x in newest.leaves}
     why = {
         SYSTEM_ID: SYSTEM_WHY,

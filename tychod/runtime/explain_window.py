@@ -5,7 +5,10 @@ also took over the counters of one that ended.  What was booked to it is told ap
 power, which is exact: booked energy / length of the window.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from tychod.model import Energy, Leaf, Snapshot, Window
@@ -24,8 +27,17 @@ class Gain(NamedTuple):
     taken_uj: Mapping[str, int]  # counters of ended workloads that it took over, by domain
 
 
-class Span(NamedTuple):
-    """The window that is explained."""
+class Sum(NamedTuple):
+    """What a window added to all leaves of a domain."""
+
+    energy: Energy | None  # None: idle and dynamic are not told apart
+    uj: int
+    by_kind: Mapping[str, int]  # booked, by the kind of workload
+
+
+@dataclass(frozen=True)
+class Span:
+    """The window that is explained; what is the same for all of its workloads is summed once."""
 
     newest: Snapshot
     before: Mapping[str, Leaf]  # by id; what the counters were, of leaves that are still the same
@@ -37,6 +49,19 @@ class Span(NamedTuple):
     def window(self) -> Window:
         """The stretch of time."""
         return self.newest.window
+
+    @cached_property
+    def sums(self) -> Mapping[str, Sum]:
+        """The sum of every domain."""
+        return {name: _sum_of(name, self) for name in self.newest.domains}
+
+    @cached_property
+    def cpu_ns(self) -> int | None:
+        """The CPU time that everything used in the window, in nanoseconds; None: not known."""
+        if self.basis == "power":
+            return None
+        had = sum(leaf.cpu_ns for leaf in (*self.before.values(), *self.gone))
+        return sum(leaf.cpu_ns for leaf in self.newest.leaves) - had
 
 
 def span_of(newest: Snapshot, before: Snapshot | None) -> Span:
@@ -123,27 +148,16 @@ def less(now: Energy, had: Energy | None) -> Energy:
     return Energy(now.idle_uj - before.idle_uj, now.dynamic_uj - before.dynamic_uj)
 
 
-def cpu_of_all(span: Span) -> int | None:
-    """Return the CPU time that everything used in the window, in nanoseconds; None: not known."""
+def _sum_of(name: str, span: Span) -> Sum:
+    kinds: Counter[str] = Counter()
+    for leaf in span.newest.leaves:
+        kinds[leaf.identity.kind] += booked_uj(leaf, name, span.window)
     if span.basis == "power":
-        return None
-    had = sum(leaf.cpu_ns for leaf in (*span.before.values(), *span.gone))
-    return sum(leaf.cpu_ns for leaf in span.newest.leaves) - had
-
-
-def shared_of(name: str, span: Span) -> Energy | None:
-    """Return what the window added to all leaves of a domain; None: not told apart."""
-    if span.basis == "power":
-        return None
-    return less(summed(span.newest.leaves, name), summed((*span.before.values(), *span.gone), name))
-
-
-def shared_uj(name: str, span: Span) -> int:
-    """Return the energy of a domain that was shared in the window, in microjoules."""
-    known = shared_of(name, span)
-    if known is not None:
-        return known.total_uj
-    return sum(booked_uj(leaf, name, span.window) for leaf in span.newest.leaves)
+        return Sum(None, kinds.total(), kinds)
+    known = less(
+        summed(span.newest.leaves, name), summed((*span.before.values(), *span.gone), name)
+    )
+    return Sum(known, known.total_uj, kinds)
 
 
 def counted_uj(name: str, span: Span) -> int | None:
@@ -153,15 +167,15 @@ def counted_uj(name: str, span: Span) -> int | None:
     return span.newest.domains[name].energy_uj - span.counted_uj.get(name, 0)
 
 
-def by_whom_uj(name: str, span: Span, own_uj: int, members: frozenset[str]) -> dict[str, int]:
+def by_whom_uj(name: str, span: Span, own_uj: int, members: Iterable[Leaf]) -> dict[str, int]:
     """Return who has a domain's energy of the window; the parts add up to all of it exactly.
 
-    ``members``: ids of what is explained; what is left over had ended when the window did.
+    ``members``: what is explained; what is left over had ended when the window did.
     """
     kinds = ("container", "vm", "unit", "kernel", "system", "unattributed", "past")
-    found = {"this": own_uj, **dict.fromkeys(kinds, 0)}
-    for leaf in span.newest.leaves:
-        if leaf.identity.id not in members:
-            found[leaf.identity.kind] += booked_uj(leaf, name, span.window)
-    found["past"] += shared_uj(name, span) - sum(found.values())
+    whole = span.sums[name]
+    found = {"this": own_uj, **dict.fromkeys(kinds, 0), **whole.by_kind}
+    for leaf in members:
+        found[leaf.identity.kind] -= booked_uj(leaf, name, span.window)
+    found["past"] += whole.uj - sum(found.values())
     return found
