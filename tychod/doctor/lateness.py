@@ -54,7 +54,7 @@ def _lost_s(task: int) -> float:
     host = Host(Roots())
     tasks = f"{host.procfs}/self/task"
     try:
-        threads = host.list_dir(tasks) or ()
+        threads: tuple[str, ...] = host.list_dir(tasks) or ()
         children = (host.read_text(f"{tasks}/{task}/children") or "").split()
     except OSError:
         return 0.0
