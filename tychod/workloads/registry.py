@@ -22,7 +22,14 @@ from tychod.workloads.known import SECOND_NS, Known, PodFacts, merge
 from tychod.workloads.listing import Listing
 from tychod.workloads.machines import Machines, Place, Watched
 from tychod.workloads.ownmachines import OwnMachines
-from tychod.workloads.paths import identify, unattributed, unnamed_reason
+from tychod.workloads.paths import (
+    DETACHED,
+    IN_ROOT,
+    OUTSIDE,
+    identify,
+    unattributed,
+    unnamed_reason,
+)
 from tychod.workloads.pods import PodView, is_same_uid
 from tychod.workloads.vmprocs import VmProcess
 
@@ -35,8 +42,6 @@ SETTLED_NS: Final = 3 * SECOND_NS
 FORESEEN_NS: Final = 30 * SECOND_NS
 """How long a cgroup that was seen being made is waited for in the accounting."""
 MOST_FORESEEN: Final = 10_000
-
-_ROOT: Final = "processes in the root cgroup"
 
 
 class Registry:
@@ -70,9 +75,9 @@ class Registry:
         self._stale = False
         self._result: dict[int, Identity] = {
             KERNEL_KEY: Identity("kernel", KERNEL_ID, KERNEL_ID),
-            OUTSIDE_KEY: unattributed("outside the visible cgroup tree"),
-            ROOT_KEY: unattributed(_ROOT),
-            LOST_KEY: unattributed("CPU time while accounting was detached"),
+            OUTSIDE_KEY: unattributed(OUTSIDE),
+            ROOT_KEY: unattributed(IN_ROOT),
+            LOST_KEY: unattributed(DETACHED),
         }
         self.wants_kubelet = False
 
@@ -175,7 +180,7 @@ class Registry:
         self._paths[path] = key
         base = self._read.pop(path) if path in self._read else identify(path)
         if base is None:
-            reason = unnamed_reason(path) if path.strip("/") else _ROOT
+            reason = unnamed_reason(path) if path.strip("/") else IN_ROOT
             self._of_key[key] = None
             self._result[key] = unattributed(reason)
             return set()
