@@ -19,6 +19,8 @@ LEAVE_SCREEN: Final = "\x1b[?25h\x1b[?1049l"
 HOME: Final = "\x1b[H"
 END_LINE: Final = "\x1b[K"
 END_SCREEN: Final = "\x1b[J"
+FORMULA: Final = ("=", "+", "-", "@")
+"""A cell that begins so is worked out by spreadsheets, also where it may reach other programs."""
 
 
 def terminal_size() -> os.terminal_size | None:
@@ -41,7 +43,10 @@ def render_json(reply: Reply) -> str:
 
 
 def render_csv(command: Command, reply: Reply, view: View, *, header: bool) -> str:
-    """Return an answer as CSV; unknown values are empty, control characters escaped."""
+    """Return an answer as CSV; unknown values are empty, control characters escaped.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     import csv
     import io
 
@@ -49,14 +54,15 @@ def render_csv(command: Command, reply: Reply, view: View, *, header: bool) -> s
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header and view.headers:
-        writer.writerow(names)
+        writer.writerow(map(_csv_value, names))
     writer.writerows([_csv_value(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def _csv_value(value: object) -> object:
     if isinstance(value, str):
-        return escape(value)
+        text = escape(value)
+        return f"'{text}" if text.startswith(FORMULA) else text
     if isinstance(value, bool):
         return "true" if value else "false"
     return value

@@ -98,6 +98,19 @@ def test_csv_has_every_entry_and_as_many_cells_as_titles(op: str) -> None:
     assert told == {e["total"]["idle_uj"] + e["total"]["dynamic_uj"] for e in found}
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "web-1"])
+def test_no_name_in_csv_is_a_formula(name: str) -> None:
+    """Who names a workload has no say in a spreadsheet; numbers below zero stay numbers."""
+    reply = reply_for("workloads")
+    reply["workloads"] = [{**reply["workloads"][0], "name": name, "total_power_w": -1.5}]
+
+    text = output.render(COMMANDS["workloads"], reply, "csv", View())
+
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert row["name"] == (name if name == "web-1" else f"'{name}")
+    assert row["power_w"] == "-1.5"
+
+
 def test_an_estimate_says_so() -> None:
     """A list whose energy is modelled says it, with the reason, below the table."""
     line = f"package: modelled, not measured ({made.MODELLED_REASON})"
