@@ -278,7 +278,7 @@ def with_domain(name: str, **changes: Any) -> Snapshot:
         (with_domain("dram", flags=("missing-cpu",)), "dram: missing-cpu", "accounting"),
         (NOW, "nginx: pooled", "let it run longer"),
         (NOW, "side: new", "third window"),
-        (NOW, "accounting: cgroup-v2: cgroup files", "systemctl restart tychod-bpf tychod"),
+        (NOW, "accounting: cgroup-v2: cgroup files", "tychoctl doctor"),
         (dataclasses.replace(NOW, processes=None), "processes:", "processes = true"),
         (dataclasses.replace(NOW, gap=True), "window: it spans a restart", "next window"),
         (dataclasses.replace(NOW, conservation_violations=2), "attribution:", "report it"),

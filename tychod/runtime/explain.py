@@ -16,6 +16,7 @@ from tychod.protocol import Explain
 from tychod.runtime.entries import Plain, are_labels_known, rounded
 from tychod.runtime.explain_find import Found, Names, find
 from tychod.runtime.explain_hints import Known, hints
+from tychod.runtime.explain_nobody import how_of
 from tychod.runtime.explain_node import gpu_parts, holder_entry, node_entry
 from tychod.runtime.explain_rules import GPU, activity_weights, how_shared, idle_rules, meanings
 from tychod.runtime.explain_window import (
@@ -250,7 +251,7 @@ def _domain(name: str, domain: Domain, asked: _Asked) -> Plain:
         "idle_uj": split.idle_uj if split else None,
         "dynamic_uj": split.dynamic_uj if split else None,
         "by_whom_uj": whom,
-        "how": how_shared(name, domain, newest),
+        "how": how_of(found.kind, how_shared(name, domain, newest)),
         "own": _own(name, asked),
         "idle_rules": idle_rules(name, found.leaves, newest),
     }

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from tychod.model import DaemonStatus, Domain, Leaf, NodeFacts, Snapshot
 from tychod.runtime.entries import Plain, are_labels_known
 from tychod.runtime.explain_find import Found
+from tychod.runtime.explain_nobody import NEXT_WINDOW, SEE_METER, remedies_of
 from tychod.runtime.problems import (
     LEAST_COVERAGE,
     LOOK_AT_SOURCES,
@@ -17,6 +18,8 @@ from tychod.runtime.replies import route_state
 
 METERS: Final = ("rapl", "hwmon")
 """Sources that measure what a model otherwise estimates."""
+OF_METERS: Final = frozenset({"coarse-bins"})
+"""Flags of which nobody need look for a cause where a model takes the place of a meter."""
 BPF: Final = "bpf"
 LET_RUN: Final = "let it run: it goes by itself within minutes"
 FLAG_REMEDIES: Final = {
@@ -28,18 +31,21 @@ FLAG_REMEDIES: Final = {
     "systemd-run --scope): then it is read like a container",
     "learning": f"{LET_RUN}; quiet moments help most",
     "coarse-bins": LOOK_AT_SOURCES,
-    "missing-energy": "see tychoctl sources for why the meter was not read",
+    "missing-energy": SEE_METER,
     "missing-cpu": "see accounting in tychoctl status: it lost CPU time or was started anew",
     "fallback-activity": 'set [accounting] counters = ["llc_misses"], where the machine has that '
     "counter, and restart tychod",
 }
-NO_KERNEL: Final = (
-    "systemctl restart tychod-bpf tychod: the kernel then accounts CPU time in short bins, which "
-    "tells workloads apart sooner; tychoctl doctor says why it does not"
-)
+SOONER: Final = "; bins of 50 ms, counted in the kernel, would tell workloads apart sooner"
+WHY_NO_KERNEL: Final = "tychoctl doctor says what keeps the kernel programs out"
 PROCESSES: Final = "set [accounting] processes = true and restart tychod"
 DOCTOR: Final = "tychoctl doctor says what is missing"
-NEXT_WINDOW: Final = "ask again after the next window"
+NO_METER: Final = (
+    f"{DOCTOR}; where there is no meter, as in most virtual machines, set [model] idle_w_per_cpu "
+    "and busy_w_per_cpu to what this machine draws"
+)
+NO_WORKLOADS: Final = frozenset({"system", "past"})
+"""They have no CPU time and no process: nothing of how workloads are told apart concerns them."""
 
 
 class Known(NamedTuple):
@@ -61,16 +67,32 @@ class Hint(NamedTuple):
 def hints(found: Found, names: Sequence[str], known: Known) -> list[Plain]:
     """Return what would make the numbers surer or say more, the weightiest first."""
     told = [
+        *_of_nobody(found),
         *_broken(known),
         *_of_domains(names, known),
         *_of_window(known),
-        *_of_flags(found.leaves),
-        *_of_accounting(known),
-        *_of_gpus(found.leaves, known),
-        *_of_names(found.leaves, known),
-        *_of_processes(known),
+        *_of_sharing(found, known),
     ]
     return [hint._asdict() for hint in dict.fromkeys(told)]
+
+
+def _of_nobody(found: Found) -> Iterator[Hint]:
+    if found.kind == "unattributed":
+        for reason, remedy in remedies_of(found.leaves[0]):
+            yield Hint(found.kind, reason, remedy)
+
+
+def _of_sharing(found: Found, known: Known) -> Iterator[Hint]:
+    """Yield what concerns how workloads are told apart and named, where that is of use."""
+    if found.kind in NO_WORKLOADS:
+        return
+    if found.kind != "unattributed":
+        yield from _of_flags(found.leaves)
+        yield from _of_accounting(known)
+        yield from _of_gpus(found.leaves, known)
+        yield from _of_names(found.leaves, known)
+    if found.kind != "kernel":
+        yield from _of_processes(known)
 
 
 def _broken(known: Known) -> Iterator[Hint]:
@@ -82,24 +104,36 @@ def _broken(known: Known) -> Iterator[Hint]:
 def _of_domains(names: Iterable[str], known: Known) -> Iterator[Hint]:
     for name in names:
         domain = known.newest.domains[name]
-        if domain.quality != "measured":
+        is_modelled = domain.quality == "modelled"
+        if is_modelled:
+            yield Hint(name, f"modelled: {_no_meter(domain, known.status)}", _meter(known.status))
+        elif domain.quality != "measured":
             reason = f"{domain.quality}: {domain.reason or 'no reason given'}"
             yield Hint(name, reason, _remedy(domain, known.status))
         elif domain.coverage is not None and domain.coverage < LEAST_COVERAGE:
             reason = f"only {100 * domain.coverage:.0f} % of the window was observed"
             yield Hint(name, reason, LOOK_AT_SOURCES)
         for flag in domain.flags:
-            if flag in FLAG_REMEDIES:
+            if flag in FLAG_REMEDIES and not (is_modelled and flag in OF_METERS):
                 yield Hint(name, flag, FLAG_REMEDIES[flag])
 
 
+def _no_meter(domain: Domain, status: DaemonStatus) -> str:
+    """Return why a domain is modelled: what the meters say that it stands in for."""
+    told = [f"{s.name}: {s.reason}" for s in status.sources if s.name in METERS and s.reason]
+    return domain.reason or "; ".join(told) or "no meter is read"
+
+
+def _meter(status: DaemonStatus) -> str:
+    """Return what lets a meter be read; where there is none, what makes the model fit."""
+    found = [s for s in status.sources if s.name in METERS and s.state != "ok"]
+    return next((s.remedy for s in found if s.remedy and not s.absent), NO_METER)
+
+
 def _remedy(domain: Domain, status: DaemonStatus) -> str:
-    """Return what the domain's source, or the meter that a model stands in for, needs."""
-    wanted = METERS if domain.quality == "modelled" else (domain.source,)
-    found = [s for s in status.sources if s.name in wanted and s.state != "ok" and s.remedy]
-    if domain.quality != "modelled":
-        found = found or [s for s in status.sources if s.name == domain.source and s.remedy]
-    return next((s.remedy for s in found if s.remedy), DOCTOR)
+    """Return what the domain's source needs."""
+    found = (s.remedy for s in status.sources if s.name == domain.source and s.remedy)
+    return next(found, DOCTOR)
 
 
 def _of_window(known: Known) -> Iterator[Hint]:
@@ -117,8 +151,10 @@ def _of_flags(leaves: Iterable[Leaf]) -> Iterator[Hint]:
 def _of_accounting(known: Known) -> Iterator[Hint]:
     facts = known.facts
     if not facts.accounting_method.startswith(BPF):
-        reason = f"{facts.accounting_method}: {facts.accounting_reason}"
-        yield Hint("accounting", reason, NO_KERNEL)
+        remedy = facts.accounting_remedy
+        why = facts.accounting_reason.replace(f"; {remedy}", "")  # a text of both holds it
+        reason = f"{facts.accounting_method}: {why}{SOONER}"
+        yield Hint("accounting", reason, remedy or WHY_NO_KERNEL)
 
 
 def _of_gpus(leaves: Iterable[Leaf], known: Known) -> Iterator[Hint]:

@@ -29,6 +29,10 @@ PLAIN: Final = (
     "nothing was learned from this window: what is above the idle floor is shared by CPU time and "
     "what is known of intensities"
 )
+MODELLED: Final = (
+    "a model gives every CPU second of the node the same energy above its idle power ([model]); "
+    "nothing is measured, so nothing is learned of workloads"
+)
 NOT_BOOKED: Final = "no energy of this domain was booked in this window"
 NO_POLICY: Final = "no policy shares idle energy of this domain: it is the system's"
 SYSTEMS: Final = "[attribution] idle = system: idle energy is no workload's, it is booked to system"
@@ -51,7 +55,7 @@ def how_shared(name: str, domain: Domain, newest: Snapshot) -> str:
     if all(leaf.power_w.get(name) is None for leaf in newest.leaves):
         return NOT_BOOKED
     if not any(name in leaf.intensity for leaf in newest.leaves):
-        return PLAIN
+        return MODELLED if domain.quality == "modelled" else PLAIN
     if name in MAIN:
         return OWN
     return f"{FOLLOWS}; {BY_MISSES}" if _is_by_misses(name, domain, newest) else FOLLOWS

@@ -243,6 +243,12 @@ def _parent(enclosing: list[_Match]) -> str | None:
     return None
 
 
+UNNAMED: Final = "cgroup that no rule names"
+OUTSIDE: Final = "outside the visible cgroup tree"
+IN_ROOT: Final = "processes in the root cgroup"
+DETACHED: Final = "CPU time while accounting was detached"
+
+
 def unattributed(reason: str) -> Identity:
     """Return the leaf of energy whose user is not known, with the reason."""
     return Identity("unattributed", UNATTRIBUTED_ID, UNATTRIBUTED_ID, reason=reason)
@@ -251,7 +257,7 @@ def unattributed(reason: str) -> Identity:
 def unnamed_reason(path: str) -> str:
     """Say why a cgroup is nobody's, by its top component (many cgroups, few reasons)."""
     top = bounded(path.strip("/").split("/", 1)[0], MAX_REASON)
-    return f"cgroup that no rule names: {top}"
+    return f"{UNNAMED}: {top}"
 
 
 _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
