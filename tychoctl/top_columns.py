@@ -177,7 +177,8 @@ def _indented(row: Row, frame: Frame) -> str:
     if not frame.state.is_tree:
         return row.label
     marks = "-+" if frame.ascii else "▾▸"
-    mark = " " if row.folded is None else marks[row.folded]
+    holds_rows = row.folded is not None and row.kind != "past"
+    mark = marks[row.folded is True] if holds_rows else " "
     return f"{'  ' * row.depth}{mark} {row.label}"
 
 

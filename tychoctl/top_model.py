@@ -23,7 +23,6 @@ from tychoctl.view import (
 Reply = Mapping[str, object]
 KEEP: Final = 200
 """Windows of history: ten minutes of 3 s."""
-PART_OF: Final = ("core", "uncore")
 """Domains whose energy is in the package's already."""
 
 
@@ -50,6 +49,11 @@ class Leaf(NamedTuple):
     sd_uj: float | None
     domains_w: Mapping[str, float | None]
     text: str  # what a free text is looked for in, lower case
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.state == "terminated"
 
 
 class Bar(NamedTuple):

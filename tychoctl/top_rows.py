@@ -12,6 +12,10 @@ Place = tuple[str, str, str]
 """Key, label and kind of a group."""
 
 
+GONE: Final[Place] = ("gone:", "ended before", "past")
+"""Where the energy of workloads is of which nobody knows more than that they were here."""
+
+
 class Row(NamedTuple):
     """One line of the list; ``folded`` is None for what holds nothing."""
 
@@ -49,21 +53,44 @@ class _Group:
 
 def make_rows(known: Known, state: State) -> list[Row]:
     """Return the rows that can be scrolled through, in order."""
-    leaves = [leaf for leaf in known.leaves if is_wanted(leaf, state)]
+    leaves = [leaf for leaf in known.leaves if is_wanted(leaf, known, state)]
     if not state.is_tree:
-        rows = [_leaf_row(leaf, _path(leaf), 0, known, state) for leaf in leaves]
-        return _ordered(rows, state)
-    return list(_walk(_grow(leaves), 0, known, state))
+        return _ordered(_flat(leaves, known, state), state)
+    return list(_walk(_grow(leaves, state), 0, known, state))
 
 
-def is_wanted(leaf: Leaf, state: State) -> bool:
+def is_wanted(leaf: Leaf, known: Known, state: State) -> bool:
     """Say whether the filters let a leaf through."""
     return (
-        (state.everything or not leaf.is_empty)
+        (state.everything or not _is_idle(leaf, known, state))
         and state.kind in (None, leaf.kind)
         and _is_in(leaf, state)
         and (not state.text or state.text.lower() in leaf.text)
     )
+
+
+def _is_idle(leaf: Leaf, known: Known, state: State) -> bool:
+    """Say whether a leaf has nothing to show now: no power and, in joules, no energy either."""
+    is_told = leaf.power_w is not None or leaf.is_ended
+    if leaf.is_empty or not is_told or leaf.power_w or leaf.cpu_share:
+        return leaf.is_empty
+    return state.unit == "W" or known.energy_uj(leaf, whole=state.is_whole) == 0
+
+
+def _is_folded(leaf: Leaf, state: State) -> bool:
+    """Say whether a leaf is only part of its group's sum: what evicted workloads have left."""
+    return leaf.kind == "past" and not state.everything and state.kind is None
+
+
+def _flat(leaves: Sequence[Leaf], known: Known, state: State) -> list[Row]:
+    """Return a row for each leaf; what has no name any more is in one."""
+    rows, gone = [], _Group(GONE)
+    for leaf in leaves:
+        if _is_folded(leaf, state) and leaf.pod == "-":
+            gone.leaves.append(leaf)
+        else:
+            rows.append(_leaf_row(leaf, _path(leaf), 0, known, state))
+    return [*rows, _group_row(gone, 0, known, state)] if gone.leaves else rows
 
 
 def _is_in(leaf: Leaf, state: State) -> bool:
@@ -79,12 +106,18 @@ def _path(leaf: Leaf) -> str:
     """Return the name of a leaf that stands alone."""
     parts = [part for part in (leaf.namespace, leaf.pod) if part != "-"]
     inside = f" (in {leaf.inside})" if leaf.inside else ""
-    return "/".join([*parts, leaf.name]) + inside
+    return "/".join([*parts, leaf.name]) + inside + _mark(leaf)
+
+
+def _mark(leaf: Leaf) -> str:
+    return " (ended)" if leaf.is_ended and leaf.kind != "past" else ""
 
 
 def _places(leaf: Leaf) -> list[Place]:
     """Return the groups that a leaf is in, the widest first."""
     inside = f" (in {leaf.inside})" if leaf.inside else ""
+    if leaf.kind == "past" and leaf.pod == "-":
+        return [GONE]
     if leaf.pod != "-" or leaf.pod_uid != "-":
         namespace = leaf.namespace if leaf.namespace != "-" else "namespace not known"
         pod = leaf.pod if leaf.pod != "-" else f"uid {leaf.pod_uid}"
@@ -108,14 +141,15 @@ def _slices(cgroup: str) -> list[Place]:
     return found or [("units:", "units in no slice", "group")]
 
 
-def _grow(leaves: Iterable[Leaf]) -> _Group:
+def _grow(leaves: Iterable[Leaf], state: State) -> _Group:
     root = _Group(("", "", ""))
     for leaf in leaves:
         group = root
         for place in _places(leaf):
             group = group.groups.setdefault(place[0], _Group(place))
             group.leaves.append(leaf)
-        group.own.append(leaf)
+        if not _is_folded(leaf, state):
+            group.own.append(leaf)
     return root
 
 
@@ -132,7 +166,8 @@ def _walk(group: _Group, depth: int, known: Known, state: State) -> Iterator[Row
 def _label(leaf: Leaf, group: _Group) -> str:
     """Return the name of a leaf in its group; of a slice that this is what it used itself."""
     _, name, kind = group.place
-    return f"{leaf.name} (itself)" if kind == "slice" and leaf.name == name else leaf.name
+    is_itself = kind == "slice" and leaf.name == name
+    return (f"{leaf.name} (itself)" if is_itself else leaf.name) + _mark(leaf)
 
 
 def _leaf_row(leaf: Leaf, label: str, depth: int, known: Known, state: State) -> Row:

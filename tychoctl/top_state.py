@@ -65,6 +65,7 @@ def choice_of(state: State) -> State:
         sort=state.sort,
         reverse=state.reverse,
         is_tree=state.is_tree,
+        unit="W" if state.unit == "W" else "J",  # decides what has nothing to show
         is_whole=state.is_whole,
         namespace=state.namespace,
         kind=state.kind,
@@ -281,7 +282,7 @@ HELP: Final = (
     ("n", "only one namespace"),
     ("f", "only one kind: container, vm, unit, ..."),
     ("Esc", "drop all filters"),
-    ("a", "also what used no energy"),
+    ("a", "also what has no power now, or in J and Wh no energy"),
     ("Ctrl-L", "draw anew"),
     ("bars", "first the idle part, then the dynamic one"),
     ("±", "the truth lies within for about 95 of 100 workloads"),

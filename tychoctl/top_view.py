@@ -8,7 +8,7 @@ from tychoctl import render
 from tychoctl.columns import NORMAL_95
 from tychoctl.render import display_width
 from tychoctl.top_columns import Frame, energy, head_line, row_line, spark
-from tychoctl.top_model import Bar, History, Known
+from tychoctl.top_model import Bar, History, Known, Leaf
 from tychoctl.top_rows import Row
 from tychoctl.top_state import HELP, State
 
@@ -109,7 +109,7 @@ def _cut(line: Line, width: int) -> Line:
 def _body(scene: Scene, page: int) -> list[Line]:
     state = scene.state
     if not scene.rows:
-        return [[("  nothing to show: Esc drops the filters, a shows what used nothing", "dim")]]
+        return [[("  nothing to show: Esc drops the filters, a shows what has nothing now", "dim")]]
     shown = scene.rows[state.offset : state.offset + page]
     room = scene.frame.spark_width
     keys = [[leaf.key for leaf in row.leaves] for row in shown] if room else []
@@ -229,7 +229,7 @@ def _bar_told(bar: Bar) -> tuple[str, str]:
 def _filters(scene: Scene) -> str:
     """Return how the list is ordered and what is left out of it."""
     state = scene.state
-    known = len(scene.known.leaves)
+    known = _count(scene.known.leaves)
     told = [f"{'tree' if state.is_tree else 'flat'} by {state.sort}"]
     told[0] += " upwards" if state.reverse else ""
     if state.kind:
@@ -242,11 +242,16 @@ def _filters(scene: Scene) -> str:
         told.append(f"{scene.known.unlabelled} not shown: labels not known")
     if state.everything:
         told.append("all")
-    shown = sum(row.depth == 0 and len(row.leaves) for row in scene.rows)
+    shown = sum(_count(row.leaves) for row in scene.rows if row.depth == 0)
     told.append(f"{shown} of {known} workloads")
     if len(scene.rows) > page_of(scene.known, scene.height):
         told.append(f"row {state.at + 1} of {len(scene.rows)}")
     return ", ".join(told)
+
+
+def _count(leaves: Sequence[Leaf]) -> int:
+    """Return how many workloads these are; the past of evicted ones is none."""
+    return sum(leaf.kind != "past" for leaf in leaves)
 
 
 def _detail(scene: Scene) -> Line:
@@ -255,7 +260,8 @@ def _detail(scene: Scene) -> Line:
     if not 0 <= state.at < len(scene.rows):
         return []
     row = scene.rows[state.at]
-    told = f"{row.kind} {row.label}: {render.power(row.power_w)}"
+    who = row.label if row.label.startswith(row.kind) else f"{row.kind} {row.label}"
+    told = f"{who}: {render.power(row.power_w)}"
     leaf = row.leaf
     if leaf is not None and leaf.sd_w is not None:
         told += f" ± {render.power(NORMAL_95 * leaf.sd_w)}"
@@ -272,13 +278,16 @@ def _remarks(row: Row, width: int) -> str:
     """Return what is special about a row; flags with their meaning where there is room."""
     leaf = row.leaf
     if leaf is None:
-        return f", {len(row.leaves)} workload{'' if len(row.leaves) == 1 else 's'}"
+        count = _count(row.leaves)
+        ended = sum(leaf.is_ended and leaf.kind != "past" for leaf in row.leaves)
+        counted = f", {count} workload{'' if count == 1 else 's'}" if count else ""
+        return counted + (f", {ended} of them ended" if ended else "")
     meanings: Mapping[str, str] = {}
     if width >= LEAST_WIDTH_FOR_MEANINGS:
         from tychod.flags import LEAF_FLAGS
 
         meanings = LEAF_FLAGS
-    told = [] if leaf.state == "running" else [leaf.state]
+    told = [] if leaf.state == "running" or leaf.is_ended else [leaf.state]
     told += [f"{flag} ({meanings[flag]})" if flag in meanings else flag for flag in leaf.flags]
     return "".join(f", {remark}" for remark in (*told, *([leaf.reason] if leaf.reason else [])))
 

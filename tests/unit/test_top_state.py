@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.test_top_view import make_known, replies
 from tychoctl.selector import parse_selector
 from tychoctl.top_keys import SEQUENCES, Keys
-from tychoctl.top_model import KEEP, History, Known, absorb, begin_anew
+from tychoctl.top_model import KEEP, History, Known, absorb, add, begin_anew
 from tychoctl.top_rows import Row, make_rows
 from tychoctl.top_state import CHOICES, FOLDS, KINDS, MOVES, State, press, settle
 
@@ -48,12 +48,43 @@ def test_the_tree_has_every_leaf_once() -> None:
     assert sorted(r.key for r in make_rows(known, state._replace(is_tree=False))) == sorted(shown)
 
 
+def test_churn_does_not_push_what_runs_off_the_screen() -> None:
+    """In watts only what has power; ended ones are marked, evicted ones are in their pod's sum."""
+    workloads, node = replies()
+    nginx = next(leaf for leaf in workloads["workloads"] if leaf["name"] == "nginx")
+    past = next(leaf for leaf in workloads["workloads"] if leaf["id"].startswith("past:"))
+    spent = {"total": {"idle_uj": 0, "dynamic_uj": 5}, "total_power_w": 0.0, "state": "terminated"}
+    for i in range(50):
+        gone = {**nginx, **spent, "id": f"{i:064x}", "name": f"old-{i}"}
+        lost = {**past, **spent, "id": f"past:uid-{i}", "name": "past", "pod_uid": f"uid-{i}"}
+        workloads["workloads"] += [gone, lost]
+    known = absorb(Known(), workloads, node)
+    in_watts, in_joules = State(), State(unit="J", sort="energy", is_whole=True)
+
+    for state in (in_watts, in_watts._replace(is_tree=False)):
+        shown = {row.label for row in make_rows(known, state)}
+        assert "nginx" in str(shown)
+        assert not [label for label in shown if "old-" in label or "past" in label]
+    rows = make_rows(known, in_joules)
+    [gone_row] = [row for row in rows if row.label == "ended before"]
+    [pod] = [row for row in rows if (row.label, row.kind) == ("web", "pod") and row.depth == 1][:1]
+    assert "old-7 (ended)" in {row.label for row in rows}
+    assert gone_row.energy_uj == add(x.energy_uj for x in gone_row.leaves)
+    assert len(gone_row.leaves) == 51
+    assert any(leaf.kind == "past" for leaf in pod.leaves)
+    flat = make_rows(known, in_joules._replace(is_tree=False))
+    assert [row.label for row in flat if row.kind == "past" and row.folded is not None]
+    assert len(flat) == len([r for r in flat if r.kind != "past"]) + 2  # the pod's own, and these
+    everything = make_rows(known, in_watts._replace(everything=True))
+    assert sum(row.kind == "past" and row.leaf is not None for row in everything) == 52
+
+
 def test_groups_are_places() -> None:
     """A pod's containers stand below their pod and namespace, a unit below its slices."""
-    found = labels(State(sort="name"))
+    found = labels(State(sort="name", unit="J", is_whole=True))
 
     at = found.index("shop")
-    assert found[at + 1 : at + 4] == ["  job", "    train", "  web"]
+    assert found[at + 1 : at + 4] == ["  job", "    train (ended)", "  web"]
     assert found[found.index("system.slice") + 1] == "  cron.service"
 
 

@@ -121,6 +121,13 @@ def test_markup_in_a_name_is_only_text() -> None:
     assert "[red]x[/red]" in text
 
 
+def test_the_line_below_says_nothing_twice() -> None:
+    """The chosen row is told with its kind, unless its name says that already."""
+    assert screen(make_known(), State(), 80, 24)[-2].startswith("system: 11.0 W")
+    chosen = State(cursor="namespace:shop:", unit="J")
+    assert screen(make_known(), chosen, 100, 24)[-2].startswith("namespace shop: 3.58 W")
+
+
 def test_a_pod_of_another_cluster_stands_apart() -> None:
     """Who may name pods in a container cannot put them among those of the host."""
     lines = screen(make_known(), State(), 100, 40)
