@@ -24,7 +24,7 @@ from tychod.model import Domain, Energy, Leaf, Snapshot, Usage
 from tychod.protocol import Nothing, Report
 from tychod.runtime.history_files import list_files
 from tychod.runtime.history_parse import rebuild
-from tychod.runtime.history_records import Encoder, Life, scan, totals_of
+from tychod.runtime.history_records import Encoder, Head, Life, scan, totals_of
 from tychod.runtime.slots import View
 
 FIRST = made.make_snapshot()
@@ -78,7 +78,7 @@ def test_a_record_comes_back_as_it_was() -> None:
     odd = replace(FIRST.leaves[0].identity, name="a\udcff\x1b[2J", id="\udcfe")
     leaves = (replace(FIRST.leaves[0], identity=odd), *FIRST.leaves[1:])
     snapshots = [FIRST, after(FIRST), after(after(FIRST), leaves=leaves)]
-    encoder = Encoder(Life(BOOT, 1), None, 60)
+    encoder = Encoder(Head(Life(BOOT, 1), 0), None, 60)
     data, last = b"", None
     for snapshot in snapshots:
         last = totals_of(snapshot, last)

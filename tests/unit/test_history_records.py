@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures import snapshots as made
 from tests.fixtures.histories import BOOT, Recorded, later
 from tychod.protocol import ReportBy
-from tychod.runtime.history_parse import DamagedError, parse_gone, parse_life, read_frame, rebuild
+from tychod.runtime.history_parse import DamagedError, parse_gone, parse_head, read_frame, rebuild
 from tychod.runtime.history_records import (
     BLOCK_BYTES,
     CHANGES,
@@ -22,6 +22,7 @@ from tychod.runtime.history_records import (
     MAGIC,
     Encoder,
     Frame,
+    Head,
     Life,
     frame,
     scan,
@@ -50,7 +51,7 @@ def frames_in(log: Counting) -> list[Frame]:
     return [found for found in scan(log, len(log.data)) if found]
 
 
-SOUND = Encoder(Life(BOOT, 1), None, 60).encode(TOTALS)[0]
+SOUND = Encoder(Head(Life(BOOT, 1), 0), None, 60).encode(TOTALS)[0]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,18 @@ def test_a_frame_at_the_edge_of_a_block_is_found(place: int) -> None:
 
 WHO = ["container", "a", "b", None, None, None, None, False, None]
 NODE = [{"package": [1, None, None]}, None, 0, 0]
-HEADS = [[BOOT, 1, FORMAT + 1], [BOOT], [BOOT, "1", FORMAT], [1, 1, FORMAT], {"boot": 1}, 7, None]
+HEADS = [
+    [FORMAT + 1, BOOT, 1, 0],
+    [FORMAT, BOOT, 1],
+    [FORMAT, BOOT, "1", 0],
+    [FORMAT, 1, 1, 1],
+    [BOOT, 1],
+    {},
+    {"boot": 1},
+    [],
+    7,
+    None,
+]
 FULLS = [
     {"a": 1},
     [["package"], NODE, [["k", ["kind", "id"], [1, 2, 3]]]],
@@ -121,7 +133,7 @@ GONES = [
 
 def test_a_sound_frame_of_another_shape_ends_nothing(tmp_path: Path) -> None:
     """Each costs what it holds: tychod records, starts again and reports what it can read."""
-    head, gone = frame(HEAD, TOTALS, [BOOT, 1, FORMAT]), frame(GONE, TOTALS, GONES[0])
+    head, gone = frame(HEAD, TOTALS, [FORMAT, BOOT, 1, 0]), frame(GONE, TOTALS, GONES[0])
     logs = [frame(HEAD, TOTALS, plain) + SOUND for plain in HEADS]
     logs += [head + frame(FULL, TOTALS, plain) for plain in FULLS]
     logs += [SOUND + frame(CHANGES, TOTALS, plain) for plain in CHANGED]
@@ -161,4 +173,4 @@ def test_a_head_of_another_format_is_not_guessed_at(plain: object) -> None:
     """Whose counters follow is told by a HEAD of this format alone."""
     log = Counting(frame(HEAD, TOTALS, plain))
     with pytest.raises(DamagedError):
-        parse_life(read_frame(log, frames_in(log)[0]))
+        parse_head(read_frame(log, frames_in(log)[0]))

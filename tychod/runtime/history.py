@@ -20,7 +20,7 @@ from tychod.frames import ProtocolError
 from tychod.model import Snapshot, Window
 from tychod.protocol import Nothing, Report
 from tychod.runtime.history_files import File, Limits, Writer, list_files
-from tychod.runtime.history_records import Encoder, Life, Totals, totals_of
+from tychod.runtime.history_records import Encoder, Head, Life, totals_of
 from tychod.runtime.history_report import Placed, place, report_body
 from tychod.runtime.history_spans import Period, Source, Span, read_spans
 from tychod.runtime.slots import Slot, View
@@ -68,6 +68,14 @@ class Chunk(NamedTuple):
     def read(self, start: int, count: int) -> bytes:
         """Return this many bytes, fewer at the end."""
         return bytes(self.data[start : start + count])
+
+
+def begin_of(life: Life, offset_ns: int) -> int:
+    """Return when counters began on the monotonic clock, as far as the offset of now can tell.
+
+    A clock that was set since then can tell nothing; but none began before the boot.
+    """
+    return max(life.since_ns - offset_ns, 0)
 
 
 class History:
@@ -169,8 +177,8 @@ class History:
         snapshot = self._since_boot(snapshot)
         life = Life(self._boot, snapshot.since_ns)
         encoder = self._encoder
-        if encoder is None or encoder.life != life:
-            encoder = Encoder(life, self._last_recorded(life), self._full_every())
+        if encoder is None or encoder.head.life != life:
+            encoder = self._begin(life, snapshot.wall_offset_ns)
             if self._writer:
                 self._writer.close()  # the next file is this life's
         elif encoder.last and encoder.last.t_ns >= snapshot.window.end_ns:
@@ -188,11 +196,14 @@ class History:
         """Return how many records are rebuilt from one; memory forgets that many at once."""
         return max(min(FULL_EVERY, round(self._settings.memory / self._settings.interval) // 4), 1)
 
-    def _last_recorded(self, life: Life) -> Totals | None:
-        """Return what an earlier run recorded last of the same counters."""
-        period = Period(FAR_NS - 1, FAR_NS)
-        spans = [span for span in self._read(period) if span.life == life]
-        return spans[0].last.totals() if spans and spans[0].last else None
+    def _begin(self, life: Life, offset_ns: int) -> Encoder:
+        """Go on with what an earlier run recorded last of the same counters, or begin."""
+        spans = [span for span in self._read(Period(FAR_NS - 1, FAR_NS)) if span.life == life]
+        if not spans:
+            return Encoder(Head(life, begin_of(life, offset_ns)), None, self._full_every())
+        span = spans[0]
+        head = Head(life, span.begin_ns - span.offset_ns)
+        return Encoder(head, span.last.totals() if span.last else None, self._full_every())
 
     def _is_chunk_full(self) -> bool:
         chunks = self._chunks  # only this thread changes them
@@ -246,7 +257,9 @@ class History:
         live = self._live(period, view)
         current = Life(self._boot, live.since_ns) if live else None
         if live and current:
-            spans.setdefault(current, Span(current, live.wall_offset_ns))
+            offset_ns = live.wall_offset_ns
+            began_ns = begin_of(current, offset_ns) + offset_ns
+            spans.setdefault(current, Span(current, offset_ns, began_ns))
         found = (
             place(span, period, live if life == current else None) for life, span in spans.items()
         )

@@ -16,6 +16,7 @@ from tychod.runtime.history_records import (
     MOST_BYTES,
     Frame,
     Gone,
+    Head,
     Life,
     Log,
     Node,
@@ -60,16 +61,15 @@ def read_frame(log: Log, found: Frame) -> Any:
         raise DamagedError from exc
 
 
-def parse_life(plain: Any) -> Life:
+def parse_head(plain: Any) -> Head:
     """Return what a HEAD says; raise ``DamagedError``."""
-    if type(plain) is not tuple or len(plain) < 3:
+    if type(plain) is not tuple or len(plain) < 1:
         raise DamagedError
-    boot, since_ns, number = plain[:3]
-    if number != FORMAT:
+    if plain[0] != FORMAT:
         raise OtherFormatError
-    if type(boot) is not str or type(since_ns) is not int:
+    if tuple(map(type, plain)) != (int, str, int, int):
         raise DamagedError
-    return Life(boot, since_ns)
+    return Head(Life(plain[1], plain[2]), plain[3])
 
 
 def parse_gone(plain: Any) -> Gone:

@@ -83,6 +83,13 @@ class Life(NamedTuple):
     since_ns: int  # wall clock
 
 
+class Head(NamedTuple):
+    """What each part of a log begins with."""
+
+    life: Life
+    begin_ns: int  # when the counters began, on the monotonic clock: that is never set
+
+
 class Gone(NamedTuple):
     """The last totals of leaves and pods that are listed no more."""
 
@@ -202,9 +209,9 @@ def sum_values(rows: Sequence[Row]) -> Values:
 class Encoder:
     """Turns totals into the bytes of a log; knows what was recorded last."""
 
-    def __init__(self, life: Life, last: Totals | None, full_every: int) -> None:
+    def __init__(self, head: Head, last: Totals | None, full_every: int) -> None:
         """``last``: the totals recorded last by an earlier run, if any."""
-        self.life = life
+        self.head = head
         self.last = last
         self._full_every = full_every
         self._records = 0  # since the last full one; 0: the next is one
@@ -222,7 +229,7 @@ class Encoder:
             self._records = 0
         is_full = self._records == 0
         if is_full:
-            parts.append(frame(HEAD, now, [*self.life, FORMAT]))
+            parts.append(frame(HEAD, now, [FORMAT, *self.head.life, self.head.begin_ns]))
         gone = gone_between(before, now) if before else None
         if gone and gone.leaves:
             parts.append(frame(GONE, now, gone))

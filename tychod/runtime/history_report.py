@@ -71,7 +71,7 @@ def place(span: Span, period: Period, live: Snapshot | None) -> Placed | None:
     if live and last and last.t_ns >= live.window.end_ns:
         live = None
     final = totals_of(live, last) if live else last
-    begins_within = span.life.since_ns >= period.start_ns
+    begins_within = span.begin_ns >= period.start_ns
     edge = span.base or (None if begins_within else span.first)
     base = edge.totals() if edge else None
     if final is None or (base is None and not begins_within):
@@ -83,7 +83,7 @@ def place(span: Span, period: Period, live: Snapshot | None) -> Placed | None:
     if live and last:
         gone.append(gone_between(last, final))
     end_ns = final.t_ns + span.offset_ns
-    start_ns = min(from_ns + span.offset_ns if base else span.life.since_ns, end_ns)
+    start_ns = min(from_ns + span.offset_ns if base else span.begin_ns, end_ns)
     pauses = tuple(
         Pause(p.start_ns + span.offset_ns, p.end_ns + span.offset_ns, counted=True)
         for p in span.pauses

@@ -12,7 +12,7 @@ from tychod.runtime.history_parse import (
     DamagedError,
     OtherFormatError,
     parse_gone,
-    parse_life,
+    parse_head,
     read_frame,
     rebuild,
 )
@@ -23,6 +23,7 @@ from tychod.runtime.history_records import (
     HEAD,
     Frame,
     Gone,
+    Head,
     Life,
     Log,
     Totals,
@@ -84,6 +85,7 @@ class Span:
 
     life: Life
     offset_ns: int  # monotonic to wall clock: the newest that is known of this boot
+    begin_ns: int  # when the counters began, on the wall clock as it is set now
     base: Edge | None = None  # the last record at or before the start; None: from the first on
     first: Edge | None = None
     last: Edge | None = None
@@ -119,10 +121,10 @@ def read_spans(
             placed.append((source, start))
     offsets = _newest_offsets(placed)
     spans: dict[Life, _Reading] = {}
-    for source, life in _overlapping(placed, offsets, period, interval_ns):
+    for source, head in _overlapping(placed, offsets, period, interval_ns):
         reader = _LogReader(source, offsets, period, interval_ns, spans)
         try:
-            reader.read(life)
+            reader.read(head)
         except OSError:
             reader.is_damaged = True  # removed meanwhile, or its disk fails
         if reader.is_damaged:
@@ -133,7 +135,7 @@ def read_spans(
 class Start(NamedTuple):
     """What the first frame of a log says."""
 
-    life: Life
+    head: Head
     t_ns: int
     offset_ns: int
 
@@ -143,7 +145,7 @@ def _start_of(source: Source) -> Start | None:
     try:
         for frame in scan(source.log, source.size):
             if frame and frame.kind == HEAD:
-                return Start(parse_life(read_frame(source.log, frame)), frame.t_ns, frame.offset_ns)
+                return Start(parse_head(read_frame(source.log, frame)), frame.t_ns, frame.offset_ns)
     except (DamagedError, OSError):
         pass
     return None
@@ -151,7 +153,7 @@ def _start_of(source: Source) -> Start | None:
 
 def _newest_offsets(placed: list[tuple[Source, Start]]) -> Mapping[str, int]:
     """Return each boot's newest offset to the wall clock: a clock is set right, seldom wrong."""
-    newest = {start.life.boot: (source, start) for source, start in placed}
+    newest = {start.head.life.boot: (source, start) for source, start in placed}
     found = {}
     for boot, (source, start) in newest.items():
         found[boot] = start.offset_ns
@@ -169,17 +171,17 @@ def _overlapping(
     offsets: Mapping[str, int],
     period: Period,
     interval_ns: int,
-) -> Iterator[tuple[Source, Life]]:
+) -> Iterator[tuple[Source, Head]]:
     """Yield the logs that may hold an edge of the period or something between its edges."""
     before_ns = STEPS_BEFORE * max(period.step_ns, interval_ns) if period.step_ns else 0
-    begins = [start.t_ns + offsets[start.life.boot] for _, start in placed]
+    begins = [start.t_ns + offsets[start.head.life.boot] for _, start in placed]
     for number, (source, start) in enumerate(placed):
         is_over = number + 1 < len(begins) and (
-            placed[number + 1][1].life == start.life
+            placed[number + 1][1].head.life == start.head.life
             and begins[number + 1] <= period.start_ns - before_ns
         )
         if not is_over and begins[number] <= period.end_ns:
-            yield source, start.life
+            yield source, start.head
 
 
 @dataclass(slots=True)
@@ -237,31 +239,31 @@ class _LogReader:
         self._interval_ns = interval_ns
         self._spans = spans
 
-    def read(self, first: Life) -> None:
+    def read(self, first: Head) -> None:
         """Add what the log holds to the spans; raise ``OSError``."""
         log = self._source.log
-        life: Life | None = first
+        head: Head | None = first
         chain: list[Frame] = []
         for frame in scan(log, self._source.size):
             if frame is None:
                 self.is_damaged, chain = True, []
             elif frame.kind == HEAD:
-                life, chain = self._life(frame, life), []
-            elif life is None or self._is_elsewhere(life, frame):
+                head, chain = self._head(frame, head), []
+            elif head is None or self._is_elsewhere(head.life, frame):
                 continue
             elif frame.kind == GONE:
-                self._reading(life).span.departed.append((frame.t_ns, log, frame))
+                self._reading(head).span.departed.append((frame.t_ns, log, frame))
             else:
-                chain = self._take(life, frame, chain)
+                chain = self._take(head, frame, chain)
 
     def _is_elsewhere(self, life: Life, frame: Frame) -> bool:
         before = self._source.before
         return before is not None and before[0] == life.boot and frame.t_ns >= before[1]
 
-    def _life(self, frame: Frame, before: Life | None) -> Life | None:
+    def _head(self, frame: Frame, before: Head | None) -> Head | None:
         """Return whose counters follow; None where they cannot be read."""
         try:
-            return parse_life(read_frame(self._source.log, frame))
+            return parse_head(read_frame(self._source.log, frame))
         except OtherFormatError:
             self.is_damaged = True
             return None
@@ -269,19 +271,21 @@ class _LogReader:
             self.is_damaged = True
             return before
 
-    def _take(self, life: Life, frame: Frame, chain: list[Frame]) -> list[Frame]:
+    def _take(self, head: Head, frame: Frame, chain: list[Frame]) -> list[Frame]:
         """Add a record; return the frames that the next one is rebuilt from."""
         if frame.kind == CHANGES and not chain:
             return []  # the full record before it is lost
         if frame.kind == FULL:
             chain = []
         chain.append(frame)
-        self._note(self._reading(life), Edge(frame.t_ns, self._source.log, chain, len(chain)))
+        self._note(self._reading(head), Edge(frame.t_ns, self._source.log, chain, len(chain)))
         return chain
 
-    def _reading(self, life: Life) -> _Reading:
+    def _reading(self, head: Head) -> _Reading:
+        life, begin_ns = head
         if life not in self._spans:
-            self._spans[life] = _Reading(Span(life, self._offsets.get(life.boot, 0)))
+            offset_ns = self._offsets.get(life.boot, 0)
+            self._spans[life] = _Reading(Span(life, offset_ns, begin_ns + offset_ns))
         return self._spans[life]
 
     def _note(self, reading: _Reading, edge: Edge) -> None:
