@@ -30,7 +30,7 @@ from tychod.runtime.facts import Stoppable, node_facts, params_of, stop_all, wit
 from tychod.runtime.gpus import GpuSampler, gpu_sampler
 from tychod.runtime.history import REMEDY, History
 from tychod.runtime.metadata import Cgroups
-from tychod.runtime.naming import build_naming, complete, kubelet_status
+from tychod.runtime.naming import build_naming, complete, count_nameless, kubelet_status
 from tychod.runtime.plans import Plan
 from tychod.runtime.problems import source_troubles
 from tychod.runtime.processes import ProcessSampler, open_processes
@@ -301,8 +301,8 @@ class Daemon:
         rows += off_status(self.settings.config)
         snapshot = self._latest.get()
         rows = [*self._timings.shown(rows, snapshot)]
-        pods_seen = any(leaf.identity.pod_uid for leaf in snapshot.leaves) if snapshot else False
-        kubelet = kubelet_status(self._kubelet, self.settings.config, pods_seen=pods_seen)
+        nameless = count_nameless(snapshot)
+        kubelet = kubelet_status(self._kubelet, self.settings.config, nameless=nameless)
         return (self._cpu.sampler.status(), *rows, kubelet)
 
     def status(self) -> DaemonStatus:

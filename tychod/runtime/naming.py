@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 from tychod.clock import Clock
 from tychod.config import Config
 from tychod.hostfs import Host, node_name
-from tychod.model import Identity, SourceStatus
+from tychod.model import Identity, Snapshot, SourceStatus
 from tychod.runtime.metadata import Cgroups, Hierarchy, Metadata, Sources
+from tychod.runtime.problems import SETTLED_NS
 from tychod.runtime.sources import switched_off
 from tychod.runtime.vms import VmSampler
 from tychod.samples import CgroupRef
@@ -26,6 +27,10 @@ from tychod.workloads.vmprocs import ThreadTimes, VmFinder
 
 MOST_AT_ONCE: Final = 1_000
 """Paths that analysis looks at itself, a twentieth of a second: it may not wait for a tenant."""
+NAMELESS: Final = "no way gives the names of {} containers of pods, and {}"
+OPTIONAL: Final = (
+    "it is optional: on a Kubernetes node it alone tells owners, labels and requests of pods"
+)
 
 
 class Naming(NamedTuple):
@@ -87,10 +92,25 @@ def complete(
     return {**identities, **{key: who for key, who in found if who and who.kind != "vm"}}
 
 
-def kubelet_status(kubelet: Kubelet | None, config: Config, *, pods_seen: bool) -> SourceStatus:
-    """Return the kubelet's row for ``tychoctl sources``.
+def count_nameless(snapshot: Snapshot | None) -> int:
+    """Return how many containers of pods nobody has given a name, though there was time to."""
+    if snapshot is None:
+        return 0
+    settled_ns = snapshot.window.end_ns + snapshot.wall_offset_ns - SETTLED_NS
+    return sum(
+        leaf.state == "running"
+        and leaf.first_seen_ns <= settled_ns
+        and leaf.identity.pod_uid is not None
+        and leaf.identity.pod is None
+        for leaf in snapshot.leaves
+    )
 
-    Where no pod was ever seen there is nothing to remedy: not every host is a Kubernetes node.
+
+def kubelet_status(kubelet: Kubelet | None, config: Config, *, nameless: int) -> SourceStatus:
+    """Return the kubelet's row for ``tychoctl sources``; ``nameless``: containers without a name.
+
+    Its credential is optional: without one it counts as absent as long as other ways give every
+    pod its name, as on a host that is no Kubernetes node.
     """
     settings = config.kubelet
     if kubelet is None:
@@ -98,17 +118,22 @@ def kubelet_status(kubelet: Kubelet | None, config: Config, *, pods_seen: bool) 
     status = kubelet.status()
     problem = status.problem
     good = problem is None and status.answers > 0
-    wanted = pods_seen or settings.enabled is True or status.errors > 0
+    is_unasked = problem is not None and problem == kubelet.probe()
+    reason = problem.reason if problem else None if good else "not asked yet"
+    if is_unasked and nameless:
+        reason = NAMELESS.format(nameless, reason)
     return SourceStatus(
         name="kubelet",
         enabled=settings.enabled,
         state="ok" if good else "stalled" if status.answers else "unavailable",
         quality="measured" if good else "stale" if status.answers else "unavailable",
-        reason=problem.reason if problem else None if good else "not asked yet",
-        remedy=problem.remedy if problem and wanted else None,
+        reason=reason,
+        remedy=problem.remedy if problem else None,
         interval_s=settings.interval,
         delay_s=0.0,
         samples=status.answers,
         errors=status.errors,
         last_sample_ns=status.last_good_ns,
+        absent=is_unasked and not nameless,
+        notes=(OPTIONAL,) if is_unasked and not nameless else (),
     )
