@@ -40,12 +40,6 @@ def _plain(value: object, decimals: int) -> str:
     return render.UNKNOWN if found is None else f"{found:.{decimals}f}"
 
 
-def percent(share: object) -> str:
-    """Return a share in per cent."""
-    value = number(share)
-    return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
-
-
 def title(reply: Reply) -> str:
     """Return by what name people know what is explained."""
     parts = [reply.get("namespace"), reply.get("pod")]
@@ -121,7 +115,7 @@ def _cpu(cpu: Entry) -> str:
         return "not known for this window"
     return (
         f"{seconds(cpu.get('ns'))} s of {seconds(cpu.get('all_ns'))} s that all used: "
-        + percent(cpu.get("share"))
+        + render.percent(cpu.get("share"))
     )
 
 
@@ -184,7 +178,7 @@ def _domain(domain: Entry, reply: Reply, view: View) -> list[str]:
     columns = (*PRODUCT, *((WEIGHT,) if is_weighted else ()), *SUMS)
     own = section(domain, "own")
     lines = [_state(domain), *render.table(columns, rows, room(view))]
-    what = f"{render.power(own.get('power_w'))}, {percent(own.get('share'))} of the domain"
+    what = f"{render.power(own.get('power_w'))}, {render.percent(own.get('share'))} of the domain"
     lines.append(f"  this: {what}{_interval(own)}{_per_second(own)}")
     if number(own.get("taken_uj")):
         lines.append(f"  beside it, {joules(own.get('taken_uj'))} J of workloads that ended")
@@ -210,7 +204,7 @@ def _state(domain: Entry) -> str:
     part = "" if domain.get("in_total") is True else NOT_IN_TOTAL
     told = [f"{render.name(domain.get('quality'))} by {render.name(domain.get('source'))}"]
     if domain.get("coverage") is not None:
-        told.append(f"{percent(domain.get('coverage'))} observed")
+        told.append(f"{render.percent(domain.get('coverage'))} observed")
     floor = section(domain, "idle_floor")
     if floor:
         sd = number(floor.get("sd_w"))
@@ -263,7 +257,7 @@ def _whom(domains: Sequence[Entry], reply: Reply, view: View) -> list[str]:
 def _whom_columns(domains: Sequence[Entry], every: float | None) -> list[Column]:
     def share(entry: Entry) -> str:
         own = number(entry.get(""))
-        return render.UNKNOWN if own is None or not every else percent(own / every)
+        return render.UNKNOWN if own is None or not every else render.percent(own / every)
 
     def of(name: str) -> Column:
         return Column(render.name(name).upper(), lambda e: joules(e.get(name)), right=True)
@@ -277,7 +271,7 @@ def _nobody(reply: Reply) -> list[str]:
     """Return why some energy is nobody's."""
     whole = section(reply, "whole")
     return [
-        f"{render.name(one.get('who'))} has {percent(one.get('share'))}: "
+        f"{render.name(one.get('who'))} has {render.percent(one.get('share'))}: "
         f"{render.name(one.get('reason'), render.MOST_CHARS)}"
         for one in entries(whole, "nobody")
         if number(one.get("uj"))
@@ -298,7 +292,7 @@ def _platform(reply: Reply) -> list[str]:
 
 
 def _share(entry: Entry) -> str:
-    return percent(entry.get("share"))
+    return render.percent(entry.get("share"))
 
 
 def _given(entry: Entry) -> str:

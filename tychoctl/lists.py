@@ -207,13 +207,13 @@ def render_window(reply: Reply) -> str:
 
 def _render_sums(reply: Reply, chosen: Chosen) -> str:
     rows = [entry for entry in chosen.rows if entry.get("view") is not True]
-    watts = render.power(_sum(number(e.get("total_power_w")) for e in rows))
-    joules = render.energy(_sum(total_uj(e) for e in rows))
+    watts = render.power(add(number(e.get("total_power_w")) for e in rows))
+    joules = render.energy(add(total_uj(e) for e in rows))
     node = list(_totalled(reply).values())
     if not node:
         return "no source of energy: tychoctl sources says why"
-    node_watts = render.power(_sum(number(d.get("power_w")) for d in node))
-    node_joules = render.energy(_sum(number(d.get("energy_uj")) for d in node))
+    node_watts = render.power(add(number(d.get("power_w")) for d in node))
+    node_joules = render.energy(add(number(d.get("energy_uj")) for d in node))
     return f"shown: {watts}, {joules}; node: {node_watts}, {node_joules}"
 
 
@@ -224,7 +224,8 @@ def _totalled(reply: Reply) -> dict[str, Entry]:
     return {name: domain for name, domain in found.items() if domain.get("in_total") is True}
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def add(values: Iterable[float | None]) -> float | None:
+    """Return the sum of what is known; None where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 

@@ -27,11 +27,6 @@ def _floor_margin(entry: Entry) -> str:
     return margin(render.power, "sd_w")(_floor(entry))
 
 
-def _percent(share: object) -> str:
-    value = number(share)
-    return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
-
-
 def _method(entry: Entry) -> str:
     """Return what a meter's energy is from, and how far apart its readings are."""
     if entry.get("quality") == "modelled":
@@ -54,8 +49,8 @@ DOMAIN_WIDE: Final = (
     Column("IDLE FLOOR", lambda e: render.power(_floor(e).get("power_w")), right=True),
     Column("FLOOR ±", _floor_margin, right=True),
     Column("FLOOR AGE", lambda e: render.duration(_floor(e).get("age_s")), right=True),
-    Column("TRUST", lambda e: _percent(_floor(e).get("confidence")), right=True),
-    Column("COVERAGE", lambda e: _percent(e.get("coverage")), right=True),
+    Column("TRUST", lambda e: render.percent(_floor(e).get("confidence")), right=True),
+    Column("COVERAGE", lambda e: render.percent(e.get("coverage")), right=True),
     Column("THROUGH", lambda e: render.moment(e.get("through"))),
 )
 ZONE_COLUMNS: Final = (

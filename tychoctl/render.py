@@ -93,6 +93,12 @@ def energy(microjoules: object) -> str:
     return f"{three_digits(hours)} Wh" if hours < 999.5 else f"{three_digits(hours / 1000)} kWh"
 
 
+def percent(share: object) -> str:
+    """Return a share in per cent."""
+    value = number(share)
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
 def duration(seconds: object) -> str:
     """Return a length of time by size: 50 ms, 1.25 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
     value = number(seconds)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tychoctl import render
+from tychoctl.columns import PARTS
 from tychoctl.commands import Rows
 from tychoctl.lists import Reply
 from tychoctl.moments import as_datetime, local
@@ -44,12 +45,6 @@ def _share(entry: Entry) -> str:
     return render.UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
-def _part(part: str) -> Column:
-    return Column(
-        part.upper(), lambda e: render.energy(section(e, "total").get(f"{part}_uj")), right=True
-    )
-
-
 def _domain(name: str) -> Column:
     def text(entry: Entry) -> str:
         cell = section(section(entry, "energy"), name)
@@ -75,7 +70,6 @@ NUMBERS: Final = (
     Column("MEAN", lambda e: render.power(e.get("mean_power_w")), right=True),
     Column("CPU TIME", _cpu, right=True),
 )
-PARTS: Final = (_part("idle"), _part("dynamic"))
 NAMES: Final[Mapping[str, tuple[Column, ...]]] = {
     "namespace": (Column("NAMESPACE", _title, shrinks=True),),
     "pod": (

@@ -4,6 +4,7 @@ A name that somebody below the host's root can choose carries whose tree it is i
 cgroup in a container that is called like a pod of the host is never added to that pod.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from tychod.model import PAST_ID, Identity
@@ -81,3 +82,8 @@ def view_keys(identity: Identity) -> tuple[str, ...]:
     if identity.namespace is not None and _is_hosts(identity):
         keys.append(NAMESPACE + identity.namespace)
     return tuple(keys)
+
+
+def first_known(values: Iterable[str | None]) -> str | None:
+    """Return the first value that is known."""
+    return next((value for value in values if value), None)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tychod.exposition.family import Shown
-from tychod.exposition.owners import GPU, first, pod_state, pods_of
+from tychod.exposition.owners import GPU, pod_state, pods_of
 from tychod.exposition.scrape import (
     SECOND_NS,
     Rounding,
@@ -21,7 +21,7 @@ from tychod.exposition.scrape import (
 from tychod.exposition.table import FAMILIES
 from tychod.exposition.text import Block, Line, joined, labels_text
 from tychod.model import Energy, Gpu, Leaf, Process, Snapshot
-from tychod.views import pod_key
+from tychod.views import first_known, pod_key
 
 ZONES: Final = ("package", "core", "dram", "uncore", "psys")
 """Kepler's zones of the CPU; they overlap."""
@@ -258,7 +258,10 @@ def _pods(snapshot: Snapshot, figures: Figures) -> Iterator[Block]:
     before = pods_of(figures.past.snapshot) if figures.past else {}
     for key, leaves in pods_of(snapshot).items():
         who = [leaf.identity for leaf in leaves]
-        pod, namespace = first(one.pod for one in who), first(one.namespace for one in who)
+        pod, namespace = (
+            first_known(one.pod for one in who),
+            first_known(one.namespace for one in who),
+        )
         labels = labels_text(names, (key, pod, namespace, pod_state(leaves)))
         since_ns = min(leaf.first_seen_ns for leaf in leaves)
         energy = _dynamic(leaf.energy for leaf in leaves)

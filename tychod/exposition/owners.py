@@ -16,7 +16,7 @@ from tychod.exposition.scrape import (
 )
 from tychod.exposition.text import Block, Line, joined, labels_text
 from tychod.model import Energy, Identity, Leaf, Process, Snapshot
-from tychod.views import pod_key, pod_of, shown_cgroup
+from tychod.views import first_known, pod_key, pod_of, shown_cgroup
 
 LEAF_LEVELS: Final[Mapping[str, Level]] = {"container": "container", "vm": "vm", "unit": "unit"}
 """Kinds of leaves with a level of their own; the others are always there."""
@@ -185,11 +185,6 @@ def pods_of(snapshot: Snapshot) -> dict[str, list[Leaf]]:
     return found
 
 
-def first(values: Iterable[str | None]) -> str | None:
-    """Return the first value that is known."""
-    return next((value for value in values if value), None)
-
-
 def pod_state(leaves: Iterable[Leaf]) -> str:
     """Say whether anything of a pod runs."""
     runs = any(leaf.state == "running" and leaf.identity.kind != "past" for leaf in leaves)
@@ -201,11 +196,15 @@ def pod_blocks(scrape: Scrape) -> Iterator[Block]:
     figures = figures_of(scrape)
     for key, leaves in pods_of(scrape.snapshot).items():
         who = [leaf.identity for leaf in leaves]
-        names = first(one.namespace for one in who), first(one.pod for one in who), key
+        names = first_known(one.namespace for one in who), first_known(one.pod for one in who), key
         labels = labels_text(("namespace", "pod", "uid"), names)
         since_ns = min(leaf.first_seen_ns for leaf in leaves)
         lines = list(owner_lines(_summed("tycho_pod", labels, leaves, since_ns), figures))
-        told = (first(one.owner for one in who), first(one.qos for one in who), pod_state(leaves))
+        told = (
+            first_known(one.owner for one in who),
+            first_known(one.qos for one in who),
+            pod_state(leaves),
+        )
         tenant = key.partition("@")[2]
         info = labels_text(("owner", "qos", "state", "tenant"), (*told, tenant))
         lines.append(("tycho_pod_info", joined(labels, info), 1, 0))

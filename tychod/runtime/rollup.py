@@ -15,8 +15,9 @@ from tychod.runtime.entries import (
     sd_w,
     total_of,
     total_sd_uj,
+    window_sd_uj_of,
 )
-from tychod.views import NAMESPACE, SLICE, view_keys
+from tychod.views import NAMESPACE, SLICE, first_known, view_keys
 from tychod.views import pod_of as pod_of  # noqa: PLC0414 - others have it from here
 
 NOTHING: Final = Usage(0, {})
@@ -50,15 +51,15 @@ def pod_entry(
     uid, _, tenant = key.partition("@")
     parent = _enclosing(who) if tenant else None
     return {
-        "namespace": _first(one.namespace for one in who),
-        "name": _first(one.pod for one in who),
+        "namespace": first_known(one.namespace for one in who),
+        "name": first_known(one.pod for one in who),
         "uid": uid,
         "tenant": tenant or None,
         "nested": bool(tenant),
         "parent": parent,
         "parent_name": (names or {}).get(parent) if parent else None,
-        "owner": _first(one.owner for one in who),
-        "qos": _first(one.qos for one in who),
+        "owner": first_known(one.owner for one in who),
+        "qos": first_known(one.qos for one in who),
         **_state(leaves),
         "labels": dict(next((one.labels for one in who if one.labels), {})),
         "labels_known": any(are_labels_known(one) for one in who),
@@ -71,7 +72,7 @@ def pod_entry(
 def _enclosing(members: list[Identity]) -> str | None:
     """Return the id of the workload around a pod: the first parent that is not in the pod."""
     own = {one.id for one in members}
-    return _first(one.parent for one in members if one.parent not in own)
+    return first_known(one.parent for one in members if one.parent not in own)
 
 
 def _state(leaves: list[Leaf]) -> Plain:
@@ -140,7 +141,7 @@ def _sums(group: Group, seconds: float) -> Plain:
     powers = [leaf.total_power_w for leaf in leaves if leaf.total_power_w is not None]
     had = any(part.total_uj for part in folded.energy.values())  # how sure that is was not kept
     sds = [(None, had), *((total_sd_uj(leaf), leaf.total.total_uj > 0) for leaf in leaves)]
-    window_sds = [(total_sd_uj(x, x.window_sd_uj), bool(x.total_power_w)) for x in leaves]
+    window_sds = [(total_sd_uj(x, window_sd_uj_of(x)), bool(x.total_power_w)) for x in leaves]
     return {
         "cpu_seconds": (sum(leaf.cpu_ns for leaf in leaves) + folded.cpu_ns) / SECOND_NS,
         "energy": energies(energy),
@@ -159,10 +160,6 @@ def _joint_sd_uj(found: Iterable[tuple[float | None, bool]]) -> float | None:
     needed = [sd for sd, matters in found if sd is not None or matters]
     known = [sd for sd in needed if sd is not None]
     return math.hypot(*known) if known and len(known) == len(needed) else None
-
-
-def _first(values: Iterable[str | None]) -> str | None:
-    return next((value for value in values if value), None)
 
 
 def sum_energy(parts: Iterable[Mapping[str, Energy]]) -> dict[str, Energy]:
