@@ -168,7 +168,7 @@ class Top:
         return time.monotonic() - self._came_s - expected_s
 
     def _act_on_signals(self) -> None:
-        noted, self.noted = self.noted, self.noted
+        noted = self.noted
         if not noted:
             return
         stopping, going_on = signal.SIGTSTP in noted, signal.SIGCONT in noted

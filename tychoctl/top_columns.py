@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 
 from tychoctl import render
 from tychoctl.columns import NORMAL_95
+from tychoctl.lists import add
 from tychoctl.render import display_width
-from tychoctl.top_model import Known, add
+from tychoctl.top_model import Known
 from tychoctl.top_rows import Row
 from tychoctl.top_state import State
 

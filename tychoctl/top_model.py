@@ -7,7 +7,7 @@ from math import isnan
 from typing import Final, NamedTuple
 
 from tychoctl.columns import flags_of
-from tychoctl.lists import seconds_between
+from tychoctl.lists import add, seconds_between
 from tychoctl.render import name, number
 from tychoctl.view import (
     Entry,
@@ -23,7 +23,6 @@ from tychoctl.view import (
 Reply = Mapping[str, object]
 KEEP: Final = 200
 """Windows of history: ten minutes of 3 s."""
-"""Domains whose energy is in the package's already."""
 
 
 class Leaf(NamedTuple):
@@ -106,12 +105,6 @@ class Known(NamedTuple):
     def node_w(self) -> float | None:
         """The power of what workloads are billed for."""
         return add(bar.power_w for bar in self.bars if bar.in_total)
-
-
-def add(values: Iterable[float | None]) -> float | None:
-    """Return the sum of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def absorb(before: Known, workloads: Reply, node: Reply, selector: Selector | None = None) -> Known:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from tychoctl.top_model import Known, Leaf, add
+from tychoctl.lists import add
+from tychoctl.top_model import Known, Leaf
 from tychoctl.top_state import State
 
 DEEPEST: Final = 8

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_top_view import make_known, replies
+from tychoctl.lists import add
 from tychoctl.selector import parse_selector
 from tychoctl.top_keys import SEQUENCES, Keys
-from tychoctl.top_model import KEEP, History, Known, absorb, add, begin_anew
+from tychoctl.top_model import KEEP, History, Known, absorb, begin_anew
 from tychoctl.top_rows import Row, make_rows
 from tychoctl.top_state import CHOICES, FOLDS, KINDS, MOVES, State, press, settle
 

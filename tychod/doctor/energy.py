@@ -32,8 +32,6 @@ MISC_PACKAGE_CTLS: Final = 0xBC
 """IA32_MISC_PACKAGE_CTLS; bit 0: the energy filter is on (Intel, "Running Average Power Limit
 Energy Reporting")."""
 FILTER_ON: Final = 1
-DATA_GROUP: Final = "tychod-data"
-POWERCAP_MODE: Final = 0o440
 REFUSALS: Final = ("Permission denied", "Operation not permitted", "root only")
 INSECURE: Final = "[redfish] insecure = true: the BMC's certificate is not checked"
 NO_LOGIN: Final = "doctor does not log in"
