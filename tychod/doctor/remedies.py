@@ -17,7 +17,7 @@ REMEDIES: Final = MappingProxyType(
             "boot a kernel with high-resolution timers (without highres=off and nohz=off)"
         ),
         "library": "install it: apt install {debian} (Fedora, RHEL: dnf install {fedora})",
-        "settings": "mend the lines named, then run: tychod --check-config",
+        "settings": "mend the settings named, then run: tychod --check-config",
         "settings-late": (
             "see what hangs: ls -l /etc/tychod /etc/tychod/conf.d; often a file server is away"
         ),
