@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench import exposition, operator_client, operator_doctor, operator_history
+from tests.bench import exposition, operator_client, operator_doctor, operator_history, operator_top
 from tests.bench.figures import Figure
 
 FIGURES: Final[tuple[Callable[[], list[Figure]], ...]] = (
@@ -11,6 +11,7 @@ FIGURES: Final[tuple[Callable[[], list[Figure]], ...]] = (
     operator_client.measure,
     operator_doctor.measure,
     operator_history.figures,
+    operator_top.measure,
 )
 
 
