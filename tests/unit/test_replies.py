@@ -363,9 +363,48 @@ def test_errors_of_a_pods_leaves_are_taken_as_independent() -> None:
     """The square root of the sum of squares; a leaf without energy needs no error."""
     empty = Leaf(made.fixed("past"), "terminated", 0, 0, {"package": Energy()}, {})
 
-    entry: Any = rollup.pod_entry("uid", [spread(3.0, 0.0), spread(0.0, 4.0), empty], 3.0)
+    entry: Any = rollup.pod_entry("uid", [spread(2.0, 2.0), spread(1.0, 4.0), empty], 3.0)
 
     assert entry["total_sd_uj"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("who", "energy", "error"),
+    [
+        (made.container("d4" * 32, "x", "p", "uid"), Energy(0, 1_000), None),  # modelled
+        (made.container("d4" * 32, "x", "p", "uid"), Energy(1_000, 0), 0.0),  # nothing but idle
+        (made.fixed("system"), Energy(1_000, 0), None),
+        (made.fixed("system"), Energy(), 0.0),
+        (made.fixed("unattributed"), Energy(0, 1_000), None),
+        (made.fixed("past"), Energy(0, 1_000), None),
+    ],
+)
+def test_what_nobody_estimated_is_no_error_of_zero(
+    who: Identity, energy: Energy, error: float | None
+) -> None:
+    """A model, idle energy and what nobody used have energy and no estimate of its error."""
+    power_w = energy.total_uj / 3e6
+    leaf = Leaf(who, "running", 0, 0, {"package": energy}, {"package": power_w})
+    leaf = dataclasses.replace(leaf, sd_uj={"package": 0.0}, window_sd_uj={"package": 0.0})
+    entry: Any = entries.leaf_entry(leaf, 3.0)
+
+    assert entry["uncertainty"] == {"package": {"sd_uj": error, "window_sd_uj": error}}
+    assert (entry["total_sd_uj"], entry["total_power_sd_w"]) == (error, error)
+    if who.kind == "container":
+        pod: Any = rollup.pod_entry("uid", [leaf], 3.0)
+        assert (pod["total_sd_uj"], pod["total_power_sd_w"]) == (error, error)
+
+
+def test_a_window_without_an_estimate_has_none_of_zero() -> None:
+    """What nobody used in this window is as unknown as ever, whatever was estimated before."""
+    leaf = Leaf(
+        made.fixed("unattributed"), "running", 0, 0, {"package": Energy(0, 9)}, {"package": 1.0}
+    )
+    leaf = dataclasses.replace(leaf, sd_uj={"package": 3.0}, window_sd_uj={"package": 0.0})
+    entry: Any = entries.leaf_entry(leaf, 3.0)
+
+    assert entry["uncertainty"] == {"package": {"sd_uj": 3.0, "window_sd_uj": None}}
+    assert entry["total_power_sd_w"] is None
 
 
 @given(st.integers(0, 2**62))

@@ -5,10 +5,18 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from tychod.model import Energy, Identity, Leaf, total_domains
+from tychod.model import (
+    SYSTEM_ID,
+    UNATTRIBUTED_ID,
+    Energy,
+    Identity,
+    Leaf,
+    total_domains,
+)
 from tychod.views import pod_key, shown_cgroup
 
 SECOND_NS: Final = 1_000_000_000
+NOTHING: Final = Energy()
 
 Plain = dict[str, object]
 
@@ -38,7 +46,7 @@ def leaf_entry(leaf: Leaf, seconds: float) -> Plain:
         "counters": dict(leaf.counters),
         "uncertainty": _uncertainty(leaf),
         "total_sd_uj": rounded(total_sd_uj(leaf)),
-        "total_power_sd_w": sd_w(total_sd_uj(leaf, leaf.window_sd_uj), seconds),
+        "total_power_sd_w": sd_w(total_sd_uj(leaf, window_sd_uj_of(leaf)), seconds),
         "intensity_j_per_cpu_s": dict(leaf.intensity),
         "flags": list(leaf.flags),
     }
@@ -100,13 +108,38 @@ def total_of(energy: Mapping[str, Energy]) -> Plain:
 
 def _uncertainty(leaf: Leaf) -> Plain:
     """Return one standard deviation by domain, of the running total and of the last window."""
+    known, of_window = sd_uj_of(leaf), window_sd_uj_of(leaf)
     return {
-        name: {
-            "sd_uj": rounded(sd_uj),
-            "window_sd_uj": rounded(leaf.window_sd_uj.get(name)),
-        }
-        for name, sd_uj in leaf.sd_uj.items()
+        name: {"sd_uj": rounded(known.get(name)), "window_sd_uj": rounded(of_window.get(name))}
+        for name in leaf.sd_uj
     }
+
+
+def sd_uj_of(leaf: Leaf) -> dict[str, float]:
+    """Return the standard deviations of a leaf's energy, of the domains where one is estimated.
+
+    Nobody estimates those of a model, of idle energy and of what no CPU time explains: they have
+    none of zero.
+    """
+    return {n: sd_uj for n, sd_uj in leaf.sd_uj.items() if sd_uj or not _is_untold(leaf, n)}
+
+
+def window_sd_uj_of(leaf: Leaf) -> dict[str, float]:
+    """Return those of the last window's part, of the domains where one is estimated."""
+    is_nobodys = leaf.identity.kind == UNATTRIBUTED_ID
+    return {
+        name: sd_uj
+        for name, sd_uj in leaf.window_sd_uj.items()
+        if sd_uj or not (leaf.power_w.get(name) and (is_nobodys or _is_untold(leaf, name)))
+    }
+
+
+def _is_untold(leaf: Leaf, name: str) -> bool:
+    """Say whether nobody estimated how far a leaf's energy of a domain may be off."""
+    energy = leaf.energy.get(name, NOTHING)
+    if leaf.identity.kind == SYSTEM_ID:
+        return energy.total_uj > 0
+    return not leaf.sd_uj.get(name) and energy.dynamic_uj > 0
 
 
 def total_sd_uj(leaf: Leaf, by_domain: Mapping[str, float] | None = None) -> float | None:
@@ -114,7 +147,7 @@ def total_sd_uj(leaf: Leaf, by_domain: Mapping[str, float] | None = None) -> flo
 
     The domains' errors are independent: each has a meter of its own.
     """
-    known = leaf.sd_uj if by_domain is None else by_domain
+    known = sd_uj_of(leaf) if by_domain is None else by_domain
     names = [name for name in total_domains(leaf.energy) if name in leaf.energy]
     if not names or any(name not in known for name in names):
         return None

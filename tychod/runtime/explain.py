@@ -13,7 +13,13 @@ from typing import Final, NamedTuple
 from tychod.kernel.bpf.abi import BUCKET_NS
 from tychod.model import DaemonStatus, Domain, Energy, Leaf, NodeFacts, Snapshot, total_domains
 from tychod.protocol import Explain
-from tychod.runtime.entries import Plain, are_labels_known, rounded
+from tychod.runtime.entries import (
+    Plain,
+    are_labels_known,
+    rounded,
+    sd_uj_of,
+    window_sd_uj_of,
+)
 from tychod.runtime.explain_find import Found, Names, find
 from tychod.runtime.explain_hints import Known, hints
 from tychod.runtime.explain_nobody import how_of
@@ -177,9 +183,9 @@ def _total(asked: _Asked) -> Plain:
     uj = sum(asked.gain.total_uj.get(name, 0) for name in names)
     split = [e for name in names if (e := asked.gain.split.get(name)) is not None]
     known = len(split) == len(names)
-    window_sd_uj = _joint([_sd_of(x, names, x.window_sd_uj, _has_power(x)) for x in leaves])
+    window_sd_uj = _joint([_sd_of(x, names, window_sd_uj_of(x), _has_power(x)) for x in leaves])
     parts = [leaf.total for leaf in leaves]
-    sd_uj = _joint([_sd_of(x, names, x.sd_uj, x.total.total_uj > 0) for x in leaves])
+    sd_uj = _joint([_sd_of(x, names, sd_uj_of(x), x.total.total_uj > 0) for x in leaves])
     energy = Energy(sum(p.idle_uj for p in parts), sum(p.dynamic_uj for p in parts))
     return {
         "domains": names,
@@ -262,7 +268,9 @@ def _own(name: str, asked: _Asked) -> Plain:
     leaves, gain = asked.found.leaves, asked.gain
     uj = gain.total_uj.get(name, 0)
     every = asked.span.sums[name].uj
-    sd_uj = _joint([_sd_of(x, [name], x.window_sd_uj, bool(x.power_w.get(name))) for x in leaves])
+    sd_uj = _joint(
+        [_sd_of(x, [name], window_sd_uj_of(x), bool(x.power_w.get(name))) for x in leaves]
+    )
     split = gain.split.get(name)
     product = {} if asked.found.pod else _product(name, leaves[0], gain, asked)
     return {
@@ -321,7 +329,7 @@ def _member(leaf: Leaf, asked: _Asked) -> Plain:
     gain, who = gain_of(leaf, asked.span), leaf.identity
     names = [name for name in leaf.energy if name in _total_names([leaf])]
     uj = sum(gain.total_uj[name] for name in names)
-    sd_uj = _sd_of(leaf, names, leaf.window_sd_uj, _has_power(leaf))
+    sd_uj = _sd_of(leaf, names, window_sd_uj_of(leaf), _has_power(leaf))
     return {
         "kind": who.kind,
         "id": who.id,
