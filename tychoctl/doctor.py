@@ -21,6 +21,8 @@ from tychoctl.options import Options
 SCHEMA: Final = 1
 WIDTH: Final = 80
 """Cells of a line where it goes to no terminal."""
+ALL_GROUPS: Final = ("settings", "host")
+"""What goes wrong in these makes every other check doubtful."""
 DAEMON_S: Final = 2.2
 
 
@@ -40,8 +42,12 @@ def run(options: Options) -> int:
 
 
 def of_group(checks: list[Check], group: str | None) -> list[Check]:
-    """Return the checks of a group; None: all."""
-    return [check for check in checks if group in (None, check.group)]
+    """Return the checks of a group, None: all, and what keeps the others from being right."""
+    return [
+        check
+        for check in checks
+        if group in (None, check.group) or (check.id in ALL_GROUPS and check.state == "fail")
+    ]
 
 
 def to_plain(checks: Sequence[Check]) -> dict[str, object]:

@@ -31,6 +31,8 @@ ROUTES: Final = (
     "firework",
 )
 """Ways to names; each is a check of the same id."""
+JOINED: Final = ("metrics",)
+"""Sources of problems whose check of that id looks at their effect: it tells the cause."""
 MOST_PROBLEMS: Final = 20
 REMEDIES: Final[Mapping[str, str]] = {
     "not-running": "systemctl start tychod (log: journalctl -u tychod -b -n 50)",
@@ -80,6 +82,7 @@ class Daemon(NamedTuple):
     own: list[Check]
     views: Mapping[str, View]
     files: tuple[str, ...] = ()
+    state_directory: str | None = None
 
 
 class Summary(NamedTuple):
@@ -112,7 +115,7 @@ def seen_by_daemon(told: Told) -> Daemon:
     status = told.status
     views = dict(_views(status))
     own = [_well(status, told.daemon), *_problems(status)]
-    return Daemon(own, views, told.files)
+    return Daemon(own, views, told.files, _text(status.get("state_directory")))
 
 
 def files_of(reply: Reply) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ def _maps(found: object) -> list[Reply]:
 
 def _problems(status: Reply) -> list[Check]:
     """Return what the daemon complains of and no check of the host's is about."""
-    known = {*SOURCES, "config"}
+    known = {*SOURCES, *JOINED, "config"}
     found = [p for p in _maps(status.get("problems")) if str(p.get("source")) not in known]
     return [
         Check(
@@ -189,8 +192,19 @@ def _views(status: Reply) -> Iterable[tuple[str, View]]:
     accounting = status.get("accounting")
     if isinstance(accounting, dict):
         yield "programs", view_of_accounting(accounting)
+    yield from _joined_problems(status)
     if status.get("config_rejected"):
         yield "settings", View("fail", str(status["config_rejected"]), REMEDIES["rejected"])
+
+
+def _joined_problems(status: Reply) -> Iterable[tuple[str, View]]:
+    """Yield what the daemon complains of where a check from here would see the effect alone."""
+    for name in JOINED:
+        found = [p for p in _maps(status.get("problems")) if p.get("source") == name]
+        remedies = [str(p["remedy"]) for p in found if p.get("remedy")]
+        if found:
+            told = "; ".join(str(p.get("reason")) for p in found)
+            yield name, View("warn", told, remedies[0] if remedies else None)
 
 
 def view_of_source(source: Mapping[str, object], *, is_problem: bool) -> View:
@@ -240,6 +254,7 @@ def merge(host: Sequence[Check], daemon: Daemon) -> list[Check]:
     """Return every check once, in groups; the daemon's view decides where there is one."""
     seen = [joined(check, daemon.views.get(check.id)) for check in host]
     seen = [_with_files(check, daemon.files) for check in seen]
+    seen = [_with_state(check, daemon.state_directory) for check in seen]
     known = {check.id for check in host}
     if not known or "host" in known:  # what did not come from the host the daemon may have seen
         missing = [ident for ident in daemon.views if ident not in known]
@@ -258,10 +273,20 @@ def _with_files(check: Check, files: tuple[str, ...]) -> Check:
     return check._replace(state="warn", evidence=text, remedy=REMEDIES["files"].format(file=first))
 
 
+def _with_state(check: Check, directory: str | None) -> Check:
+    """Say where the running daemon keeps its state, if it was another directory's turn."""
+    if check.id != "state" or directory is None or check.evidence.startswith(f"{directory} "):
+        return check
+    text = f"the daemon keeps it in {directory}"
+    return check._replace(state="ok", evidence=text, remedy=None)
+
+
 def joined(check: Check, view: View | None) -> Check:
     """Return one check of both views."""
     if view is None:
         return check
+    if check.id in JOINED and check.state == "fail":
+        view = view._replace(state="fail")  # the same fault, and the daemon knows its cause
     if view.state == check.state:
         if view.state in ("ok", "skip"):
             return check
@@ -272,13 +297,29 @@ def joined(check: Check, view: View | None) -> Check:
 
 
 def _alone(ident: str, view: View) -> Check:
-    group = next((g for g, ids in _GROUP_OF.items() if ident in ids), "energy")
-    return Check(ident, ident, group, view.state, f"the daemon: {view.evidence}", view.remedy)
+    title, group = NAMED[ident]
+    return Check(ident, title, group, view.state, f"the daemon: {view.evidence}", view.remedy)
 
 
-_GROUP_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "accounting": ("hierarchy", "programs"),
-    "gpu": ("nvml",),
-    "names": (*ROUTES, "kubelet"),
-    "service": ("settings",),
+NAMED: Final[Mapping[str, tuple[str, str]]] = {
+    "settings": ("Settings", "service"),
+    "metrics": ("Metrics endpoint", "service"),
+    "programs": ("Kernel programs", "accounting"),
+    "hierarchy": ("Cgroups", "accounting"),
+    "rapl": ("RAPL", "energy"),
+    "hwmon": ("hwmon", "energy"),
+    "ipmi": ("IPMI", "energy"),
+    "redfish": ("BMC credentials", "energy"),
+    "bmc": ("BMC", "energy"),
+    "model": ("CPU model", "energy"),
+    "nvml": ("NVML", "gpu"),
+    "kubelet": ("Kubelet", "names"),
+    "bundle": ("Bundles", "names"),
+    "runtime-file": ("Runtimes' files", "names"),
+    "log-link": ("Log links", "names"),
+    "device-plugin": ("Pods' devices", "names"),
+    "pod-resources": ("Pod resources", "names"),
+    "systemd": ("Units' texts", "names"),
+    "firework": ("VM agent", "names"),
 }
+"""Title and group of what the daemon may tell alone, as in the table of the host's half."""

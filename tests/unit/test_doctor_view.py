@@ -23,6 +23,7 @@ from tychoctl.doctor_view import (
     view_of_source,
 )
 from tychoctl.render import display_width
+from tychod.doctor.table import CHECKS
 from tychod.version import read_build
 
 OWN = f"tychod {read_build().version}"
@@ -199,6 +200,64 @@ def test_a_group_is_shown_alone() -> None:
 
     assert {check.id for check in doctor.of_group(checks, "gpu")} == {"nvml"}
     assert doctor.of_group(checks, None) == checks
+
+
+@pytest.mark.parametrize("ident", ["settings", "host"])
+def test_what_makes_all_checks_doubtful_is_in_every_group(ident: str) -> None:
+    """Settings that cannot be used leave the defaults, and no group of checks is to hide that."""
+    bad = Check(ident, "X", "service", "fail", "there is no /nope.toml", "mend it")
+    well = bad._replace(state="ok")
+    energy = Check("rapl", "RAPL", "energy", "ok", "reads it")
+
+    assert doctor.of_group([bad, energy], "energy") == [bad, energy]
+    assert doctor.of_group([well, energy], "energy") == [energy]
+
+
+def test_rows_of_the_daemon_alone_are_called_as_the_host_s() -> None:
+    """Without the host's half the same check has the same title and group."""
+    known = {check.id: (check.title, check.group) for check in CHECKS}
+    idents = {*doctor_view.SOURCES.values(), *doctor_view.ROUTES, *doctor_view.JOINED}
+
+    assert {ident: known[ident] for ident in doctor_view.NAMED} == doctor_view.NAMED
+    assert idents | {"redfish", "programs", "settings"} == set(doctor_view.NAMED)
+
+
+CLOSED = {"source": "metrics", "reason": "prometheus_client is missing: closed", "remedy": "get it"}
+REFUSED = Check(
+    *("metrics", "Metrics endpoint", "service", "fail", "127.0.0.1:9 : Connection refused"),
+    "see who listens",
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "state"), [(REFUSED, "fail"), (REFUSED._replace(state="ok"), "warn")]
+)
+def test_a_closed_endpoint_has_the_daemon_s_cause(check: Check, state: str) -> None:
+    """Refused from here is the effect; what the daemon complains of is what is to be mended."""
+    status = {"state": "running", "problems": [CLOSED]}
+
+    merged = merge([check], seen_by_daemon(Told(status, OWN, None)))
+    found = next(c for c in merged if c.id == "metrics")
+
+    assert [c.id for c in merged] == ["metrics", "daemon"]
+    assert (found.state, found.remedy) == (state, "get it")
+    assert CLOSED["reason"] in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("directory", "state"),
+    [("/srv/state", "ok"), ("/var/lib/tychod", "warn"), (None, "warn"), ("/var/lib", "ok")],
+)
+def test_the_state_directory_is_the_running_daemon_s(directory: str | None, state: str) -> None:
+    """Nobody is told to make a directory that the daemon does not use."""
+    text = "/var/lib/tychod does not exist; the daemon makes it at its start"
+    check = Check("state", "State directory", "service", "warn", text, "install -d")
+    status = {"state": "running", "state_directory": directory}
+
+    found = merge([check], seen_by_daemon(Told(status, OWN, None)))[0]
+
+    assert found.state == state
+    assert (found.remedy is None) == (state == "ok")
 
 
 def test_colours_are_for_states_alone() -> None:
