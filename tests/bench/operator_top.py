@@ -1,5 +1,6 @@
 """What `tychoctl top` costs: CPU and memory of the real program on a terminal, 250 containers.
 
+Once on a node on which nothing comes or goes, once where containers live for seconds.
 The daemon's socket is real, its results are made by hand: new ones every window, with other power.
 """
 
@@ -18,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.bench.client import make_client, make_leaves
+from tests.bench.client import make_client, make_container, make_leaves
 from tests.bench.figures import Figure
 from tests.bench.interpreter import daemon_python
 from tests.fixtures import snapshots as made
 from tychod.buffer import Latest
-from tychod.model import Snapshot, Window
+from tychod.model import Identity, Leaf, Snapshot, Window
 from tychod.runtime.answers import Answers, Readers
 
 WINDOW_S: Final = 3.0
@@ -33,11 +34,35 @@ PATIENCE_S: Final = 20.0
 SIZE: Final = (60, 200)  # lines and cells: a large terminal, with every column
 TARGET_CPU_PERCENT: Final = 3.0  # of a core, the issue's
 TARGET_RSS_MB: Final = 40.0
+ENDED: Final = 100
+"""Containers that have ended and are still listed, other ones in every window."""
+EVICTED: Final = 600
+"""Pods that nothing is left of but their energy."""
 TICK_HZ: Final = os.sysconf("SC_CLK_TCK")
 
 
-def make_window(number: int) -> Snapshot:
+def make_churn(number: int) -> tuple[Leaf, ...]:
+    """Return what is left of containers that lived for seconds; a third of it is new."""
+    first = number * ENDED // 3
+    ended = [
+        made.make_leaf(
+            make_container(1000 + first + i), 500 + i, cpu_s=0.5, power_w=0.0, ended=True
+        )
+        for i in range(ENDED)
+    ]
+    gone = (f"00000000-0000-4000-9000-{i + first:012d}" for i in range(EVICTED))
+    past = [
+        made.make_leaf(
+            Identity(kind="past", id=f"past:{uid}", name="past", pod_uid=uid), 500, power_w=0.0
+        )
+        for uid in gone
+    ]
+    return (*ended, *past)
+
+
+def make_window(number: int, *, churns: bool = False) -> Snapshot:
     """Return a window in which every workload's power is another than before."""
+    gone = make_churn(number) if churns else ()
     leaves = tuple(
         dataclasses.replace(
             leaf,
@@ -45,7 +70,7 @@ def make_window(number: int) -> Snapshot:
         )
         for place, leaf in enumerate(make_leaves())
     )
-    snapshot = made.make_snapshot(leaves, sequence=20 + number)
+    snapshot = made.make_snapshot((*leaves, *gone), sequence=20 + number)
     later_ns = round(number * WINDOW_S * made.SECOND_NS)
     window = Window(*(at_ns + later_ns for at_ns in snapshot.window))
     return dataclasses.replace(snapshot, window=window)
@@ -66,9 +91,14 @@ def make_answers(latest: Latest[Snapshot]) -> Answers:
 
 
 def measure() -> list[Figure]:
+    """Return what top takes on a quiet node and on one on which containers come and go."""
+    return [*measure_one(churns=False), *measure_one(churns=True)]
+
+
+def measure_one(*, churns: bool) -> list[Figure]:
     """Return CPU and memory of top over some windows, its start not counted in the CPU."""
     latest: Latest[Snapshot] = Latest()
-    latest.publish(make_window(0))
+    latest.publish(make_window(0, churns=churns))
     with tempfile.TemporaryDirectory(prefix="tychod-bench-") as name:
         path = Path(name) / "control.sock"
         _, *client = make_client(Path(name))
@@ -76,7 +106,7 @@ def measure() -> list[Figure]:
         with made.serving(path, latest, make_answers(latest)):
             pid, screen_fd = start(argv)
             try:
-                return follow(pid, screen_fd, latest)
+                return follow(pid, screen_fd, latest, churns=churns)
             finally:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -99,7 +129,7 @@ def start(argv: list[str]) -> tuple[int, int]:
     return pid, screen_fd
 
 
-def follow(pid: int, screen_fd: int, latest: Latest[Snapshot]) -> list[Figure]:
+def follow(pid: int, screen_fd: int, latest: Latest[Snapshot], *, churns: bool) -> list[Figure]:
     """Let windows come; return what was used meanwhile."""
     drawn, deadline = b"", time.monotonic() + PATIENCE_S
     while b"deployment-" not in drawn:
@@ -109,10 +139,11 @@ def follow(pid: int, screen_fd: int, latest: Latest[Snapshot]) -> list[Figure]:
     before_s, began_s = cpu_s(pid), time.monotonic()
     sent = 0
     for number in range(1, WINDOWS + 1):
-        latest.publish(make_window(number))
+        latest.publish(make_window(number, churns=churns))
         sent += len(look(screen_fd, WINDOW_S))
     used_s, taken_s = cpu_s(pid) - before_s, time.monotonic() - began_s
-    what = f"tychoctl top, 250 containers, {SIZE[1]}x{SIZE[0]}"
+    node = f"250 containers, {ENDED + EVICTED} gone" if churns else "250 containers"
+    what = f"tychoctl top, {node}, {SIZE[1]}x{SIZE[0]}"
     return [
         Figure(f"{what}: CPU", 100 * used_s / taken_s, "% of a core", TARGET_CPU_PERCENT),
         Figure(f"{what}: most memory", rss_mb(pid), "MB", TARGET_RSS_MB),
