@@ -6,16 +6,18 @@ import gzip
 import http.client
 import json
 import logging
+import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,15 +30,15 @@ from tychod.buffer import Latest
 from tychod.config import Config
 from tychod.config_results import Control, Metrics
 from tychod.model import Snapshot, Window
-from tychod.runtime.http import HttpLimits
 from tychod.runtime.http_auth import hash_text
 from tychod.runtime.http_build import build_known
 from tychod.runtime.http_endpoint import Endpoint
+from tychod.runtime.http_exchange import HttpLimits
 from tychod.runtime.http_pages import Known
 from tychod.runtime.questions import Asked
 
 PATIENCE_S = 10.0  # how long a test waits for what must come; nothing is measured by it
-LIMITS = HttpLimits(new_per_s=1000)
+LIMITS = HttpLimits(new_per_s=1000, all_per_s=1000)
 QUICK = LIMITS._replace(request_s=0.3, send_s=0.5, part_s=0.2)
 HALF = b"GET /metrics HTTP/1.1\r\nHost: n"
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -407,26 +409,69 @@ def test_who_does_not_take_the_answer_is_cut_off(site: Site, metrics: Metrics) -
         assert get(endpoint).body == LARGE
 
 
-def test_who_finds_no_place_is_told_to_come_again(site: Site, metrics: Metrics) -> None:
-    """A ninth client gets 503 at once; when one leaves there is a place again."""
-    with serving(metrics, site.known) as endpoint:
-        with ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(connect(endpoint, HALF))
+GET = b"GET /metrics HTTP/1.1\r\n\r\n"
+
+
+def test_who_keeps_us_waiting_gives_way(site: Site, metrics: Metrics) -> None:
+    """Without a whole request, or with an answer that is not taken: the oldest goes, late."""
+    known = site.known._replace(render=lambda _: ("text/plain", LARGE))
+    with serving(metrics, known, LIMITS._replace(slow_s=0.0)) as endpoint, ExitStack() as stack:
+        for sent, kept in ((HALF, 8), (b"", 8), (GET, 8)):
+            held = [stack.enter_context(connect(endpoint, sent)) for _ in range(kept)]
             until(lambda: endpoint.counts()["open"] == 8)
-            refused = get(endpoint)
-            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-        until(lambda: endpoint.counts()["open"] == 0)
+            until(lambda: sent != GET or endpoint.counts()["requests"] >= 10)  # noqa: B023
+            assert get(endpoint, "/healthz").status == 200
+            read_all(held[0])
+        assert endpoint.counts()["refused"] == 0
+        assert endpoint.counts()["late"] >= 3
+
+
+def test_who_finds_no_place_is_told_to_come_again(site: Site, metrics: Metrics) -> None:
+    """A ninth client gets 503 at once while eight are being served; then there is a place again."""
+    served = threading.Event()
+    slow = ("text/plain", b"x")
+    known = site.known._replace(render=lambda _: slow if served.wait(PATIENCE_S) else None)
+    with serving(metrics, known) as endpoint, ExitStack() as stack:
+        stack.callback(served.set)
+        held = [stack.enter_context(connect(endpoint, GET)) for _ in range(8)]
+        until(lambda: endpoint.counts()["open"] == 8)
+        until(lambda: get(endpoint, "/healthz").status == 503)
+        assert get(endpoint).headers["Retry-After"] == "1"
+        served.set()
+        assert all(read_all(client).endswith(b"\r\n\r\nx") for client in held)
         assert get(endpoint).status == 200
-        assert endpoint.counts()["refused"] == 1
 
 
 def test_a_flood_of_connections_is_put_off(site: Site, metrics: Metrics) -> None:
-    """More than so many a second are refused, however short each is."""
+    """More than so many a second of one client are refused, however short each is."""
     with serving(metrics, site.known, LIMITS._replace(new_per_s=5)) as endpoint:
         found = [get(endpoint, "/healthz").status for _ in range(15)]
 
     assert set(found) == {200, 503}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's program")
+def test_a_user_who_floods_the_endpoint_blinds_nobody_else(site: Site, metrics: Metrics) -> None:
+    """By loopback all come from one address; whose a connection is tells the kernel."""
+    program = (
+        "import socket, sys, time\nwhile True:\n"
+        " socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()\n time.sleep(0.002)\n"
+    )
+    with serving(metrics, site.known, HttpLimits()) as endpoint:
+        port = str(endpoint.addresses[0][1])
+        flood = subprocess.Popen([sys.executable, "-c", program, port], user=65534, cwd="/")
+        try:
+            until(lambda: endpoint.counts()["refused"] > 100)
+            served = 0
+            for _ in range(5):
+                with suppress(OSError, http.client.HTTPException):
+                    served += get(endpoint, "/healthz").status == 200
+        finally:
+            flood.kill()
+            flood.wait()
+
+    assert served >= 4
 
 
 GARBAGE = {

@@ -1,6 +1,7 @@
 """HTTP for the metrics endpoint: few clients at once, each with a time for everything.
 
-Each client has a thread of its own that waits for that client only; who is slow is hung up on.
+Each client has a thread of its own that waits for that client only; who is slow is hung up on, and
+before its time where another one needs its place.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ import contextlib
 import logging
 import select
 import socket
+import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tychod.runtime.http_exchange import Exchange, Gone, HttpLimits
 from tychod.runtime.http_message import (
-    END_OF_HEAD,
-    MAX_HEAD_BYTES,
     BadRequest,
     Request,
     Response,
     come_again,
     encode,
-    parse_head,
     plain,
 )
+from tychod.runtime.http_peers import MOST_REST_S, PAUSE_S, REST, Peers, Shares
 
 if TYPE_CHECKING:
     import ssl
@@ -33,105 +34,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES: Final = 4096
-SEND_BYTES: Final = 64 * 1024
-BACKLOG: Final = 64
+BACKLOG: Final = 1024  # clients that the kernel keeps for us
+WAITING: Final = struct.Struct("24xI")  # in tcp_info of a listener: how many are in its queue
 ACCEPT_RETRY_S: Final = 0.1  # pause when the process or machine is out of descriptors
 MAX_FAULTS_LOGGED: Final = 32  # different ones
 COUNTED: Final = ("requests", "refused", "unauthorized", "late", "broken", "faults")
 
 
-class HttpLimits(NamedTuple):
-    """What clients may take; times in seconds."""
+class Client(NamedTuple):
+    """Who has a place."""
 
-    connections: int = 8
-    new_per_s: int = 20  # served; a handshake of TLS costs a millisecond or two
-    refusals_per_s: int = 100  # told; then nobody is accepted until the second is over
-    request_s: float = 5.0  # handshake, request line and headers together
-    send_s: float = 10.0
-    part_s: float = 1.0  # for the client to close after the answer
-
-
-class Gone(Exception):  # noqa: N818 - an outcome, not a fault
-    """The client left, or its time was over; ``counted`` as what."""
-
-    def __init__(self, counted: str) -> None:
-        super().__init__(counted)
-        self.counted = counted
-
-
-class Exchange:
-    """One connection: a request, its response, the end."""
-
-    def __init__(self, connection: socket.socket, limits: HttpLimits) -> None:
-        self._connection = connection
-        self._secured: ssl.SSLSocket | None = None
-        self._limits = limits
-        self._until = time.monotonic() + limits.request_s
-
-    def secure(self, context: ssl.SSLContext) -> None:
-        """Do the handshake of TLS within the time for the request."""
-        try:
-            self._wait()
-            self._secured = context.wrap_socket(self._connection, server_side=True)
-        except (OSError, ValueError) as exc:
-            raise Gone("late" if isinstance(exc, TimeoutError) else "broken") from exc
-        self._connection = self._secured
-
-    def read(self) -> Request:
-        """Return the request; raise ``BadRequest`` for one that can be answered all the same."""
-        head = b""
-        while END_OF_HEAD not in head:
-            if len(head) > MAX_HEAD_BYTES:
-                status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                raise BadRequest(plain(status, f"more than {MAX_HEAD_BYTES} bytes of headers"))
-            try:
-                self._wait()
-                data = self._connection.recv(RECEIVE_BYTES)
-            except TimeoutError as exc:
-                raise Gone("late") from exc
-            except OSError as exc:
-                raise Gone("broken") from exc
-            if not data:
-                raise Gone("broken")
-            head += data
-        return parse_head(head[: head.index(END_OF_HEAD) + len(END_OF_HEAD)])
-
-    def send(self, data: bytes) -> None:
-        """Send all of it within the time for sending, however the client takes it."""
-        self._until = time.monotonic() + self._limits.send_s
-        left = memoryview(data)
-        try:
-            while left:
-                self._wait()
-                left = left[self._connection.send(left[:SEND_BYTES]) :]
-        except TimeoutError as exc:
-            raise Gone("late") from exc
-        except OSError as exc:
-            raise Gone("broken") from exc
-
-    def part(self) -> None:
-        """Let the client close first: what it may have sent beside would make it lose the end."""
-        self._until = time.monotonic() + self._limits.part_s
-        with contextlib.suppress(OSError, ValueError):
-            if self._secured is not None:
-                self._wait()
-                self._connection = self._secured.unwrap()
-            self._connection.shutdown(socket.SHUT_WR)
-            while True:
-                self._wait()
-                if not self._connection.recv(RECEIVE_BYTES):
-                    return
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        self._connection.close()
-
-    def _wait(self) -> None:
-        left_s = self._until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left_s)
+    name: str  # whom it counts as
+    thread: threading.Thread
+    exchange: Exchange
 
 
 class HttpServer:
@@ -153,10 +68,14 @@ class HttpServer:
         self._stop = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Thread] = {}  # by a second descriptor
+        self._open: dict[socket.socket, Client] = {}  # by a second descriptor
+        self._leaving: set[socket.socket] = set()  # hung up on, their threads not yet at the end
         self._parting: deque[tuple[float, socket.socket]] = deque()
         self._counts = dict.fromkeys(COUNTED, 0)
-        self._second, self._arrived = time.monotonic(), 0
+        self._peers = Peers()
+        self._shares = Shares(limits.new_per_s, limits.all_per_s)
+        self._is_crowded = False
+        self._spent_s = 0.0  # of CPU time, by the thread that accepts, until this round
         self._logged: set[str] = set()
 
     def counts(self) -> Mapping[str, int]:
@@ -177,9 +96,11 @@ class HttpServer:
         while not self._stop.is_set():
             poll.poll(self._next_end_ms())
             self._end_parted(time.monotonic())
+            is_crowded = self._rest()
             for listener in listeners:
-                while not self._stop.is_set() and self._accept_one(listener):
-                    pass
+                for _ in range(_waiting_at(listener) if is_crowded else BACKLOG):
+                    if self._stop.is_set() or not self._accept_one(listener):
+                        break
         self._end_parted(float("inf"))
         with self._lock:
             ends = list(self._open)
@@ -190,11 +111,24 @@ class HttpServer:
     def close(self, deadline: float) -> None:
         """After ``serve``: wait until all clients' threads have ended or this time has come."""
         with self._lock:
-            threads = list(self._open.values())
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
+            clients = list(self._open.values())
+        for client in clients:
+            client.thread.join(max(deadline - time.monotonic(), 0.0))
         self._wake_in.close()
         self._wake_out.close()
+
+    def _rest(self) -> bool:
+        """Let clients gather where somebody asks too often, and say so: it bounds a flood's cost.
+
+        One look at the table of connections then tells whose all of them are; who comes after it
+        has to wait for the next one.
+        """
+        is_crowded, self._is_crowded = self._is_crowded, False
+        if is_crowded:
+            spent_s = time.thread_time() - self._spent_s
+            self._stop.wait(max(self._peers.rest_s(), PAUSE_S, min(REST * spent_s, MOST_REST_S)))
+        self._spent_s = time.thread_time()
+        return is_crowded
 
     def _next_end_ms(self) -> float | None:
         if not self._parting:
@@ -208,7 +142,7 @@ class HttpServer:
     def _accept_one(self, listener: socket.socket) -> bool:
         """Take the next client out of the queue; False when nobody waits there."""
         try:
-            connection, _ = listener.accept()
+            connection, peer = listener.accept()
         except BlockingIOError:
             return False
         except ConnectionError:
@@ -218,37 +152,56 @@ class HttpServer:
             self._stop.wait(ACCEPT_RETRY_S)
             return False
         try:
-            self._admit(connection)
+            self._admit(connection, peer[:2])
         except (OSError, RuntimeError) as exc:  # RuntimeError: no thread can be started
             connection.close()
             log.warning("metrics: cannot serve a client: %s", exc)
         return True
 
-    def _admit(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket, peer: tuple[str, int]) -> None:
         """Give a client its thread, or say that it has to come later; never wait for it."""
-        now, context = time.monotonic(), self._context()
-        if now - self._second >= 1.0:
-            self._second, self._arrived = now, 0
-        self._arrived += 1
+        context, now_s = self._context(), time.monotonic()
+        name = self._peers.name(peer, connection.getsockname()[:2])
+        is_welcome = self._shares.take(name, now_s)
+        self._is_crowded = self._is_crowded or not is_welcome
         with self._lock:
-            has_place = len(self._open) < self._limits.connections
-            if self._arrived <= self._limits.new_per_s and has_place:
-                self._start(connection, context)
+            if is_welcome and self._make_room(name, now_s):
+                self._start(connection, context, name)
                 return
             self._counts["refused"] += 1
-        self._refuse(connection, now, context)
-        if self._arrived > self._limits.new_per_s + self._limits.refusals_per_s:
-            self._stop.wait(self._second + 1.0 - now)
+        self._refuse(connection, now_s, context)
 
-    def _start(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _make_room(self, name: str, now_s: float) -> bool:
+        """Say whether there is a place for this client, hanging up on another one if need be.
+
+        That is who keeps us waiting: of the clients with most places the one that does so longest,
+        and none of a client with fewer than the newcomer has.
+        """
+        staying = {end: one for end, one in self._open.items() if end not in self._leaving}
+        if len(staying) < self._limits.connections:
+            return True
+        places = Counter(one.name for one in staying.values())
+        idle = [
+            (-places[one.name], one.exchange.idle_from_s, end)
+            for end, one in staying.items()
+            if one.exchange.idle_from_s <= now_s and places[one.name] >= places[name]
+        ]
+        if not idle or len(self._open) >= 2 * self._limits.connections:
+            return False
+        _, _, end = min(idle, key=lambda found: found[:2])
+        self._leaving.add(end)
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def _start(self, connection: socket.socket, context: ssl.SSLContext | None, name: str) -> None:
         # The small records of TLS would wait for the client's delayed acknowledgement: 40 ms.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        end = connection.dup()
-        told = (connection, end, context)
+        end, exchange = connection.dup(), Exchange(connection, self._limits)
         thread = threading.Thread(
-            target=self._converse, args=told, name="metrics-client", daemon=True
+            target=self._converse, args=(end, context), name="metrics-client", daemon=True
         )
-        self._open[end] = thread
+        self._open[end] = Client(name, thread, exchange)
         try:
             thread.start()
         except RuntimeError:
@@ -257,38 +210,38 @@ class HttpServer:
             raise
 
     def _refuse(
-        self, connection: socket.socket, now: float, context: ssl.SSLContext | None
+        self, connection: socket.socket, now_s: float, context: ssl.SSLContext | None
     ) -> None:
         """Say it where that needs no handshake; close when the client had time to read it."""
+        if context is not None or len(self._parting) >= self._limits.refusals_per_s:
+            connection.close()
+            return
         connection.setblocking(False)
-        if context is None:
-            with contextlib.suppress(OSError):
-                connection.send(encode(come_again("too many clients; come again")))
-                connection.shutdown(socket.SHUT_WR)
-        if len(self._parting) >= self._limits.refusals_per_s:
-            self._parting.popleft()[1].close()
-        self._parting.append((now + self._limits.part_s, connection))
+        with contextlib.suppress(OSError):
+            connection.send(encode(come_again("too many clients; come again")))
+            connection.shutdown(socket.SHUT_WR)
+        self._parting.append((now_s + self._limits.part_s, connection))
 
-    def _converse(
-        self, connection: socket.socket, end: socket.socket, context: ssl.SSLContext | None
-    ) -> None:
-        exchange = Exchange(connection, self._limits)
+    def _converse(self, end: socket.socket, context: ssl.SSLContext | None) -> None:
+        with self._lock:  # held until our place is noted
+            client = self._open[end]
         try:
             if context is not None:
-                exchange.secure(context)
-            self._exchange(exchange)
+                client.exchange.secure(context)
+            self._exchange(client)
         except Gone as gone:
-            self._count(gone.counted)
+            self._count("late" if end in self._leaving else gone.counted)
         finally:
-            exchange.close()
+            client.exchange.close()
             with self._lock:
                 del self._open[end]
+                self._leaving.discard(end)
                 end.close()
 
-    def _exchange(self, exchange: Exchange) -> None:
-        method = "GET"
+    def _exchange(self, client: Client) -> None:
+        method, exchange = "GET", client.exchange
         try:
-            request = exchange.read()
+            request = exchange.read()._replace(peer=client.name)
             method = request.method
             response = self._try_answer(request)
         except BadRequest as bad:
@@ -323,3 +276,9 @@ class HttpServer:
                 self._logged.add(name)
         if is_new:
             log.error("metrics: cannot answer (logged once): %s", name, exc_info=exc)
+
+
+def _waiting_at(listener: socket.socket) -> int:
+    """Return how many clients are in a listener's queue."""
+    told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, WAITING.size)
+    return int(WAITING.unpack(told)[0])

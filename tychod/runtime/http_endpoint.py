@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from tychod.conflicts import split_listen
 from tychod.exposition import NO_LIBRARY, has_library
 from tychod.model import Trouble
-from tychod.runtime.http import BACKLOG, HttpLimits, HttpServer
+from tychod.runtime.http import BACKLOG, HttpServer
 from tychod.runtime.http_auth import Guard
+from tychod.runtime.http_exchange import HttpLimits
 from tychod.runtime.http_files import EndpointError, Files, files_of, load_context, load_users
 from tychod.runtime.http_pages import Known, Pages
 from tychod.runtime.problems import REPORT

@@ -29,6 +29,7 @@ class Request(NamedTuple):
     accept: str = ""
     accept_encoding: str = ""
     authorization: str = ""
+    peer: str = ""  # whom it counts as
 
     def __repr__(self) -> str:
         """Leave out what may hold a password."""
