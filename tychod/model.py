@@ -378,3 +378,4 @@ class DaemonStatus:
     sources: tuple[SourceStatus, ...]
     troubles: tuple[Trouble, ...] = ()
     endpoint: Mapping[str, int] | None = None  # what came of requests for metrics; None: off
+    state_directory: str | None = None  # where state is kept over restarts

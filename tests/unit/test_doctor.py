@@ -175,7 +175,7 @@ def fail(exc: Exception) -> Callable[[Place], Finding]:
 
 def not_a_member(_: Path) -> Finding:
     """Be refused by a socket of a group that one is no member of."""
-    return service.judge_refused("permission denied", gid=4711, uid=4712)
+    return service.judge_refused("permission denied", gid=1, uid=1)
 
 
 def no_pod_logs(base: Path) -> Finding:
@@ -488,6 +488,40 @@ def test_nobody_is_told_to_join_the_group_of_root() -> None:
     found = service.judge_refused("permission denied", gid=0, uid=4712)
 
     assert found.remedy == remedies.REMEDIES["as-root"]
+
+
+@pytest.mark.parametrize(("gid", "uid"), [(65534, 1), (1, 4_000_000), (4_000_000, 1)])
+def test_nobody_is_told_to_use_a_name_that_is_none(gid: int, uid: int) -> None:
+    """Ids without a name, as of another user namespace, make no command; root gets in."""
+    found = service.judge_refused("permission denied", gid=gid, uid=uid)
+
+    assert found.remedy == remedies.REMEDIES["as-root"]
+
+
+def test_the_socket_that_was_named_is_looked_at_with_wrong_settings_too(tmp_path: Path) -> None:
+    """What is wrong in a file takes nothing from what the caller named."""
+    (tmp_path / "tychod.toml").write_text("[window]\nlenght = 3\n")
+    environ = {"TYCHOD_CONTROL_SOCKET": f"{tmp_path}/named.sock"}
+
+    place = diagnose.find_place(Arguments(config_dir=str(tmp_path)), environ)
+
+    assert place.settings.state == "fail"
+    assert str(service.socket_path(place)) == f"{tmp_path}/named.sock"
+
+
+def test_a_user_s_own_state_is_looked_at_only_where_it_is(tmp_path: Path) -> None:
+    """Who only asks keeps no state: nobody is told to make a directory in a home for it."""
+    home = {"HOME": f"{tmp_path}/home"}
+    place = place_at(tmp_path, reads_all=False)._replace(environ=home)
+    own = tmp_path / "home/.local/state/tychod"
+
+    before = service.state_path(place)
+    own.mkdir(parents=True)
+    there = service.state_path(place)
+    (tmp_path / "var/lib/tychod").mkdir(parents=True)
+
+    assert (before, there) == (tmp_path / "var/lib/tychod", own)
+    assert service.state_path(place) == tmp_path / "var/lib/tychod"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -38,6 +39,8 @@ ASKING: Final = ("tychod.collectors.redfish_client", "tychod.workloads.kubelet_h
 """What asks over HTTPS; the library for it takes a tenth of a second to load."""
 SINCE: Final = "DOCTOR_SINCE"
 """Set by the client: seconds of CLOCK_MONOTONIC when it began, as two starts cost time, too."""
+SOCKET: Final = "TYCHOD_CONTROL_SOCKET"
+"""[control] socket in the environment, which the client sets where it was given another."""
 LEAD_S: Final = 0.3
 """The most that a slow start takes from the checks."""
 LEAST_S: Final = 1.0
@@ -99,6 +102,9 @@ def begin(environ: Mapping[str, str], now_s: float) -> float:
 def find_place(args: Arguments, environ: Mapping[str, str]) -> Place:
     """Read the settings; with wrong ones the defaults tell where to look."""
     config, finding = within(SETTINGS_S, lambda: read_settings(args, environ))
+    if config.control.socket == "" and (named := environ.get(SOCKET)):
+        # Wrong settings leave the defaults, but where the daemon listens was named.
+        config = replace(config, control=replace(config.control, socket=named))
     host = Host(config.host, environ.get("CREDENTIALS_DIRECTORY", ""))
     uid, reads_all = os.geteuid(), may_read_everything()
     return Place(host, config, SystemClock(), environ, uid, finding, node_name(), reads_all)

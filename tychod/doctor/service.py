@@ -31,6 +31,8 @@ RSS_MOST: Final = 200 << 20
 CPU_MOST: Final = 0.05
 ROOM_LEAST: Final = 64 << 20
 """Bytes; state takes 1 MB and less, a calibration and what is set aside as much again."""
+NOBODY: Final = "nogroup"
+"""Of ids that this user namespace does not know: nobody should be a member."""
 STATE_MODE: Final = 0o700
 
 
@@ -186,9 +188,11 @@ def _not_let_in(place: Place, path: Path, text: str) -> Finding:
 
 def judge_refused(text: str, *, gid: int, uid: int) -> Finding:
     """Return how a user gets to a socket of a group; nobody should join root's for it."""
-    if gid == 0:
+    group, user = group_name(gid), user_name(uid)
+    is_named = not (group.isdecimal() or user.isdecimal() or group == NOBODY)
+    if gid == 0 or not is_named:
         return Finding("warn", text, remedy("as-root"))
-    told = remedy("socket-member", group=group_name(gid), user=user_name(uid))
+    told = remedy("socket-member", group=group, user=user)
     return Finding("warn", text, told)
 
 
@@ -201,14 +205,18 @@ def user_name(uid: int) -> str:
 
 
 def state_path(place: Place) -> Path:
-    """Return the daemon's state directory: the unit's, else the one of who asks."""
+    """Return the daemon's state directory: the unit's, but a user's own of who runs it so.
+
+    The client has the running daemon's own word for it.
+    """
     from tychod.runtime.supervisor import state_directory
 
-    given = place.environ.get("STATE_DIRECTORY")
     by_unit = Path(f"{place.host.var}/lib/tychod")
-    if given or not by_unit.exists():
-        return state_directory(place.environ, place.uid)
-    return by_unit
+    own = state_directory(place.environ, place.uid)
+    if place.environ.get("STATE_DIRECTORY"):
+        return own
+    is_own = place.uid != 0 and not by_unit.exists() and own.exists()
+    return own if is_own else by_unit
 
 
 def look_at_state(place: Place) -> Finding:
@@ -217,9 +225,8 @@ def look_at_state(place: Place) -> Finding:
     try:
         status = path.stat()
     except FileNotFoundError:
-        owner = "tychod" if place.uid == 0 else user_name(place.uid)
         text = f"{path} does not exist; the daemon makes it at its start"
-        return Finding("warn", text, remedy("state-missing", path=str(path), owner=owner))
+        return Finding("warn", text, remedy("state-missing", path=str(path), owner=_owner(place)))
     except OSError as exc:
         return skip(render_error(exc), remedy("as-root"))
     mode = stat.S_IMODE(status.st_mode)
@@ -232,6 +239,15 @@ def look_at_state(place: Place) -> Finding:
     found = os.statvfs(path)
     room = found.f_bavail * found.f_frsize
     return judge_state(text, path, owner, room, is_writable=os.access(path, os.W_OK))
+
+
+def _owner(place: Place) -> str:
+    """Return who is to own a state directory: systemd's user, or who runs the daemon by hand."""
+    try:
+        pwd.getpwnam("tychod")
+    except KeyError:
+        return user_name(place.uid)
+    return "tychod"
 
 
 def judge_state(text: str, path: Path, owner: str, room: int, *, is_writable: bool) -> Finding:

@@ -321,6 +321,7 @@ class Daemon:
             sources=self.sources(),
             troubles=tuple(self._troubles()),
             endpoint=self._endpoint.counts() if self._endpoint else None,
+            state_directory=str(self._store.directory),
         )
 
     def _troubles(self) -> Iterator[Trouble]:

@@ -302,6 +302,7 @@ def status_body(
         "problems": problems_of(status, snapshot),
         "endpoint": None if status.endpoint is None else dict(status.endpoint),
         "config_rejected": status.config_rejected,
+        "state_directory": status.state_directory,
         "identity": dict(status.identity_routes),
         **sources_body(status.sources, offset_ns),
         **(_meters(snapshot) if snapshot else {"domains": {}}),
