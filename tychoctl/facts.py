@@ -132,7 +132,8 @@ def _render_last_window(reply: Reply) -> str:
     if not window:
         return "none yet"
     length = render.duration(window.get("seconds"))
-    return f"{length} to {render.moment(window.get('end'))}, number {reply.get('sequence')}"
+    number_text = render.name(reply.get("sequence"))
+    return f"{length} to {render.moment(window.get('end'))}, number {number_text}"
 
 
 def _render_counts(reply: Reply) -> str:

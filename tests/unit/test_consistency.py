@@ -16,7 +16,7 @@ from tychoctl import overview, render, view
 from tychoctl.client import Failure
 from tychoctl.commands import COMMANDS
 from tychoctl.helptexts import OTHERS, grouped
-from tychoctl.options import ALL, make_parser, parse_options
+from tychoctl.options import ALL, Options, make_parser, parse_options
 from tychoctl.view import View
 
 TABLES = [name for name, command in COMMANDS.items() if command.has_headers]
@@ -125,7 +125,7 @@ def test_json_of_sums_alone_has_no_list_beside_them(command: str, sums: str) -> 
         (["-w"], "-w needs a command, for example tychoctl top"),
         (["pods", "-n", "shop", "-A"], "-A asks for every namespace and -n for one"),
         (["pods", "-n", ""], "names no namespace"),
-        (["pods", "-o", "yaml"], "invalid choice: 'yaml'"),
+        (["pods", "-o", "yaml"], "'yaml' is none of table, wide, json, csv"),
         (["pods", "-o", "json", "--no-headers"], "JSON has no headers"),
         (["status", "--no-headers"], "--no-headers is for its -o csv"),
         (["config", "default", "--no-headers"], "it takes no other option"),
@@ -160,21 +160,43 @@ def test_what_has_no_effect_is_refused(arguments: list[str], words: str) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "changed"),
     [
-        ["pods", "-A"],
-        ["pods", "-a", "-o", "json"],
-        ["workloads", "-r", "--no-headers", "-o", "csv"],
-        ["status", "--no-headers", "-o", "csv"],
-        ["replay", "f", "node", "--no-headers"],
-        ["replay", "f", "--verify", "-o", "json"],
-        ["--wait", "3"],
-        ["-o", "json", "--wait", "2", "pods"],
+        (["pods", "-A"], {"command": "pods", "all_namespaces": True}),
+        (["pods", "-a", "-o", "json"], {"command": "pods", "everything": True, "output": "json"}),
+        (
+            ["workloads", "-r", "--no-headers", "-o", "csv"],
+            {
+                "command": "workloads",
+                "reverse": True,
+                "ordered": True,
+                "no_headers": True,
+                "output": "csv",
+            },
+        ),
+        (
+            ["status", "--no-headers", "-o", "csv"],
+            {"command": "status", "no_headers": True, "output": "csv"},
+        ),
+        (
+            ["replay", "f", "node", "--no-headers"],
+            {"command": "replay", "file": "f", "shown": "node", "no_headers": True},
+        ),
+        (
+            ["replay", "f", "--verify", "-o", "json"],
+            {"command": "replay", "file": "f", "verify": True, "output": "json"},
+        ),
+        (["--wait", "3"], {"wait": 3.0}),
+        (["-o", "json", "--wait", "2", "pods"], {"command": "pods", "output": "json", "wait": 2.0}),
     ],
 )
-def test_what_has_an_effect_is_taken(arguments: list[str]) -> None:
-    """Options stand before or after the command."""
-    parse_options(arguments)
+def test_what_has_an_effect_is_taken(arguments: list[str], changed: dict[str, object]) -> None:
+    """Options stand before or after the command, and mean that and nothing else."""
+    plain = Options()._asdict()
+
+    found = parse_options(arguments)._asdict()
+
+    assert {key: value for key, value in found.items() if value != plain[key]} == changed
 
 
 def test_a_watch_for_a_program_prints_lines() -> None:
@@ -247,10 +269,13 @@ def test_the_one_screen_shows_hostile_names_escaped_and_cut(width: int | None) -
 def test_the_one_screen_of_a_newer_daemon(odd: object) -> None:
     """A key that holds something else than expected is shown as unknown, not a crash."""
     status, used = reply_for("status"), reply_for("workloads")
-    for key in status:
-        overview.render_overview({**status, key: odd}, used, View())
-    for key in used:
-        overview.render_overview(status, {**used, key: odd}, View())
+    screens = [({**status, key: odd}, used) for key in status]
+    screens += [(status, {**used, key: odd}) for key in used]
+    for one, other in screens:
+        lines = overview.render_overview(one, other, View()).split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert any(line.startswith("problems  ") for line in lines)
+        assert any(line.startswith("power ") for line in lines)
 
 
 def test_the_one_screen_adds_up_pods() -> None:

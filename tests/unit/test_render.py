@@ -360,8 +360,10 @@ def test_answers_of_a_newer_daemon_do_not_break_the_client(odd: object) -> None:
     for name, command in COMMANDS.items():
         reply = reply_for(name)
         for key in reply:
-            command.text({**reply, key: odd}, View())
-            command.rows({**reply, key: odd}, View())
+            lines = command.text({**reply, key: odd}, View()).split("\n")
+            names, rows = command.rows({**reply, key: odd}, View())
+            assert all(line.isprintable() for line in lines)
+            assert {len(row) for row in rows} <= {len(names)}
 
 
 def test_energy_without_a_known_user_says_why() -> None:
