@@ -13,6 +13,8 @@ from tests.unit.test_main import ROOT
 from tychod.runtime import http_auth
 from tychod.runtime.http_auth import (
     BURST,
+    EACH_PER_S,
+    HASHES_PER_S,
     KEPT_S,
     Guard,
     Hash,
@@ -146,6 +148,53 @@ def test_guessing_costs_no_more_than_a_hash_a_second(derived: Derived) -> None:
     assert Verdict.RIGHT not in found
 
 
+def test_guesses_lock_out_nobody_elsewhere(derived: Derived) -> None:
+    """Who tries from one place leaves hashes for the others, at the first try and after a pause."""
+    clock = Clock()
+    guard = guard_of(clock, a="one")
+    for _ in range(2):
+        for n in range(600):
+            clock.now_s += 0.1
+            assert guard.check(basic("a", f"b{n}"), "10.0.0.9") is not Verdict.RIGHT
+        assert guard.check(basic("a", "one"), "10.0.0.1") is Verdict.RIGHT
+        clock.now_s += KEPT_S + 1.0
+    assert derived.count <= 2 * (BURST + 60 * EACH_PER_S) + 4
+
+
+def test_guesses_from_everywhere_leave_a_reserve_to_who_was_right(derived: Derived) -> None:
+    """All together cost so many hashes a second and no more; a scraper's place is known."""
+    clock = Clock()
+    guard = guard_of(clock, a="one")
+    assert guard.check(basic("a", "one"), "10.0.0.1") is Verdict.RIGHT
+    clock.now_s += KEPT_S + 1.0
+    before = derived.count
+    for n in range(6000):
+        clock.now_s += 0.01
+        assert guard.check(basic("a", f"b{n}"), f"10.9.0.{n % 200}") is not Verdict.RIGHT
+
+    assert derived.count - before <= BURST + 60 * HASHES_PER_S
+    assert guard.check(basic("a", "one"), "10.0.0.1") is Verdict.RIGHT
+    assert len(guard._budgets) <= http_auth.MAX_BUDGETS + http_auth.MAX_KEPT
+
+
+def test_a_changed_file_leaves_in_whose_hash_stayed(derived: Derived) -> None:
+    """Another user's line, or a file that was bad for a while, costs no hash; a new hash does."""
+    clock = Clock()
+    guard = guard_of(clock, a="one", b="two")
+    for user, word in (("a", "one"), ("b", "two")):
+        assert guard.check(basic(user, word)) is Verdict.RIGHT
+    kept = {b"a": Hash(b"salt", b"saltone"), b"b": Hash(b"salt", b"saltnew")}
+    guard.set_users({})
+    assert guard.check(basic("a", "one")) is Verdict.WRONG
+    guard.set_users(kept)
+    count = derived.count
+
+    assert guard.check(basic("a", "one")) is Verdict.RIGHT
+    assert derived.count == count
+    assert guard.check(basic("b", "two")) is Verdict.WRONG
+    assert guard.check(basic("a", "one"), "elsewhere") is Verdict.RIGHT
+
+
 def test_a_user_who_is_not_there_costs_the_same(derived: Derived) -> None:
     """Names cannot be found out by the time that an answer takes."""
     guard = guard_of(Clock(), a="one")
@@ -168,7 +217,7 @@ def test_what_is_kept_is_bounded_and_no_password(derived: Derived) -> None:
     guard = guard_of(clock, **{f"user{n}": "word" for n in range(200)})
     for n in range(200):
         clock.now_s += 1.0
-        assert guard.check(basic(f"user{n}", "word")) is Verdict.RIGHT
+        assert guard.check(basic(f"user{n}", "word"), f"10.0.0.{n}") is Verdict.RIGHT
 
     assert len(guard._kept) <= http_auth.MAX_KEPT
     assert all(len(key) == 32 and b"word" not in key for key in guard._kept)

@@ -51,6 +51,7 @@ class Known(NamedTuple):
     wait_s: Callable[[], float]  # until the first window is expected
     quiet_s: Callable[[], float]  # since analysis last advanced
     quiet_limit_s: float
+    troubles: Callable[[], Iterable[Trouble]] = tuple  # of what the pages show
 
 
 class Pages:
@@ -78,7 +79,9 @@ class Pages:
         return plain(HTTPStatus.NOT_FOUND, "there is no such page; / lists those there are")
 
     def _let_in(self, request: Request) -> None:
-        verdict = self._guard.check(request.authorization) if self._guard else Verdict.RIGHT
+        if self._guard is None:
+            return
+        verdict = self._guard.check(request.authorization, request.peer)
         if verdict is Verdict.WRONG:
             asked = {"WWW-Authenticate": REALM}
             raise BadRequest(plain(HTTPStatus.UNAUTHORIZED, "user and password, please", asked))
