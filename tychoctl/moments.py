@@ -39,7 +39,8 @@ def parse_period(since: str | None, until: str | None, last: str | None, now: da
 def _parse_last(text: str, now: datetime) -> Asked:
     if text == "yesterday":
         return Asked(_seconds(_midnight(now, 1)), _seconds(_midnight(now, 0)))
-    if text != "today" and not re.fullmatch(RELATIVE, text):
+    length = re.fullmatch(RELATIVE, text)
+    if text != "today" and (length is None or not float(length[1])):
         raise Failure("usage", f"--last {text!r} is no length of time such as 24h, 7d or yesterday")
     return Asked(_seconds(parse_moment("--last", text, now)), None)
 

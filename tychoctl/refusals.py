@@ -13,6 +13,9 @@ WRONG_CHOICE: Final = r"argument (.*?): invalid choice: '(.*)' \(choose from (.*
 VALUED: Final = ("-o", "--output", "--wait", "--socket")
 BEFORE: Final = ("-h", "--help", "-w", "--watch", *VALUED)
 LIVE: Final = {"top": "top is live already: leave out -w, or see --interval"}
+NO_LABELS: Final = (
+    "report knows no labels: totals are kept by namespace, pod, unit and workload (--by, -n)"
+)
 LIST_OPTIONS: Final[Mapping[str, str]] = {
     "namespace": "-n",
     "all_namespaces": "-A",
@@ -83,6 +86,8 @@ def unknown_arguments(command: str, unknown: Sequence[str]) -> Failure:
     message = f"{command or 'it'} knows no {text}"
     if text == "--watch":  # as -w is spelled by now
         message = _why_not(command, "-w")
+    elif command == "report" and text.startswith(("-l", "--selector")):
+        message = NO_LABELS
     elif hint:
         return Failure("usage", message + hint)
     return usage(message, command)

@@ -1,15 +1,13 @@
 """`tychoctl report`: energy of a stretch of time, with its cost where a price is set."""
 
 import argparse
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Final
 
 from tychoctl import output
 from tychoctl.client import Connection, Reply, socket_path
-from tychoctl.commands import Command
-from tychoctl.moments import parse_period
+from tychoctl.commands import Command, Rows
 from tychoctl.options import Options
-from tychoctl.report_text import choose_rows, render_report, report_rows
 from tychoctl.run import patiently, view_of
 from tychoctl.values import parse_count, parse_namespace
 from tychoctl.view import View
@@ -19,7 +17,21 @@ TIMEOUT_S: Final = 60.0
 BY: Final = ("namespace", "pod", "unit", "workload", "node")
 """As tychod.protocol.ReportBy has them; to import that takes as long as all the rest."""
 SORTS: Final = ("energy", "cpu", "name")
-COMMAND: Final = Command("report", "", "", "report", render_report, report_rows)
+
+
+def _text(reply: Mapping[str, object], view: View) -> str:
+    from tychoctl.report_text import render_report  # every --help imports this module
+
+    return render_report(reply, view)
+
+
+def _rows(reply: Mapping[str, object], view: View) -> Rows:
+    from tychoctl.report_text import report_rows
+
+    return report_rows(reply, view)
+
+
+COMMAND: Final = Command("report", "", "", "report", _text, _rows)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +45,13 @@ def _add_periods(parser: argparse.ArgumentParser) -> None:
         "--by",
         choices=BY,
         metavar="WHAT",
-        help=f"what it is summed by: {', '.join(BY)} (default: namespace)",
+        help=f"what it is summed by: {', '.join(BY)} (default: namespace); labels are not kept",
     )
     parser.add_argument(
         "--since",
         metavar="TIME",
-        help="from when: a time, a day, 3h (ago), today (the default), yesterday",
+        help="from when: a time, a day, 3h (ago), yesterday, today (the default; where --until is "
+        "before today: as far back as is known)",
     )
     parser.add_argument("--until", metavar="TIME", help="until when (default: now)")
     parser.add_argument(
@@ -82,6 +95,10 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> int:
     """Print one report; return the exit code."""
+    from datetime import datetime
+
+    from tychoctl.moments import parse_period
+
     now = datetime.now().astimezone()
     asked = parse_period(options.since, options.until, options.last, now)
     path = socket_path(options.socket)
@@ -105,6 +122,8 @@ def run(options: Options) -> int:
 
 def narrowed(reply: Reply, view: View) -> Reply:
     """Return the answer with the rows that are wanted."""
+    from tychoctl.report_text import choose_rows
+
     report = reply.get("report")
     if not isinstance(report, dict):
         return reply

@@ -193,7 +193,14 @@ def render_report(reply: Reply, view: View) -> str:
 def _nothing(report: Entry) -> str:
     asked = section(report, "asked")
     since, until = local(asked.get("start")), local(asked.get("end"))
-    return f"nothing is known of {since} to {until}; [history] days says how long it is kept"
+    when = f"{since} to {until}" if _has_start(asked) else f"before {until}"
+    return f"nothing is known of {when}; [history] days says how long it is kept"
+
+
+def _has_start(asked: Entry) -> bool:
+    """Say whether a beginning was asked for: without one it is that of all time."""
+    wanted = as_datetime(asked.get("start"))
+    return wanted is not None and wanted.timestamp() > 0
 
 
 def _head(reply: Reply, report: Entry) -> Iterator[str]:
@@ -206,8 +213,7 @@ def _head(reply: Reply, report: Entry) -> Iterator[str]:
         f"mean {render.power(total.get('mean_power_w'))}"
     )
     begin, wanted = as_datetime(covered.get("start")), as_datetime(asked.get("start"))
-    is_asked = wanted is not None and wanted.timestamp() > 0
-    if is_asked and begin and wanted and (begin - wanted).total_seconds() > LATE_S:
+    if _has_start(asked) and begin and wanted and (begin - wanted).total_seconds() > LATE_S:
         yield f"asked for since {local(asked.get('start'))}: nothing before is known"
     yield from _gaps(report)
     platform_uj = section(section(report, "domains"), "platform").get("energy_uj")
@@ -270,9 +276,16 @@ def report_rows(reply: Reply, view: View) -> Rows:
     ]
     rows = []
     for entry in choose_rows(report, view).rows:
-        flat = {"energy_uj": total_uj(entry), **section(entry, "total"), **entry}
+        flat = {"energy_uj": _whole_uj(entry), **section(entry, "total"), **entry}
         rows.append([_csv(flat.get(key)) for key in (*names, *extra)])
     return [*names, *extra], rows
+
+
+def _whole_uj(entry: Entry) -> int | None:
+    """Return the sum of a row's parts as exactly as they are told."""
+    parts = [section(entry, "total").get(key) for key in ("idle_uj", "dynamic_uj")]
+    known = [part for part in parts if isinstance(part, int)]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _csv(value: object) -> object:

@@ -17,6 +17,7 @@ from tychoctl import moments, output, report
 from tychoctl.client import Failure
 from tychoctl.moments import Asked, parse_period
 from tychoctl.options import parse_options
+from tychoctl.report_text import report_rows
 from tychoctl.view import View
 from tychod.config_results import Report as Factors
 from tychod.model import Energy, Snapshot
@@ -204,6 +205,40 @@ def test_until_alone_is_from_as_far_back_as_is_known() -> None:
     assert found.end is not None
 
 
+def test_nothing_before_a_time_is_told_without_a_beginning() -> None:
+    """Who gave --until alone asked for no first of January 1970."""
+    asked = {"start": "1970-01-01T00:00:00Z", "end": "2026-03-01T00:00:00Z"}
+    text = report.COMMAND.text({"report": {"asked": asked, "covered": None}}, View())
+
+    assert "1970" not in text
+    assert text.startswith(f"nothing is known of before {moments.local(asked['end'])}")
+
+
+def test_energy_is_whole_microjoules_in_every_column() -> None:
+    """A program reads the sum as it reads its parts, exactly."""
+    total = {"idle_uj": (1 << 62) + 1, "dynamic_uj": 1}
+    rows = [{"kind": "namespace", "id": "a", "name": "a", "total": total}]
+    names, told = report_rows({"report": {"by": "namespace", "rows": rows}}, View(everything=True))
+    row = dict(zip(names, told[0], strict=True))
+
+    assert [row[key] for key in ("energy_uj", "idle_uj", "dynamic_uj")] == [
+        (1 << 62) + 2,
+        (1 << 62) + 1,
+        1,
+    ]
+    assert isinstance(row["energy_uj"], int)
+
+
+@pytest.mark.parametrize("option", ["-l", "-lapp=web", "--selector=app=web", "--selector"])
+def test_labels_are_not_in_the_history(option: str) -> None:
+    """Whoever knows -l from the lists is told what a report is by instead."""
+    with pytest.raises(Failure, match="labels") as failure:
+        parse_options(["report", option, "app=web"])
+
+    assert failure.value.exit_code == 2
+    assert "--by" in str(failure.value)
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -215,6 +250,8 @@ def test_until_alone_is_from_as_far_back_as_is_known() -> None:
         (("2099-01-01", None, None), "--since 2099-01-01 is not before now"),
         (("1960-01-01", None, None), "is before 1970"),
         (("999999999w", None, None), "is no time such as"),
+        ((None, None, "0h"), "--last '0h' is no length of time"),
+        ((None, None, "0.0d"), "--last '0.0d' is no length of time"),
         (("\ud800", None, None), "is no time such as"),
     ],
 )
