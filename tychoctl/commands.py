@@ -128,7 +128,7 @@ _ALL: Final = (
     ),
     _fact(
         "version",
-        "versions of tychoctl and of the tychod that answers",
+        "versions of tychoctl and of the tychod that answers; tychoctl --version is the same",
         "tychoctl version",
         is_op=False,
     ),
