@@ -1,8 +1,18 @@
-"""The options of `tychoctl doctor`."""
+"""The options of `tychoctl doctor`; every --help imports them, and so nothing else."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Final
 
-from tychoctl.doctor_view import GROUPS
+GROUPS: Final[Mapping[str, str]] = {
+    "machine": "This machine",
+    "service": "The service",
+    "accounting": "Accounting of CPU time",
+    "energy": "Sources of energy",
+    "gpu": "GPUs",
+    "names": "Names of pods and units",
+}
+"""Of checks, in the order in which they are shown."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tychoctl.doctor_view import GROUPS, Check, summary
+from tychoctl.doctor_options import GROUPS
+from tychoctl.doctor_view import Check, summary
 from tychoctl.render import escape, wrap
 
 COLOURS: Final = {"ok": "32", "warn": "33", "fail": "1;31", "skip": "2"}

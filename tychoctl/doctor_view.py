@@ -4,17 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tychoctl.client import Failure, Reply
+from tychoctl.doctor_options import GROUPS
 from tychod.version import read_build
 
 STATES: Final = ("ok", "warn", "fail", "skip")
-GROUPS: Final[Mapping[str, str]] = {
-    "machine": "This machine",
-    "service": "The service",
-    "accounting": "Accounting of CPU time",
-    "energy": "Sources of energy",
-    "gpu": "GPUs",
-    "names": "Names of pods and units",
-}
 SOURCES: Final[Mapping[str, str]] = {
     "cpu": "hierarchy",
     "rapl": "rapl",

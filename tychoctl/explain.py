@@ -9,7 +9,6 @@ from typing import Final
 from tychoctl import output
 from tychoctl.client import Connection, Reply, socket_path
 from tychoctl.commands import Command, Rows
-from tychoctl.explain_text import render_explain
 from tychoctl.options import Options
 from tychoctl.run import first_of, patiently, stream_ended, view_of
 from tychoctl.values import EVERY_WINDOW, parse_namespace
@@ -45,11 +44,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _text(reply: Mapping[str, object], view: View) -> str:
+    from tychoctl.explain_text import render_explain  # every --help imports this module
+
+    return render_explain(reply, view)
+
+
 def _no_rows(_: Mapping[str, object], __: View) -> Rows:
     return [], []
 
 
-COMMAND: Final = Command("explain", "", "", "explain", render_explain, _no_rows)
+COMMAND: Final = Command("explain", "", "", "explain", _text, _no_rows)
 
 
 def run(options: Options) -> int:

@@ -1,10 +1,14 @@
-"""The options of `tychoctl top`."""
+"""The options of `tychoctl top`; every --help imports them, and so nothing else."""
 
 import argparse
+from typing import Final, Literal, get_args
 
-from tychoctl.top_state import KINDS, UNITS
 from tychoctl.values import parse_interval, parse_labels, parse_namespace
 from tychoctl.view import DEFAULT_SORT, SORTS
+
+Unit = Literal["W", "J", "Wh"]
+UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
+KINDS: Final = ("container", "vm", "unit", "kernel", "system", "past", "unattributed")
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,12 @@
 """What the user of `tychoctl top` has chosen, and what each key makes of it; pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, get_args
+from typing import Final, Literal, NamedTuple, Protocol
 
+from tychoctl.top_options import KINDS, UNITS, Unit
 from tychoctl.view import DEFAULT_SORT, SORTS
 
-Unit = Literal["W", "J", "Wh"]
-UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 Mode = Literal["list", "help", "text", "namespace"]
-KINDS: Final = ("container", "vm", "unit", "kernel", "system", "past", "unattributed")
 MOST_TYPED: Final = 100
 AMOUNTS: Final = ("power", "energy")
 ALL_ROWS: Final = 1_000_000_000

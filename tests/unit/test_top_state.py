@@ -12,8 +12,9 @@ from tychoctl.lists import add
 from tychoctl.selector import parse_selector
 from tychoctl.top_keys import SEQUENCES, Keys
 from tychoctl.top_model import KEEP, History, Known, absorb, begin_anew
+from tychoctl.top_options import KINDS
 from tychoctl.top_rows import Row, make_rows
-from tychoctl.top_state import CHOICES, FOLDS, KINDS, MOVES, State, press, settle
+from tychoctl.top_state import CHOICES, FOLDS, MOVES, State, press, settle
 
 PAGE = 4
 
