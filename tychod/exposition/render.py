@@ -4,7 +4,7 @@ import importlib.util
 import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tychod.config_results import MetricNames, Metrics
@@ -56,8 +56,14 @@ class Told(NamedTuple):
 class Exposition:
     """Answers scrapes; callable from any thread, and never makes anything be measured."""
 
-    def __init__(self, read: Callable[[], Scrape | None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Scrape | None],
+        note: Callable[[Mapping[str, int], int], None] = lambda *_: None,
+    ) -> None:
+        """``note`` is told of each text what it left out, by level, and of which most."""
         self._read = read
+        self._note = note
         self._told: list[Told] = []
         self._heads: dict[bool, dict[str, str]] = {}
         self._lock = threading.Lock()
@@ -92,7 +98,8 @@ class Exposition:
     def _encode(self, scrape: Scrape, names: MetricNames, is_open: bool) -> bytes:
         if is_open not in self._heads:
             self._heads[is_open] = {row.name: head_of(row, is_open=is_open) for row in METRICS}
-        lines = series(scrape, names)
+        lines, dropped = series(scrape, names)
+        self._note(dropped, scrape.metrics.max_series)
         return "".join(_texts(lines, self._heads[is_open], is_open)).encode()
 
 
@@ -112,8 +119,8 @@ def _sound(accept: str) -> Iterator[str]:
             yield ";".join([media, *(text for text in parameters if _VERSION.fullmatch(text))])
 
 
-def series(scrape: Scrape, names: MetricNames) -> list[Line]:
-    """Return what is shown of a scrape, with what is left out counted."""
+def series(scrape: Scrape, names: MetricNames) -> tuple[list[Line], Mapping[str, int]]:
+    """Return what is shown of a scrape, and how many series are left out by level."""
     levels = scrape.metrics.levels
     made = kepler.blocks(scrape, levels) if names == "kepler" else _own_blocks(scrape)
     room = scrape.metrics.max_series - tycho.EXPORTER_SERIES
@@ -121,7 +128,8 @@ def series(scrape: Scrape, names: MetricNames) -> list[Line]:
     lines = [line for block in result.blocks for line in block.lines]
     shown = {**result.shown, "self": result.shown["self"] + tycho.EXPORTER_SERIES}
     quantum_j = scrape.metrics.energy_quantum
-    return [*lines, *tycho.exporter_lines(shown, result.dropped, quantum_j)]
+    lines += tycho.exporter_lines(shown, result.dropped, quantum_j)
+    return lines, {str(level): count for level, count in result.dropped.items()}
 
 
 def _finite(block: Block) -> Block:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tychod.exposition import Exposition
 from tychod.runtime.answers import Answers
+from tychod.runtime.http_cap import Cap
 from tychod.runtime.http_endpoint import Endpoint
 from tychod.runtime.http_pages import Known
 from tychod.runtime.questions import Asked
@@ -35,11 +36,13 @@ def build_known(
 ) -> Known:
     """Return what the pages are made from: what readers without rights see."""
     access = answers.access(everything=False)
-    exposition = Exposition(lambda: scrape_of(access.view(), *asked))
+    cap = Cap()
+    exposition = Exposition(lambda: scrape_of(access.view(), *asked), cap.note)
     return Known(
         exposition.render,
         lambda: answers.status(counts(), access),
         lambda: access.slot.get() is not None,
         answers.wait_s,
         *quiet,
+        cap.troubles,
     )

@@ -63,6 +63,7 @@ class Endpoint:
     ) -> None:
         """``credentials``: the directory in which systemd put those of this service."""
         self._metrics = metrics
+        self._known = known
         self._files: Final[Files] = files_of(metrics, credentials)
         self._guard = Guard() if self._files.users else None
         self._retry_s = retry_s
@@ -101,6 +102,7 @@ class Endpoint:
     def troubles(self) -> Iterator[Trouble]:
         """Yield what keeps the endpoint closed, or what it is served in spite of."""
         yield from tuple(self._troubles.values())
+        yield from self._known.troubles()
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:

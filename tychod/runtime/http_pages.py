@@ -5,13 +5,14 @@ Whether the daemon is well is told to everybody; everything else to users alone,
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgpack
 
 from tychod.frames import ProtocolError
+from tychod.model import Trouble
 from tychod.runtime.http_auth import Guard, Verdict
 from tychod.runtime.http_message import (
     BadRequest,
@@ -51,6 +52,7 @@ class Known(NamedTuple):
     wait_s: Callable[[], float]  # until the first window is expected
     quiet_s: Callable[[], float]  # since analysis last advanced
     quiet_limit_s: float
+    troubles: Callable[[], Iterable[Trouble]] = tuple  # of what the pages show
     troubles: Callable[[], Iterable[Trouble]] = tuple  # of what the pages show
 
 
