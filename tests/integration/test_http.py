@@ -263,6 +263,28 @@ def test_the_endpoint_moves_by_the_interval_in_steps_of_the_quantum(metrics: Met
     assert {float(value) % 0.5 for value in joules} == {0.0}
 
 
+def test_a_foreign_name_for_this_host_is_not_served(
+    site: Site, metrics: Metrics, pairs: tuple[Pair, Pair, Pair], tmp_path: Path
+) -> None:
+    """A web page whose name is made to lead to loopback reads nothing; with users it may."""
+    ours = ["127.0.0.1:9102", "[::1]:9102", "[::1]", "localhost", "LOCALHOST.:80", "10.0.0.1", ""]
+    foreign = ["evil.example", "evil.example:9102", "localhost.evil.example", "127.0.0.1.evil", "["]
+    with serving(metrics, site.known) as endpoint:
+        for path in ("/metrics", "/status", "/healthz"):
+            told = {host: get(endpoint, path, {"Host": host}).status for host in ours + foreign}
+            assert told == {**dict.fromkeys(ours, 200), **dict.fromkeys(foreign, 421)}
+        assert b"users_file" in get(endpoint, headers={"Host": "evil.example"}).body
+    ca, server, _ = pairs
+    with serving(secured(metrics, server), site.known) as endpoint:
+        named = get(endpoint, headers={"Host": "node.example"}, context=trusting(ca))
+    with serving(with_users(metrics, tmp_path), site.known) as endpoint:
+        known = get(endpoint, headers={"Host": "node.example", **basic("a", "b")})
+    reachable = dataclasses.replace(metrics, listen="0.0.0.0:0", insecure=True)
+    with serving(reachable, site.known) as endpoint:
+        remote = get(endpoint, headers={"Host": "node.example"})
+    assert (named.status, known.status, remote.status) == (200, 200, 200)
+
+
 FINE = re.compile(r"uj|joules?|_w$|watts?|power|energy")
 
 

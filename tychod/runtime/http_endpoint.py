@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tychod.conflicts import split_listen
+from tychod.conflicts import is_loopback, split_listen
 from tychod.exposition import NO_LIBRARY, has_library
 from tychod.model import Trouble
 from tychod.runtime.http import BACKLOG, HttpServer
@@ -27,7 +27,7 @@ from tychod.runtime.problems import REPORT
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from tychod.config_results import Metrics
     from tychod.runtime.http_files import Seen
@@ -73,7 +73,7 @@ class Endpoint:
         self._looked_s = 0.0
         self._addresses: tuple[tuple[str, int], ...] = ()
         self._stop = threading.Event()
-        pages = Pages(known, self._guard)
+        pages = Pages(known, self._guard, _own_names(metrics, self._files))
         self._server = HttpServer(pages.answer, self._current_context, limits)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
@@ -197,6 +197,19 @@ class Endpoint:
         if not (self._context or self._metrics.insecure):
             _refuse_open(host, [address[0] for _, address in found])
         return _bind_all(listening, found)
+
+
+def _own_names(metrics: Metrics, files: Files) -> Container[str] | None:
+    """Return what we may be called by whoever needs no password to read; None: anything.
+
+    Only by loopback: who can be reached by others has names that we do not know.
+    """
+    where = split_listen(metrics.listen)
+    if files.users or files.certificate or where is None:
+        return None
+    if metrics.insecure and not is_loopback(where[0]):
+        return None
+    return {"localhost", where[0]}
 
 
 def _bind_all(

@@ -3,10 +3,12 @@
 One request a connection: nobody keeps a place between two scrapes.
 """
 
+import contextlib
 import io
+import ipaddress
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from http.client import HTTPException, parse_headers
@@ -29,6 +31,7 @@ class Request(NamedTuple):
     accept: str = ""
     accept_encoding: str = ""
     authorization: str = ""
+    host: str = ""  # what the client calls us
     peer: str = ""  # whom it counts as
 
     def __repr__(self) -> str:
@@ -72,7 +75,24 @@ def parse_head(head: bytes) -> Request:
     def told(name: str) -> str:
         return ",".join(headers.get_all(name) or ())
 
-    return Request(method, path, told("Accept"), told("Accept-Encoding"), told("Authorization"))
+    return Request(
+        method,
+        path,
+        told("Accept"),
+        told("Accept-Encoding"),
+        told("Authorization"),
+        told("Host"),
+    )
+
+
+def is_own_name(host: str, names: Container[str]) -> bool:
+    """Say whether a ``Host`` header names an address or one of these; "" is none: no browser's."""
+    name = ""
+    with contextlib.suppress(ValueError):
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+        return True
+    return not host or name.removesuffix(".") in names
 
 
 def plain(status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,7 +5,7 @@ Whether the daemon is well is told to everybody; everything else to users alone,
 
 import gzip
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from tychod.runtime.http_message import (
     Request,
     Response,
     come_again,
+    is_own_name,
     plain,
     wants_gzip,
 )
@@ -30,6 +31,10 @@ SHRINKING: Final = 4  # of 9; more costs a scrape twice the time for a few per c
 REALM: Final = 'Basic realm="tychod", charset="UTF-8"'
 ENERGIES: Final = ("energy_uj", "power_w")
 """Of each domain in the answer ``status``: exact, as the control socket's readers may have it."""
+FOREIGN: Final = (
+    "ask by address, or by the name in [metrics] listen: by loopback other names are not answered, "
+    "unless [metrics] users_file or tls_cert_file is set"
+)
 INDEX: Final = b"""<!DOCTYPE html>
 <html lang="en"><head><title>tychod</title></head><body>
 <h1>tychod</h1>
@@ -53,20 +58,28 @@ class Known(NamedTuple):
     quiet_s: Callable[[], float]  # since analysis last advanced
     quiet_limit_s: float
     troubles: Callable[[], Iterable[Trouble]] = tuple  # of what the pages show
-    troubles: Callable[[], Iterable[Trouble]] = tuple  # of what the pages show
 
 
 class Pages:
     """Answers requests; callable from any thread."""
 
-    def __init__(self, known: Known, guard: Guard | None) -> None:
-        """``guard``: None where everybody who can connect is let in."""
+    def __init__(
+        self, known: Known, guard: Guard | None, names: Container[str] | None = None
+    ) -> None:
+        """``guard``: None where everybody who can connect is let in.
+
+        ``names``: of ours, beside addresses; None where it does not matter what we are called.  A
+        browser on this host may be led here by a web page under the page's own name.
+        """
         self._known = known
         self._guard = guard
+        self._names = names
         self._small: tuple[bytes, bytes] = (b"", b"")
 
     def answer(self, request: Request) -> Response:
         """Return the response; raise ``BadRequest`` where there is none of the page's own."""
+        if self._names is not None and not is_own_name(request.host, self._names):
+            raise BadRequest(plain(HTTPStatus.MISDIRECTED_REQUEST, FOREIGN))
         if request.path == "/healthz":
             return self._health()
         if request.path == "/readyz":
