@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 SYSTEMD_RUNS: Final = "/run/systemd/system"  # sd_booted(3)
 UNIT: Final = "tychod.service"
+NOBODY: Final = "nogroup"
 
 
 class Service(NamedTuple):
@@ -59,7 +60,7 @@ def render_not_permitted(path: str) -> str:
     """Return one line: who may connect to a socket, and how to become one who may."""
     user = _user_name(os.getuid())
     group = _group_of(path)
-    if group is None:
+    if group is None or user is None:
         return f"permission denied on {path}; ask root, or run sudo tychoctl"
     if user in group.members:
         return f"{user} is a member of group {group.name} since after this login: log in again"
@@ -88,14 +89,16 @@ def _group_of(path: str) -> Group | None:
             continue  # not ours to look at: the directory above has the same group
         except (OSError, KeyError):
             return None
-        return Group(found.gr_name, tuple(found.gr_mem)) if gid else None
+        # The group of ids that this user namespace does not know has no members to be one of.
+        is_real = gid != 0 and found.gr_name != NOBODY
+        return Group(found.gr_name, tuple(found.gr_mem)) if is_real else None
     return None
 
 
-def _user_name(uid: int) -> str:
+def _user_name(uid: int) -> str | None:
     import pwd
 
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"#{uid}"
+        return None
