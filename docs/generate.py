@@ -31,6 +31,7 @@ def generated() -> Mapping[str, str]:
         "packaging/completion/tychoctl.bash": render("bash"),
         "packaging/completion/_tychoctl": render("zsh"),
         "etc/tychod.toml": render_default(),
+        "tychod/default.toml": render_default(),  # for tychoctl config default, in a package
         "docs/configuration.md": with_regions("docs/configuration.md", settings=render_table()),
         "docs/accuracy.md": with_regions("docs/accuracy.md", figures=render_accuracy()),
         "docs/metrics.md": with_regions(

@@ -175,7 +175,9 @@ def first_of(replies: Iterator[Reply]) -> Reply:
 
 def stream_ended() -> Failure:
     """Return what it means that the daemon ends a stream by itself."""
-    return Failure("not-running", "tychod ended the stream: it stops or restarts; start again with --wait 10")
+    return Failure(
+        "not-running", "tychod ended the stream: it stops or restarts; start again with --wait 10"
+    )
 
 
 def patiently(attempt: Callable[[], T], path: str, wait_s: float | None) -> T:
@@ -257,10 +259,16 @@ def only_settings(reply: Reply, key: str) -> Reply:
 
 
 def print_default_config() -> int:
-    """Print the commented default file."""
-    from tychod.config_text import render_default
+    """Print the commented default file, which was generated from the declarations."""
+    from pathlib import Path
 
-    output.write(render_default())
+    # To load the declarations and render them anew takes twice as long as a command may.
+    path = Path(__file__).resolve().parent.parent / "tychod" / "default.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise Failure("failed", f"{path}: {exc.strerror}; reinstall the package") from exc
+    output.write(text)
     return 0
 
 

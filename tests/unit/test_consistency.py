@@ -5,6 +5,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -205,6 +207,31 @@ def test_a_watch_for_a_program_prints_lines() -> None:
     assert parse_options(["pods", "-w", "-o", "table"]).output == "table"
     assert parse_options(["pods", "-w", "-o", "csv"]).output == "csv"
     assert parse_options(["pods"]).output == "table"
+
+
+@pytest.mark.parametrize(
+    ("line", "kept_out"),
+    [
+        ("--help", ("tychoctl.explain_text", "tychoctl.report_text", "tychoctl.doctor_view")),
+        ("completion bash", ("tychoctl.explain_text", "tychoctl.top_state", "tychod.version")),
+        ("config default", ("tychod.config", "tychod.settings", "tomli_w")),
+    ],
+)
+def test_a_short_command_imports_no_more_than_it_says(line: str, kept_out: tuple[str, ...]) -> None:
+    """Imports are most of what a one-shot command costs."""
+    program = (
+        "import atexit, sys\n"
+        "from tychoctl.__main__ import main\n"
+        f"atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.exit(main({line.split()!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout
+    assert "tychoctl.run" in done.stderr.split()
+    assert not set(kept_out) & set(done.stderr.split())
 
 
 def test_help_has_every_command_in_a_group() -> None:
