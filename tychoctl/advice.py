@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 SYSTEMD_RUNS: Final = "/run/systemd/system"  # sd_booted(3)
 UNIT: Final = "tychod.service"
-NOBODY: Final = "nogroup"
+NOBODY: Final = ("nogroup", "nobody")
 
 
 class Service(NamedTuple):
@@ -90,7 +90,7 @@ def _group_of(path: str) -> Group | None:
         except (OSError, KeyError):
             return None
         # The group of ids that this user namespace does not know has no members to be one of.
-        is_real = gid != 0 and found.gr_name != NOBODY
+        is_real = gid != 0 and found.gr_name not in NOBODY
         return Group(found.gr_name, tuple(found.gr_mem)) if is_real else None
     return None
 

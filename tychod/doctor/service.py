@@ -31,7 +31,7 @@ RSS_MOST: Final = 200 << 20
 CPU_MOST: Final = 0.05
 ROOM_LEAST: Final = 64 << 20
 """Bytes; state takes 1 MB and less, a calibration and what is set aside as much again."""
-NOBODY: Final = "nogroup"
+NOBODY: Final = ("nogroup", "nobody")
 """Of ids that this user namespace does not know: nobody should be a member."""
 STATE_MODE: Final = 0o700
 
@@ -52,7 +52,7 @@ def daemon_pid(place: Place) -> int | None:
 
 def socket_path(place: Place) -> Path:
     """Return where the daemon's socket should be."""
-    from tychod.runtime.supervisor import socket_path as path_of
+    from tychod.runtime.places import socket_path as path_of
 
     return path_of(place.config, place.environ)
 
@@ -189,7 +189,7 @@ def _not_let_in(place: Place, path: Path, text: str) -> Finding:
 def judge_refused(text: str, *, gid: int, uid: int) -> Finding:
     """Return how a user gets to a socket of a group; nobody should join root's for it."""
     group, user = group_name(gid), user_name(uid)
-    is_named = not (group.isdecimal() or user.isdecimal() or group == NOBODY)
+    is_named = not (group.isdecimal() or user.isdecimal() or group in NOBODY)
     if gid == 0 or not is_named:
         return Finding("warn", text, remedy("as-root"))
     told = remedy("socket-member", group=group, user=user)
@@ -209,7 +209,7 @@ def state_path(place: Place) -> Path:
 
     The client has the running daemon's own word for it.
     """
-    from tychod.runtime.supervisor import state_directory
+    from tychod.runtime.places import state_directory
 
     by_unit = Path(f"{place.host.var}/lib/tychod")
     own = state_directory(place.environ, place.uid)
