@@ -44,6 +44,23 @@ def check(node: Node) -> dict[str, Any]:
     return found
 
 
+def check_questions(node: Node) -> None:
+    """Every operation with arguments is answered from the daemon's own state, not a test's."""
+    told = ask(node, "explain", name="system", kind="workload")
+    text = ask(node, "metrics", names="tycho", openmetrics=False)["text"]
+    accounting = ask(node, "status")["accounting"]
+    domain = told["domains"]["package"]
+    hints = {hint["about"]: hint for hint in told["improve"]}
+
+    assert told["accounting"] == {key: accounting[key] for key in ("method", "reason")}
+    assert domain["shared_uj"] == sum(domain["by_whom_uj"].values()) > 0
+    assert "idle_w_per_cpu" in hints["package"]["remedy"]  # there is no meter, and it knows why
+    assert "no reason given" not in hints["package"]["reason"]
+    assert told["domains"]["package"]["own"]["sd_uj"] is None  # a model's error is not known
+    assert "tycho_node_joules_total" in text
+    assert set(ask(node, "trend")["points"][-1][1]) == {"package"}
+
+
 def test_reports_go_on_over_a_kill(settings: str, tmp_path: Path) -> None:
     """No record is lost that was made, nothing is counted twice, and the files are the daemon's."""
     with Node(tmp_path, settings) as node:
@@ -54,6 +71,7 @@ def test_reports_go_on_over_a_kill(settings: str, tmp_path: Path) -> None:
         after = check(node)
         points = ask(node, "trend")["points"]
         text = node.tychoctl("report", "--by", "namespace", "-o", "table").stdout
+        check_questions(node)
         assert node.stop() == 0
     files = sorted((tmp_path / "state" / "history").iterdir())
     package = answer["domains"]["package"]

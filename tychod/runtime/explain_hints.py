@@ -36,7 +36,10 @@ FLAG_REMEDIES: Final = {
     "fallback-activity": 'set [accounting] counters = ["llc_misses"], where the machine has that '
     "counter, and restart tychod",
 }
-SOONER: Final = "; bins of 50 ms, counted in the kernel, would tell workloads apart sooner"
+SOONER: Final = (
+    "; bins of 50 ms, counted in the kernel, would show what is short-lived and tell workloads "
+    "apart sooner"
+)
 WHY_NO_KERNEL: Final = "tychoctl doctor says what keeps the kernel programs out"
 PROCESSES: Final = "set [accounting] processes = true and restart tychod"
 DOCTOR: Final = "tychoctl doctor says what is missing"
