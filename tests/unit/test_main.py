@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tychod.runtime.supervisor import StartError, state_directory
+from tychod.runtime.places import StartError, state_directory
 from tychod.version import read_build, render_version
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 MODULES: Final = (
-    *("tychod.runtime.supervisor", "tychod.kernel.bpf.attached", "tychod.kernel.bpf.opening"),
+    *("tychod.kernel.bpf.attached", "tychod.kernel.bpf.opening"),
     *("tychod.collectors", "tychod.workloads.devices", "tychod.workloads.runtimefiles"),
 )
 ASKING: Final = ("tychod.collectors.redfish_client", "tychod.workloads.kubelet_http")

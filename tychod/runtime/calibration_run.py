@@ -21,9 +21,8 @@ from tychod.config import Config
 from tychod.hostfs import Host
 from tychod.model import SourceDevice
 from tychod.runtime.calibration import CalibrationFile, is_settled
-from tychod.runtime.daemon import StartError
+from tychod.runtime.places import StartError, state_directory
 from tychod.runtime.store import StateInUseError, Store
-from tychod.runtime.supervisor import state_directory
 from tychod.samples import EnergySample, GpuSample
 from tychod.settings import Arguments, SettingsError, load_settings
 

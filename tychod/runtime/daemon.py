@@ -31,6 +31,7 @@ from tychod.runtime.gpus import GpuSampler, gpu_sampler
 from tychod.runtime.history import REMEDY, History
 from tychod.runtime.metadata import Cgroups
 from tychod.runtime.naming import build_naming, complete, count_nameless, kubelet_status
+from tychod.runtime.places import StartError
 from tychod.runtime.plans import Plan
 from tychod.runtime.problems import source_troubles
 from tychod.runtime.processes import ProcessSampler, open_processes
@@ -65,10 +66,6 @@ QUIET_LIMIT_S: Final = 4.0
 """Analysis shows itself twice a second; after this long without it something is wrong."""
 STOP_S: Final = 1.0
 """All threads together get this long; one that hangs in a driver is left behind."""
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says why and what to do."""
 
 
 class Tried(Protocol):

@@ -14,10 +14,11 @@ from typing import Final
 
 from tychod.collectors import ENERGY_COLLECTORS
 from tychod.config import Config
-from tychod.runtime.daemon import QUIET_LIMIT_S, Daemon, StartError
+from tychod.runtime.daemon import QUIET_LIMIT_S, Daemon
 from tychod.runtime.listener import ListenError, adopt_listener, bind_control_socket
 from tychod.runtime.logs import close_logging, set_level, setup_logging
 from tychod.runtime.notify import Notifier
+from tychod.runtime.places import DEFAULT_SOCKET, StartError, socket_path, state_directory
 from tychod.runtime.store import StateInUseError, Store
 from tychod.settings import (
     Arguments,
@@ -36,8 +37,6 @@ EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
 FIRST_PASS_S: Final = 5.0
 """How long a source may take to answer for the first time before the start goes on without it."""
-DEFAULT_SOCKET: Final = "/run/tychod/tychod.sock"
-DEFAULT_STATE: Final = "/var/lib/tychod"
 COLLECT_AFTER: Final = 10_000
 """A window makes thousands of small objects, none of them in a cycle: to look through them after
 every 700, as Python does by itself, took about a tenth of the analysis."""
@@ -238,39 +237,6 @@ def _open_store(environ: Mapping[str, str]) -> Store:
             f"state directory {directory} cannot be used: {exc.strerror}; "
             "create it for the daemon's user or set STATE_DIRECTORY"
         ) from exc
-
-
-def state_directory(environ: Mapping[str, str], uid: int) -> Path:
-    """Return where state is kept: systemd's choice, else the system's, else the user's."""
-    given = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        return Path(given)
-    if uid == 0:
-        return Path(DEFAULT_STATE)
-    base = environ.get("XDG_STATE_HOME")
-    return Path(base) / "tychod" if base else _home(environ, uid) / ".local" / "state" / "tychod"
-
-
-def _home(environ: Mapping[str, str], uid: int) -> Path:
-    import pwd  # only for a user without systemd's or the desktop's choice
-
-    if given := environ.get("HOME"):
-        return Path(given)
-    try:
-        return Path(pwd.getpwuid(uid).pw_dir)
-    except KeyError:
-        raise StartError(
-            f"user {uid} has no home directory to keep state in; "
-            "set STATE_DIRECTORY to a directory of its own"
-        ) from None
-
-
-def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
-    """Return where the control socket is: the setting, else systemd's directory, else /run."""
-    if config.control.socket:
-        return Path(config.control.socket)
-    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(given) / "tychod.sock" if given else Path(DEFAULT_SOCKET)
 
 
 def _open_listener(config: Config, environ: Mapping[str, str]) -> tuple[socket.socket, Path | None]:
