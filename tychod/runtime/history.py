@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +23,7 @@ from tychod.runtime.history_files import File, Limits, Writer, list_files
 from tychod.runtime.history_records import Encoder, Head, Life, totals_of
 from tychod.runtime.history_report import Placed, place, report_body
 from tychod.runtime.history_spans import Period, Source, Span, read_spans
+from tychod.runtime.history_work import MOST_WORK, Allowance, Work
 from tychod.runtime.slots import Slot, View
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ MOST_MEMORY_BYTES: Final = 16 * 1024 * 1024
 """However many workloads change in every record: the oldest go sooner than `memory` says then."""
 CHUNK_PARTS: Final = 8
 """A chunk takes at most this part of the memory, and a record, so that the oldest can go alone."""
-MOST_REPORTS: Final = 2
-"""At once: each reads files, and takes time of the daemon's that measuring needs, too."""
+MOST_REPORTS: Final = 1
+"""At once: each reads files, and takes time and memory of the daemon's that measuring needs."""
 FAR_NS: Final = 1 << 62
 REMEDY: Final = (
     "make room, or mend the directory's mode; it is tried again at every record, and reports have "
@@ -114,6 +115,7 @@ class History:
         self._problem: str | None = None
         self._told: frozenset[str] = frozenset()
         self._reports = threading.Semaphore(MOST_REPORTS)
+        self._allowance = Allowance()  # of who makes a report
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -198,7 +200,8 @@ class History:
 
     def _begin(self, life: Life, offset_ns: int) -> Encoder:
         """Go on with what an earlier run recorded last of the same counters, or begin."""
-        spans = [span for span in self._read(Period(FAR_NS - 1, FAR_NS)) if span.life == life]
+        spans = self._read(Period(FAR_NS - 1, FAR_NS), Work(None))
+        spans = [span for span in spans if span.life == life]
         if not spans:
             return Encoder(Head(life, begin_of(life, offset_ns)), None, self._full_every())
         span = spans[0]
@@ -244,26 +247,33 @@ class History:
         if start_ns >= end_ns:
             raise ProtocolError("bad-request", "report: start has to be before end and before now")
         if not self._reports.acquire(blocking=False):
-            message = "tychod makes other reports at this moment; try again in a second"
+            message = "tychod makes another report at this moment; try again in a second"
             raise ProtocolError("busy", message)
+        work = Work(MOST_WORK if view.step_s else None)
         try:
+            if view.step_s:
+                self._allowance.check(self._clock.now_ns())
             period = Period(start_ns, end_ns, round(view.step_s * 1e9))
-            return {"report": report_body(self._place(period, view), period, args.by, factors)}
+            placed = self._place(period, view, work)
+            return {"report": report_body(placed, period, args.by, factors)}
         finally:
+            if view.step_s:
+                self._allowance.take(work)
             self._reports.release()
 
-    def _place(self, period: Period, view: View) -> list[Placed]:
-        spans = {span.life: span for span in self._read(period)}
+    def _place(self, period: Period, view: View, work: Work) -> Iterator[Placed]:
+        spans = {span.life: span for span in self._read(period, work)}
         live = self._live(period, view)
         current = Life(self._boot, live.since_ns) if live else None
         if live and current:
             offset_ns = live.wall_offset_ns
             began_ns = begin_of(current, offset_ns) + offset_ns
             spans.setdefault(current, Span(current, offset_ns, began_ns))
-        found = (
-            place(span, period, live if life == current else None) for life, span in spans.items()
-        )
-        return [placed for placed in found if placed]
+        while spans:
+            life = next(iter(spans))
+            placed = place(spans.pop(life), period, live if life == current else None, work)
+            if placed:
+                yield placed
 
     def _live(self, period: Period, view: View) -> Snapshot | None:
         """Return the newest window where it is in the period and may be an edge of it.
@@ -291,9 +301,10 @@ class History:
             wall_offset_ns=snapshot.wall_offset_ns - slept_ns,
         )
 
-    def _read(self, period: Period) -> list[Span]:
+    def _read(self, period: Period, work: Work) -> list[Span]:
         damaged: list[str] = []
-        spans = read_spans(self._sources(), period, self._interval_ns, damaged.append)
+        sources = self._sources()
+        spans = read_spans(sources, period, self._interval_ns, damaged.append, work.spend)
         with self._lock:
             fresh = [name for name in damaged if name not in self._told]
             self._told |= frozenset(fresh)

@@ -1,10 +1,12 @@
 """Energy of a period by namespace, pod, unit or workload, from totals at its edges; pure.
 
 The rows add up to the node's energy to the microjoule: what no row can be given, since its leaf
-ended between two records, is in the row ``past``.
+ended between two records, is in the row ``past``.  What was listed no more is read frame by frame
+and added at once: a node where thousands of workloads end has no more rows than another.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tychod.model import PAST_ID
@@ -21,13 +23,15 @@ from tychod.runtime.history_records import (
 
 FIXED: Final = frozenset({"kernel", "system", "unattributed"})
 WORKLOADS: Final = frozenset({"container", "vm", "unit"})
+OTHERS: Final = "others"
+LUMPS: Final = frozenset({"no-namespace", "no-pod", "no-unit", PAST_ID, OTHERS})
 
 
 class Stretch(NamedTuple):
     """Totals at both edges of a stretch of one life, and what was listed no more in between."""
 
     base: Totals | None  # None: the counters began within the period
-    gone: Sequence[Gone]
+    gone: Iterable[Gone]  # read once
     final: Totals
 
 
@@ -38,24 +42,173 @@ class Line(NamedTuple):
     values: Values
 
 
-class Known(NamedTuple):
-    """Everything that was listed at any time, under the name it had last, on the same domains."""
+class Table:
+    """Sums by row: when there are twice as many as wanted, the smallest become one row, others.
 
-    who: Mapping[str, Who]
-    base: Mapping[str, Values]
-    gone: Sequence[tuple[str, Values]]  # leaves; those of tenants without values: see _leaf_gains
-    gone_pods: Sequence[Row]
-    final: Mapping[str, Values]
+    A row that goes on after that begins anew, so that it has less than it had: the sum of all rows
+    stays what it is.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rows: dict[tuple[str, str], Line] = {}
+        self.left_out = 0
+
+    def __len__(self) -> int:
+        """Return how many rows there are now."""
+        return len(self._rows)
+
+    def add(self, who: Who, values: Values) -> None:
+        """Add to a row, under this name from now on."""
+        key = (who.kind, who.id)
+        had = self._rows.get(key)
+        if had is None:
+            self._rows[key] = Line(_slim(who), values)
+            if len(self._rows) > 2 * self._most:
+                self.shrink()
+        else:
+            self._rows[key] = Line(_slim(who), _add(values, had.values))
+
+    def add_all(self, other: "Table") -> None:
+        """Add every row of another table."""
+        self.left_out += other.left_out
+        for line in other.lines():
+            self.add(*line)
+
+    def map(self, change: Callable[[Values], Values]) -> None:
+        """Change the values of every row."""
+        self._rows = {key: Line(who, change(v)) for key, (who, v) in self._rows.items()}
+
+    def shrink(self) -> None:
+        """Leave no more than the largest rows, and what is always one."""
+        always = [line for line in self._rows.values() if line.who.kind in FIXED | LUMPS]
+        rows = [line for line in self._rows.values() if line.who.kind not in FIXED | LUMPS]
+        rows.sort(key=_order)
+        self._rows = {(who.kind, who.id): Line(who, v) for who, v in (*rows[: self._most], *always)}
+        for line in rows[self._most :]:
+            self.left_out += 1
+            self.add(lump(OTHERS), line.values)
+
+    def lines(self) -> list[Line]:
+        """Return the rows, the largest first and ``others`` last."""
+        return sorted(self._rows.values(), key=lambda one: (one.who.kind == OTHERS, *_order(one)))
 
 
-def account(stretch: Stretch, by: ReportBy) -> list[Line]:
-    """Return the rows of a stretch, the last of them ``past``; they add up to the node's."""
-    known = _known(stretch)
-    lines = [line for line in LINES[by](known) if any(line.values)]
+def _order(line: Line) -> tuple[int, str, str]:
+    return (-sum(line.values[1:]), line.who.kind, line.who.id)
+
+
+def _slim(who: Who) -> Who:
+    """Return the same with texts that others have, too: there may be thousands of each."""
+    namespace, owner = (text and sys.intern(text) for text in (who.namespace, who.owner))
+    pod = who.id if who.pod == who.id else who.pod
+    pod_name = who.name if who.pod_name == who.name else who.pod_name
+    kind = sys.intern(who.kind)
+    return who._replace(kind=kind, namespace=namespace, owner=owner, pod=pod, pod_name=pod_name)
+
+
+def lump(kind: str) -> Who:
+    """Return whose a row is that is one for many."""
+    return Who(kind, kind, kind, None, None, None, None, nested=False)
+
+
+def account(stretch: Stretch, by: ReportBy, most: int) -> Table:
+    """Return the rows of a stretch, ``past`` among them; they add up to the node's."""
+    fold = _Fold(stretch.base, stretch.final, by, most)
+    for each in stretch.gone:
+        fold.take(each)
+    fold.finish()
     total = node_gain(stretch)
-    lines, rest = _shortened(lines, total)
-    who = Who(PAST_ID, PAST_ID, PAST_ID, None, None, None, None, nested=False)
-    return [*lines, Line(who, rest)]
+    lines, rest = _shortened(fold.table.lines(), total)
+    found = Table(most)
+    found.left_out = fold.table.left_out
+    for line in lines:
+        found.add(*line)
+    found.add(lump(PAST_ID), rest)
+    return found
+
+
+class _Fold:
+    """Adds up one stretch: what was listed no more in the order in which it went, then the rest."""
+
+    def __init__(self, base: Totals | None, final: Totals, by: ReportBy, most: int) -> None:
+        self.table: Final = Table(most)
+        self._final = final
+        self._by: Final = by
+        rows = base.rows if base else {}
+        self._who = {key: row.who for key, row in rows.items()}  # under the name it had last
+        self._base = {
+            key: project(row.values, base.domains if base else (), final.domains)
+            for key, row in rows.items()
+        }
+        self._pods = self._base_pods()
+        self._taken: set[str] = set()  # pods of the base that have gone
+        self._parents: dict[str | None, str] = {}
+
+    def _base_pods(self) -> dict[str, Values]:
+        rows = {key: Row(self._who[key], values) for key, values in self._base.items()}
+        return {key: row.values for key, row in pod_rows(rows).items()}
+
+    def take(self, each: Gone) -> None:
+        """Add what one record listed no more."""
+        for row in each.leaves:
+            self._take_leaf(row, each.domains)
+        if self._by not in POD_GROUPS:
+            return
+        for who, values in each.pods:
+            if not who.nested:
+                had = self._pods.pop(who.id, None)
+                self._taken.add(who.id) if had else None
+                self._add(
+                    self._pod_group(who), project(values, each.domains, self._final.domains), had
+                )
+
+    def _take_leaf(self, row: Row, domains: Sequence[str]) -> None:
+        who = row.who
+        if who.kind == "folded":
+            return
+        if who.id in self._who:
+            self._who[who.id] = who
+        if who.parent and who.pod in self._pods:
+            self._parents[who.pod] = who.parent
+        group = GROUPS[self._by](who)
+        if group and not who.nested:
+            values = project(row.values, domains, self._final.domains)
+            self._add(group, values, self._base.pop(who.id, None))
+
+    def finish(self) -> None:
+        """Add what is listed at the end."""
+        final = {key: row.values for key, row in self._final.rows.items()}
+        self._who.update((key, row.who) for key, row in self._final.rows.items())
+        base = _handed_over(self._who, self._base, final, self._parents)
+        for key, values in final.items():
+            group = GROUPS[self._by](self._who[key])
+            if group:
+                self._add(group, values, base.get(key))
+        if self._by == "namespace":
+            self._add_namespaces(base, final)
+        if self._by in POD_GROUPS:
+            self._add_pods(base)
+
+    def _add_namespaces(self, base: Mapping[str, Values], final: Mapping[str, Values]) -> None:
+        had, now = (_by_namespace(self._who, values) for values in (base, final))
+        for name, values in now.items():
+            who = Who("namespace", name, name, name, None, None, None, nested=False)
+            self._add(who, values, had.get(name))
+
+    def _add_pods(self, base: Mapping[str, Values]) -> None:
+        had = pod_rows({key: Row(self._who[key], values) for key, values in base.items()})
+        for key, (who, values) in pod_rows(self._final.rows).items():
+            start = had[key].values if key in had and key not in self._taken else None
+            self._add(self._pod_group(who), values, start)
+
+    def _pod_group(self, who: Who) -> Who:
+        return who if self._by == "pod" else lump(POD_GROUPS[self._by])
+
+    def _add(self, who: Who, values: Values, had: Values | None) -> None:
+        gained = _growth(values, had)
+        if any(gained):
+            self.table.add(who, gained)
 
 
 def node_gain(stretch: Stretch) -> Values:
@@ -99,39 +252,15 @@ def _take_back(table: list[list[int]], place: int, much: int) -> None:
         much -= taken
 
 
-def _known(stretch: Stretch) -> Known:
-    base, final = stretch.base, stretch.final
-    who: dict[str, Who] = {}
-    gone: list[tuple[str, Values]] = []
-    gone_pods: list[Row] = []
-    if base:
-        who.update((key, row.who) for key, row in base.rows.items())
-    for each in stretch.gone:
-        for row in each.leaves:
-            key = row.who.id
-            if row.who.kind == "folded":
-                continue
-            who[key] = row.who
-            gone.append((key, _project(row.values, each.domains, final.domains)))
-        gone_pods += [
-            Row(row.who, _project(row.values, each.domains, final.domains)) for row in each.pods
-        ]
-    who.update((key, row.who) for key, row in final.rows.items())
-    now = {key: row.values for key, row in final.rows.items()}
-    had = (
-        {k: _project(r.values, base.domains, final.domains) for k, r in base.rows.items()}
-        if base
-        else {}
-    )
-    return Known(who, _handed_over(who, had, now), gone, gone_pods, now)
-
-
 def _handed_over(
-    who: Mapping[str, Who], base: dict[str, Values], final: Mapping[str, Values]
+    who: Mapping[str, Who],
+    base: dict[str, Values],
+    final: Mapping[str, Values],
+    gone_parents: Mapping[str | None, str],
 ) -> dict[str, Values]:
     """Return the base with what tenants' leaves had that are gone under who has it now."""
     pods = {who[key].pod for key in final} - {None}
-    parents = {one.pod: one.parent for one in who.values() if one.parent}
+    parents = {**gone_parents, **{one.pod: one.parent for one in who.values() if one.parent}}
     gone = [key for key in base if key not in final and who[key].nested]
     for key in gone:
         one = who[key]
@@ -145,7 +274,7 @@ def _handed_over(
     return base
 
 
-def _project(values: Values, have: Sequence[str], want: Sequence[str]) -> Values:
+def project(values: Values, have: Sequence[str], want: Sequence[str]) -> Values:
     """Return values on other domains; what there is none of is zero."""
     if have == want:
         return values
@@ -165,100 +294,51 @@ def _add(values: Values, others: Values | None) -> Values:
     return values if others is None else tuple(map(sum, zip(values, others, strict=True)))
 
 
-def _gains(
-    base: Mapping[str, Values], gone: Iterable[tuple[str, Values]], final: Mapping[str, Values]
-) -> dict[str, Values]:
-    """Return what each key had, over all its lives: one ends with each time it is gone."""
-    left, found = dict(base), dict[str, Values]()
-    for key, values in (*gone, *final.items()):
-        found[key] = _add(_growth(values, left.pop(key, None)), found.get(key))
-    return found
-
-
-def _leaf_lines(known: Known, keys: Callable[[str, Who], bool]) -> Iterator[Line]:
-    """Yield the leaves that are wanted; what a tenant's had that is gone is with another leaf."""
-    wanted = {key for key, who in known.who.items() if keys(key, who)}
-    base = {key: values for key, values in known.base.items() if key in wanted}
-    gone = [(k, v) for k, v in known.gone if k in wanted and not known.who[k].nested]
-    final = {key: values for key, values in known.final.items() if key in wanted}
-    for key, values in _gains(base, gone, final).items():
-        yield Line(known.who[key], values)
-
-
-def _lump(kind: str, lines: Iterable[Line]) -> Iterator[Line]:
-    """Yield one row for many."""
-    values: Values | None = None
-    for line in lines:
-        values = _add(line.values, values)
-    if values is not None:
-        yield Line(Who(kind, kind, kind, None, None, None, None, nested=False), values)
-
-
-def _fixed(known: Known) -> Iterator[Line]:
-    yield from _leaf_lines(known, lambda _, who: who.kind in FIXED)
-
-
-def _workload_lines(known: Known) -> Iterator[Line]:
-    yield from _leaf_lines(known, lambda _, who: who.kind in WORKLOADS)
-    yield from _fixed(known)
-
-
-def _namespace_lines(known: Known) -> Iterator[Line]:
-    base, final = (_by_namespace(known, values) for values in (known.base, known.final))
-    for name, values in _gains(base, (), final).items():
-        yield Line(Who("namespace", name, name, name, None, None, None, nested=False), values)
-    outside = _leaf_lines(known, lambda _, who: who.kind in WORKLOADS and who.namespace is None)
-    yield from _lump("no-namespace", outside)
-    yield from _fixed(known)
-
-
-def _by_namespace(known: Known, values: Mapping[str, Values]) -> dict[str, Values]:
+def _by_namespace(who: Mapping[str, Who], values: Mapping[str, Values]) -> dict[str, Values]:
     """Return the sums by namespace; a leaf is in the one that it was told to be in last."""
     found: dict[str, Values] = {}
     for key, each in values.items():
-        namespace = known.who[key].namespace
+        namespace = who[key].namespace
         if namespace is not None:
             found[namespace] = _add(each, found.get(namespace))
     return found
 
 
-def _pods(known: Known) -> Iterator[Line]:
-    base, final = (
-        pod_rows({key: Row(known.who[key], each) for key, each in values.items()})
-        for values in (known.base, known.final)
-    )
-    gone = [(row.who.id, row.values) for row in known.gone_pods if not row.who.nested]
-    who = {row.who.id: row.who for row in (*base.values(), *known.gone_pods, *final.values())}
-    gains = _gains(
-        {key: row.values for key, row in base.items()},
-        gone,
-        {key: row.values for key, row in final.items()},
-    )
-    for key, values in gains.items():
-        yield Line(who[key], values)
+def _fixed(who: Who) -> Who | None:
+    return who if who.kind in FIXED else None
 
 
-def _outside_pods(who: Who) -> bool:
+def _is_outside_pods(who: Who) -> bool:
     return who.kind in WORKLOADS and who.pod is None
 
 
-def _pod_lines(known: Known) -> Iterator[Line]:
-    yield from _pods(known)
-    yield from _lump("no-pod", _leaf_lines(known, lambda _, who: _outside_pods(who)))
-    yield from _fixed(known)
+def _workload(who: Who) -> Who | None:
+    return who if who.kind in WORKLOADS else _fixed(who)
 
 
-def _unit_lines(known: Known) -> Iterator[Line]:
-    yield from _leaf_lines(known, lambda _, who: _outside_pods(who) and who.kind == "unit")
-    others = _leaf_lines(known, lambda _, who: _outside_pods(who) and who.kind != "unit")
-    yield from _lump("no-unit", (*_pods(known), *others))
-    yield from _fixed(known)
+def _without_namespace(who: Who) -> Who | None:
+    if who.kind in WORKLOADS and who.namespace is None:
+        return lump("no-namespace")
+    return _fixed(who)
 
 
-LINES: Final[Mapping[ReportBy, Callable[[Known], Iterator[Line]]]] = {
-    "namespace": _namespace_lines,
-    "pod": _pod_lines,
-    "unit": _unit_lines,
-    "workload": _workload_lines,
+def _without_pod(who: Who) -> Who | None:
+    return lump("no-pod") if _is_outside_pods(who) else _fixed(who)
+
+
+def _unit(who: Who) -> Who | None:
+    if not _is_outside_pods(who):
+        return _fixed(who)
+    return who if who.kind == "unit" else lump("no-unit")
+
+
+GROUPS: Final[Mapping[ReportBy, Callable[[Who], Who | None]]] = {
+    "namespace": _without_namespace,
+    "pod": _without_pod,
+    "unit": _unit,
+    "workload": _workload,
     "node": _fixed,
 }
+"""The row that a leaf is in; None: it is in a pod's or a namespace's."""
+POD_GROUPS: Final[Mapping[ReportBy, str]] = {"pod": "pod", "unit": "no-unit"}
+"""Where pods are added up, and the kind of the rows that they are in."""

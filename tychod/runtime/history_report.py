@@ -1,7 +1,6 @@
 """A report as the plain data of an answer: stretches of all lives in a period, added up."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -9,37 +8,41 @@ from tychod.config_results import Report as Factors
 from tychod.model import Snapshot
 from tychod.protocol import ReportBy
 from tychod.runtime.entries import SECOND_NS, Plain, render_time
-from tychod.runtime.history_accounts import Line, Stretch, account, node_gain
-from tychod.runtime.history_records import Who, gone_between, totals_of
+from tychod.runtime.history_accounts import Line, Stretch, Table, account, lump, node_gain, project
+from tychod.runtime.history_records import Gone, Totals, Values, gone_between, totals_of
 from tychod.runtime.history_spans import Period, Span
+from tychod.runtime.history_work import Work
 
-MOST_ROWS: Final = 10_000
-"""Beyond that the smallest are one row: an answer is at most 8 MiB."""
-
-Split = dict[str, list[int]]
-"""Idle and dynamic microjoules by domain."""
+MOST_ROWS: Final = 5000
+"""Beyond that the smallest are one row: an answer is at most 8 MiB, and takes memory."""
 
 
-@dataclass(slots=True)
-class Sum:
-    """One row over all stretches."""
+class Rows:
+    """Rows over all stretches, each of which may have other domains."""
 
-    who: Who
-    cpu_ns: int = 0
-    energy: Split = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.domains: tuple[str, ...] = ()
+        self.table: Final = Table(MOST_ROWS)
 
-    def add(self, values: tuple[int, ...], domains: Iterable[str]) -> None:
+    def add(self, table: Table, domains: Sequence[str]) -> None:
         """Add what one stretch has."""
-        self.cpu_ns += values[0]
-        for number, name in enumerate(domains):
-            into = self.energy.setdefault(name, [0, 0])
-            into[0] += values[1 + 2 * number]
-            into[1] += values[2 + 2 * number]
+        fresh = [name for name in domains if name not in self.domains]
+        if fresh:
+            had, self.domains = self.domains, (*self.domains, *fresh)
+            self.table.map(lambda values: project(values, had, self.domains))
+        table.map(lambda values: project(values, domains, self.domains))
+        self.table.add_all(table)
 
-    @property
-    def total_uj(self) -> int:
-        """Idle and dynamic energy of all domains."""
-        return sum(map(sum, self.energy.values()))
+    def largest(self) -> list[Line]:
+        """Return the largest rows, and one of all others where there are more."""
+        self.table.shrink()
+        return self.table.lines()
+
+    def total(self) -> Values:
+        """Return the sum of all rows."""
+        nothing = (0,) * (1 + 2 * len(self.domains))
+        columns = zip(nothing, *(line.values for line in self.table.lines()), strict=True)
+        return tuple(map(sum, columns))
 
 
 class Covered(NamedTuple):
@@ -65,7 +68,7 @@ class Placed(NamedTuple):
     pauses: tuple[Pause, ...]
 
 
-def place(span: Span, period: Period, live: Snapshot | None) -> Placed | None:
+def place(span: Span, period: Period, live: Snapshot | None, work: Work) -> Placed | None:
     """Return a span's stretch; ``live``: newer than any record.  None: there is nothing in it."""
     last = span.last.totals() if span.last else None
     if live and last and last.t_ns >= live.window.end_ns:
@@ -78,10 +81,8 @@ def place(span: Span, period: Period, live: Snapshot | None) -> Placed | None:
         return None  # counters that began long ago, and nothing known of them then
     if base is not None and base.t_ns >= final.t_ns:
         return None
+    work.spend(len(final.rows) + (len(base.rows) if base else 0))
     from_ns = base.t_ns if base else 0
-    gone = [*span.read_departed(from_ns, last.t_ns if last else 0)]
-    if live and last:
-        gone.append(gone_between(last, final))
     end_ns = final.t_ns + span.offset_ns
     start_ns = min(from_ns + span.offset_ns if base else span.begin_ns, end_ns)
     pauses = tuple(
@@ -89,31 +90,53 @@ def place(span: Span, period: Period, live: Snapshot | None) -> Placed | None:
         for p in span.pauses
         if from_ns < p.end_ns <= final.t_ns
     )
+    gone = _departed(span, from_ns, last, final, work)
     return Placed(Stretch(base, gone, final), Covered(start_ns, end_ns), pauses)
 
 
+def _departed(
+    span: Span, from_ns: int, last: Totals | None, final: Totals, work: Work
+) -> Iterator[Gone]:
+    """Yield what was listed no more, read as it is asked for."""
+    for gone in span.read_departed(from_ns, last.t_ns if last else 0):
+        work.spend(len(gone.leaves) + len(gone.pods))
+        yield gone
+    if last and last is not final:
+        yield gone_between(last, final)
+
+
 def report_body(placed: Iterable[Placed], period: Period, by: ReportBy, factors: Factors) -> Plain:
-    """Return the answer's own part."""
-    parts = sorted(placed, key=lambda one: one.covered.start_ns)
-    length_ns = sum(p.covered.end_ns - p.covered.start_ns for p in parts)
-    domains = node_domains(parts)
-    whole = Sum(Who("total", "", "", None, None, None, None, nested=False))
-    for part in parts:
-        whole.add(node_gain(part.stretch), part.stretch.final.domains)
-    seconds = length_ns / SECOND_NS
-    rows, left_out = _most(_sums(parts, by)) if by != "node" else ([], 0)
+    """Return the answer's own part; each stretch is read and forgotten before the next."""
+    rows, parts = Rows(), []
+    whole = Rows()
+    for one in placed:
+        if by != "node":
+            rows.add(account(one.stretch, by, MOST_ROWS), one.stretch.final.domains)
+        table = Table(1)
+        table.add(lump("total"), node_gain(one.stretch))
+        whole.add(table, one.stretch.final.domains)
+        parts.append(_without_rows(one))
+    parts.sort(key=lambda one: one.covered.start_ns)
+    seconds = sum(p.covered.end_ns - p.covered.start_ns for p in parts) / SECOND_NS
+    lines = rows.largest()
     return {
         "by": by,
         "asked": {"start": render_time(period.start_ns), "end": render_time(period.end_ns)},
         "covered": _covered(parts, seconds),
         "gaps": [_gap(pause) for pause in _gaps(parts)],
-        "rows": [_entry(row, seconds) for row in rows],
-        "left_out": left_out,
-        "total": _numbers(whole, seconds),
+        "rows": [_entry(line, rows.domains, seconds) for line in lines],
+        "left_out": rows.table.left_out,
+        "total": _numbers(whole.total(), whole.domains, seconds),
         "modelled_uj": sum(_modelled_uj(part.stretch) for part in parts),
-        "domains": domains,
+        "domains": node_domains(parts),
         "factors": _factors(factors),
     }
+
+
+def _without_rows(placed: Placed) -> Placed:
+    base, _, final = placed.stretch
+    light = Stretch(base._replace(rows={}) if base else None, (), final._replace(rows={}))
+    return placed._replace(stretch=light)
 
 
 def _covered(parts: list[Placed], seconds: float) -> Plain | None:
@@ -138,34 +161,8 @@ def _gap(pause: Pause) -> Plain:
     return {"start": start, "end": end, "counted": pause.counted}
 
 
-def _sums(parts: list[Placed], by: ReportBy) -> list[Sum]:
-    found: dict[tuple[str, str], Sum] = {}
-    for part in parts:
-        for line in account(part.stretch, by):
-            _sum_of(found, line).add(line.values, part.stretch.final.domains)
-    return sorted(found.values(), key=lambda row: (-row.total_uj, row.who.kind, row.who.id))
-
-
-def _sum_of(found: dict[tuple[str, str], Sum], line: Line) -> Sum:
-    key = (line.who.kind, line.who.id)
-    known = found.setdefault(key, Sum(line.who))
-    known.who = line.who  # names may have come later
-    return known
-
-
-def _most(rows: list[Sum]) -> tuple[list[Sum], int]:
-    """Return the largest rows, and how many others are in one at the end."""
-    if len(rows) <= MOST_ROWS:
-        return rows, 0
-    others = Sum(Who("others", "others", "others", None, None, None, None, nested=False))
-    for row in rows[MOST_ROWS:]:
-        cells = [cell for split in row.energy.values() for cell in split]
-        others.add((row.cpu_ns, *cells), row.energy)
-    return [*rows[:MOST_ROWS], others], len(rows) - MOST_ROWS
-
-
-def _entry(row: Sum, seconds: float) -> Plain:
-    who = row.who
+def _entry(line: Line, domains: Sequence[str], seconds: float) -> Plain:
+    who = line.who
     return {
         "kind": who.kind,
         "id": who.id,
@@ -173,20 +170,18 @@ def _entry(row: Sum, seconds: float) -> Plain:
         "namespace": who.namespace,
         "pod": who.pod_name,
         "owner": who.owner,
-        **_numbers(row, seconds),
+        **_numbers(line.values, domains, seconds),
     }
 
 
-def _numbers(row: Sum, seconds: float) -> Plain:
-    pairs = row.energy.items()
+def _numbers(values: Values, domains: Sequence[str], seconds: float) -> Plain:
+    idle, dynamic = values[1::2], values[2::2]
+    splits = zip(domains, idle, dynamic, strict=True)
     return {
-        "cpu_seconds": row.cpu_ns / SECOND_NS,
-        "energy": {n: {"idle_uj": idle, "dynamic_uj": dynamic} for n, (idle, dynamic) in pairs},
-        "total": {
-            "idle_uj": sum(split[0] for split in row.energy.values()),
-            "dynamic_uj": sum(split[1] for split in row.energy.values()),
-        },
-        "mean_power_w": row.total_uj / 1e6 / seconds if seconds else None,
+        "cpu_seconds": values[0] / SECOND_NS,
+        "energy": {n: {"idle_uj": i, "dynamic_uj": d} for n, i, d in splits},
+        "total": {"idle_uj": sum(idle), "dynamic_uj": sum(dynamic)},
+        "mean_power_w": sum(values[1:]) / 1e6 / seconds if seconds else None,
     }
 
 

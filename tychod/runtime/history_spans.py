@@ -4,6 +4,7 @@ Only headers are read of what is in between, and what was listed no more: a repo
 few records in whole.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -32,6 +33,8 @@ from tychod.runtime.history_records import (
 
 LONGEST_STEPS: Final = 3
 """Records further apart than this many intervals are told as a gap."""
+
+NUMBERS: Final = len(Frame._fields) - 1
 
 STEPS_BEFORE: Final = 4
 """So many steps, or intervals where they are longer, are read before a period for its edge."""
@@ -79,6 +82,13 @@ class Pause(NamedTuple):
     end_ns: int
 
 
+class Departed(NamedTuple):
+    """The GONE frames of a log: there may be thousands, so only their numbers are kept."""
+
+    log: Log
+    numbers: "array[int]"  # NUMBERS of each: the fields of Frame but the kind
+
+
 @dataclass(slots=True)
 class Span:
     """What is known of a period within one life of the counters."""
@@ -89,28 +99,41 @@ class Span:
     base: Edge | None = None  # the last record at or before the start; None: from the first on
     first: Edge | None = None
     last: Edge | None = None
-    departed: list[tuple[int, Log, Frame]] = field(default_factory=list)
+    departed: list[Departed] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
+
+    def add_departed(self, log: Log, frame: Frame) -> None:
+        """Note a GONE frame."""
+        if not self.departed or self.departed[-1].log is not log:
+            self.departed.append(Departed(log, array("q")))
+        self.departed[-1].numbers.extend(frame[1:])
 
     def read_departed(self, after_ns: int, until_ns: int) -> Iterator[Gone]:
         """Yield what was listed no more, in order; what is damaged is left out."""
-        for t_ns, log, frame in self.departed:
-            if after_ns < t_ns <= until_ns:
-                try:
-                    yield parse_gone(read_frame(log, frame))
-                except (DamagedError, OSError):
-                    continue
+        for log, numbers in self.departed:
+            for at in range(0, len(numbers), NUMBERS):
+                frame = Frame(GONE, *numbers[at : at + NUMBERS])
+                if after_ns < frame.t_ns <= until_ns:
+                    try:
+                        yield parse_gone(read_frame(log, frame))
+                    except (DamagedError, OSError):
+                        continue
 
 
 Damaged = Callable[[str], None]
 
 
 def read_spans(
-    sources: Iterable[Source], period: Period, interval_ns: int, damaged: Damaged
+    sources: Iterable[Source],
+    period: Period,
+    interval_ns: int,
+    damaged: Damaged,
+    spend: Callable[[int], None],
 ) -> list[Span]:
     """Return the spans of a period in the order in which they were written.
 
-    ``damaged`` is called with the name of each log that has something unreadable in it.
+    ``damaged`` is called with the name of each log that has something unreadable in it, ``spend``
+    with how many frames were found in one.
     """
     placed = []
     for source in sources:
@@ -129,6 +152,7 @@ def read_spans(
             reader.is_damaged = True  # removed meanwhile, or its disk fails
         if reader.is_damaged:
             damaged(source.name)
+        spend(reader.count)
     return [reading.span for reading in spans.values()]
 
 
@@ -233,6 +257,7 @@ class _LogReader:
         spans: dict[Life, _Reading],
     ) -> None:
         self.is_damaged = False
+        self.count = 0  # frames
         self._source = source
         self._offsets = offsets
         self._period = period
@@ -245,6 +270,7 @@ class _LogReader:
         head: Head | None = first
         chain: list[Frame] = []
         for frame in scan(log, self._source.size):
+            self.count += 1
             if frame is None:
                 self.is_damaged, chain = True, []
             elif frame.kind == HEAD:
@@ -252,7 +278,7 @@ class _LogReader:
             elif head is None or self._is_elsewhere(head.life, frame):
                 continue
             elif frame.kind == GONE:
-                self._reading(head).span.departed.append((frame.t_ns, log, frame))
+                self._reading(head).span.add_departed(log, frame)
             else:
                 chain = self._take(head, frame, chain)
 
