@@ -40,7 +40,8 @@ ELSEWHERE = {
         "test_units.py",
         "test_child_that_fails_is_no_harm",
     ),
-    "make room, or mend the directory's mode; writing is tried again at every record": (
+    "make room, or mend the directory's mode; it is tried again at every record, and reports have "
+    "what is in memory": (
         "test_history.py",
         "test_a_full_disk_is_told_and_tried_again",
     ),
