@@ -12,6 +12,7 @@ import pytest
 
 from tests.fixtures import snapshots as made
 from tests.fixtures.explained import BORN_ID, ENDED_ID, PAST, ended, nameless, pair
+from tests.fixtures.histories import Recorded
 from tests.unit.test_render import GOLDEN, UPDATE
 from tychoctl import output, render, run
 from tychoctl.client import Connection
@@ -20,13 +21,20 @@ from tychoctl.explain import answers as explain_answers
 from tychoctl.options import parse_options
 from tychoctl.view import View
 from tychod.buffer import Latest
+from tychod.config import Config
 from tychod.frames import ProtocolError
 from tychod.model import Domain, Gpu, Identity, Leaf, Snapshot
 from tychod.protocol import Explain
 from tychod.runtime.answers import Answers
 from tychod.runtime.explain import Whole, explain, explain_in
 from tychod.runtime.explain_find import MOST_HINTS
-from tychod.runtime.questions import Wholes
+from tychod.runtime.questions import (
+    EXPLAINED_AT_ONCE,
+    Asked,
+    Pace,
+    Wholes,
+    build_questions,
+)
 from tychod.runtime.slots import View as Seen
 
 NOW, BEFORE = pair()
@@ -121,6 +129,35 @@ def test_what_all_explanations_share_is_worked_out_once() -> None:
     assert wholes.of(NOW, BEFORE) is first
     assert wholes.of(dataclasses.replace(NOW), BEFORE) is not first
     assert first.span.sums is first.span.sums
+
+
+def test_readers_without_rights_have_so_many_explanations_a_second() -> None:
+    """All of them together; a script that asks about every pod of a node once is not refused."""
+    now_s = 100.0
+    pace = Pace(per_s=2.0, at_once=3.0, now_s=lambda: now_s)
+
+    for waited_s, passed in ((0.0, 3), (1.0, 2), (1000.0, 3)):
+        now_s += waited_s
+        for _ in range(passed):
+            pace.take("explain")
+        with pytest.raises(ProtocolError) as found:
+            pace.take("explain")
+        assert (found.value.code, found.value.seconds) == ("busy", 1.0)
+
+
+def test_the_pace_of_explanations_is_for_those_without_rights(tmp_path: Path) -> None:
+    """Root and admins ask as often as they like."""
+    asked = Asked(Config, lambda: made.FACTS, lambda: made.STATUS)
+    question = build_questions(asked, Recorded(tmp_path).history)["explain"]
+    args = Explain("kernel", "workload")
+
+    def ask_often(step_s: float) -> None:
+        for _ in range(int(EXPLAINED_AT_ONCE) + 50):
+            question(args, Seen(NOW, BEFORE, step_s))
+
+    ask_often(0.0)
+    with pytest.raises(ProtocolError, match="explain: too many"):
+        ask_often(1.0)
 
 
 def test_guessed_names_soon_get_no_hints() -> None:
