@@ -172,6 +172,17 @@ def test_without_the_host_s_half_the_daemon_s_is_told() -> None:
     assert {"host", "rapl", "kubelet", "bundle", "daemon"} <= {check.id for check in checks}
 
 
+def test_what_did_not_come_from_the_host_is_told_as_the_daemon_sees_it() -> None:
+    """A half that hung half way: each check once, from whoever has it."""
+    daemon = seen_by_daemon(Told(reply_for("status"), OWN, None))
+
+    checks = merge([HOST[0], HOST[4], doctor_view.host_fault("hung", "late")], daemon)
+
+    idents = [check.id for check in checks]
+    assert {"kernel", "host", "rapl", "kubelet", "daemon"} <= set(idents)
+    assert len(set(idents)) == len(idents)
+
+
 def test_what_to_do_first_is_a_failure_before_a_warning() -> None:
     """The last line of the output names one thing: of the first failure that has a remedy."""
     checks = [
