@@ -27,12 +27,16 @@ def parse_period(since: str | None, until: str | None, last: str | None, now: da
     if last is not None:
         return _parse_last(last, now)
     end = parse_moment("--until", until, now) if until is not None else now
-    if since is None and end <= _midnight(now, 0):
+    if since is None and until is not None and end <= _midnight(now, 0):
+        if re.fullmatch(RELATIVE, until):
+            # After midnight "an hour ago" was yesterday: whoever asks that means no years.
+            raise Failure("usage", f"--until {until} is before today: say --since, too")
         return Asked(None, _seconds(end))
-    start = parse_moment("--since", since or "today", now)
+    since = "today" if since is None else since
+    start = parse_moment("--since", since, now)
     if start >= end:
         told = "now" if until is None else f"--until {until}"
-        raise Failure("usage", f"--since {since or 'today'} is not before {told}")
+        raise Failure("usage", f"--since {since} is not before {told}")
     return Asked(_seconds(start), _seconds(end) if end < now else None)
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -239,6 +239,18 @@ def test_labels_are_not_in_the_history(option: str) -> None:
     assert "--by" in str(failure.value)
 
 
+def test_until_an_hour_ago_is_never_as_far_back_as_is_known() -> None:
+    """Just after midnight an hour ago was yesterday; by day it is a part of today."""
+    midnight = datetime.fromisoformat("2026-06-30T00:00").astimezone()
+    with pytest.raises(Failure, match="--until 1h is before today: say --since, too"):
+        parse_period(None, "1h", None, midnight + timedelta(minutes=30))
+    found = parse_period(None, "1h", None, midnight + timedelta(hours=12))
+
+    assert found == Asked(
+        midnight.timestamp(), midnight.timestamp() + timedelta(hours=11).total_seconds()
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -253,6 +265,11 @@ def test_labels_are_not_in_the_history(option: str) -> None:
         ((None, None, "0h"), "--last '0h' is no length of time"),
         ((None, None, "0.0d"), "--last '0.0d' is no length of time"),
         (("\ud800", None, None), "is no time such as"),
+        (("", None, None), "--since '' is no time such as"),
+        ((None, "", None), "--until '' is no time such as"),
+        ((None, None, ""), "--last '' is no length of time"),
+        ((None, "25h", None), "--until 25h is before today: say --since, too"),
+        ((None, "2d ago", None), "say --since, too"),
     ],
 )
 def test_what_is_no_time_is_told_with_what_would_be_one(
