@@ -67,7 +67,8 @@ class Table:
             if len(self._rows) > 2 * self._most:
                 self.shrink()
         else:
-            self._rows[key] = Line(_slim(who), _add(values, had.values))
+            told = had.who if had.who == who else _slim(who)
+            self._rows[key] = Line(told, _add(values, had.values))
 
     def add_all(self, other: "Table") -> None:
         """Add every row of another table."""
@@ -85,9 +86,10 @@ class Table:
         rows = [line for line in self._rows.values() if line.who.kind not in FIXED | LUMPS]
         rows.sort(key=_order)
         self._rows = {(who.kind, who.id): Line(who, v) for who, v in (*rows[: self._most], *always)}
-        for line in rows[self._most :]:
-            self.left_out += 1
-            self.add(lump(OTHERS), line.values)
+        small = [line.values for line in rows[self._most :]]
+        self.left_out += len(small)
+        if small:
+            self.add(lump(OTHERS), tuple(map(sum, zip(*small, strict=True))))
 
     def lines(self) -> list[Line]:
         """Return the rows, the largest first and ``others`` last."""
@@ -100,11 +102,18 @@ def _order(line: Line) -> tuple[int, str, str]:
 
 def _slim(who: Who) -> Who:
     """Return the same with texts that others have, too: there may be thousands of each."""
-    namespace, owner = (text and sys.intern(text) for text in (who.namespace, who.owner))
-    pod = who.id if who.pod == who.id else who.pod
-    pod_name = who.name if who.pod_name == who.name else who.pod_name
-    kind = sys.intern(who.kind)
-    return who._replace(kind=kind, namespace=namespace, owner=owner, pod=pod, pod_name=pod_name)
+    kind, key, name, namespace, pod, pod_name, owner, nested, parent = who
+    return Who(
+        sys.intern(kind),
+        key,
+        name,
+        namespace and sys.intern(namespace),
+        key if pod == key else pod,
+        name if pod_name == name else pod_name,
+        owner and sys.intern(owner),
+        nested,
+        parent,
+    )
 
 
 def lump(kind: str) -> Who:
