@@ -29,8 +29,8 @@ QUIET_S: Final = 0.3
 HOST_S: Final = 20.0
 """Seconds until it is given up though it runs: so long only where the machine has no time."""
 TICK_S: Final = 0.05
-ENDING_S: Final = 0.5
-"""Seconds from the end of its output to its own."""
+ENDING_S: Final = 0.3
+"""Seconds from the end of its answer to its own; what hangs in the kernel has none."""
 READ_BYTES: Final = 1 << 16
 
 
@@ -118,10 +118,10 @@ def start_host(options: Options) -> Half:
 def read_host(half: Half) -> list[Check]:
     """Return the host's checks; where some did not come, a last one says why."""
     heard = listen(half)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # most often it ends at once
+        half.child.wait(ENDING_S if heard.is_whole or heard.has_ended else 0.0)
     if heard.is_whole:
         return heard.checks
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        half.child.wait(ENDING_S if heard.has_ended else 0.0)
     if half.child.poll() is None:
         half.child.kill()  # it need not obey; nobody waits for it
         waited_s = time.monotonic() - half.begun_s

@@ -69,6 +69,14 @@ def test_whole_checks_are_enough(started: Started) -> None:
     assert half.child.poll() is None
 
 
+def test_a_process_that_ends_is_waited_for(started: Started) -> None:
+    """Its time counts as the client's, and it is not left to somebody else to be reaped."""
+    half = started.half(f"echo '{WHOLE}'; exit 1", 0.0)
+
+    assert read_host(half) == [KERNEL, CLOCK]
+    assert half.child.returncode == 1
+
+
 def test_a_process_that_cannot_end_is_left_behind(started: Started) -> None:
     """Its output stays open after the kill, as that of a process in D state would."""
     half = started.half("(trap '' TERM; sleep 30) & exec sleep 30", doctor_host.GRACE_S)
