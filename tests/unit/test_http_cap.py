@@ -9,6 +9,8 @@ from tests.fixtures import snapshots as made
 from tychod.config_results import Metrics
 from tychod.exposition import Exposition, Scrape
 from tychod.runtime.http_cap import CAP_REMEDY, Cap
+from tychod.runtime.http_endpoint import Endpoint
+from tychod.runtime.http_pages import Known
 
 
 def test_what_a_text_leaves_out_is_a_problem() -> None:
@@ -44,3 +46,17 @@ def test_the_log_hears_of_changes_alone(caplog: pytest.LogCaptureFixture) -> Non
         f"9 of level pod; {CAP_REMEDY}"
     )
     assert list(cap.troubles()) == []
+
+
+def test_the_endpoint_hands_it_on() -> None:
+    """The daemon asks its endpoint for troubles, and has these among them."""
+    cap = Cap()
+    cap.note({"unit": 3}, 100)
+    known = Known(
+        lambda _: None, lambda: b"", lambda: True, lambda: 0.0, lambda: 0.0, 1.0, cap.troubles
+    )
+
+    endpoint = Endpoint(Metrics(), "", known)
+
+    assert list(endpoint.troubles()) == list(cap.troubles()) != []
+    endpoint.close()
