@@ -1,19 +1,21 @@
 """Remedies whose texts no other test reads: each is read where its cause tells it."""
 
 import ctypes.util
+import os
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fixtures.hosts.trees import host_at
+from tests.fixtures.hosts.trees import host_at, host_config
 from tests.unit.test_remedy_causes import CLOCK, raised, told
 from tychod import config
-from tychod.collectors import nvml_library, redfish_errors
+from tychod.collectors import ipmi, nvml_library, redfish_errors
 from tychod.collectors.redfish_client import Client
 from tychod.collectors.redfish_credentials import Bmc, Secret
 from tychod.kernel.bpf import attach, pins
@@ -125,3 +127,24 @@ def test_without_pynvml_its_package_is_named(
     found = nvml_library.load(host_at(tmp_path), there)
 
     assert "install nvidia-ml-py for the Python that runs tychod" in told(found)
+
+
+def test_a_device_that_is_root_s_leads_to_redfish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses the BMC's device to who is not root: another way is safer."""
+    device = str(tmp_path / "ipmi0")
+    opened = os.open
+
+    def refuse(path: str, *args: Any, **words: Any) -> int:
+        if path == device:
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *args, **words)
+
+    monkeypatch.setattr(os, "open", refuse)
+    settings = config.Config(host=host_config(tmp_path), ipmi=config.Ipmi(device=device))
+
+    found = told(ipmi.probe(host_at(tmp_path), settings, CLOCK))
+
+    assert "the device is root's, and whoever may write to it controls the BMC" in found
+    assert "Permission denied" in found
