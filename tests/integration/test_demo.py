@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 40.0
+SHOWN_S = 60.0  # it draws anew all the time, so its end would never come
 
 
 Demo = subprocess.Popen[str]
@@ -78,7 +79,10 @@ def until_shown(demo: Demo, *patterns: str) -> set[int]:
     """Read until each pattern was seen in a line; return the processes that run then."""
     assert demo.stdout
     missing = {re.compile(pattern) for pattern in patterns}
+    end_s = time.monotonic() + SHOWN_S
     for line in demo.stdout:
+        if time.monotonic() > end_s:
+            break
         missing = {pattern for pattern in missing if not pattern.match(line)}
         if not missing:
             return descendants(demo.pid)
@@ -106,7 +110,7 @@ def test_it_shows_tychod_beside_the_truth_until_terminated(
     figures = (
         rf"{name} +[\d.]+ W +-?[\d.]+ W" for name in ("platform", "package", "gpu", "residual")
     )
-    running = until_shown(demo, *figures, "GPU .* WORKLOADS$")
+    running = until_shown(demo, *figures, "GPU .* WORKLOADS .* METHOD$")
     cgroups = cgroups_of(running)
     demo.terminate()
     _, complaints = demo.communicate(timeout=HANG_S)
