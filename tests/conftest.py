@@ -3,6 +3,7 @@
 import gc
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ GRACE_S = 3.0
 
 # Opened by the interpreter or a library on first use and kept for the life of the process.
 KEPT_OPEN = ("/dev/urandom",)
+
+# A shell's background job ignores Ctrl-C, and so would all that is started from it; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dev", max_examples=30, deadline=None)
 settings.register_profile(

@@ -33,6 +33,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield found
 
 
+def of_nobody() -> dict[str, str]:
+    """Return this environment without settings of tychod, or what looks like some."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("TYCHOD_")}
+
+
 def run(
     command: list[str], environ: dict[str, str], where: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
@@ -60,7 +65,7 @@ def left_in(directory: Path) -> list[str]:
 
 def examine(node: Node, *words: str) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the checks of a node by id, and the exit status."""
-    environ = {**os.environ, "STATE_DIRECTORY": str(node.directory / "state")}
+    environ = {**of_nobody(), "STATE_DIRECTORY": str(node.directory / "state")}
     silent = SilentHost(node.directory)
     command = [*silent.command("-o", "json", *words)]
     command[command.index("--socket") + 1] = str(node.socket)
@@ -125,7 +130,7 @@ def test_nobody_answers_and_it_ends_nevertheless(tmp_path: Path) -> None:
 def test_the_client_is_told_as_it_goes(tmp_path: Path) -> None:
     """Deadline first, then each check as it comes, then all; by hand there is the whole alone."""
     command = [sys.executable, "-m", "tychod", "--doctor", "--json", "--config", "/dev/null"]
-    environ = {**os.environ, "STATE_DIRECTORY": str(tmp_path)}
+    environ = {**of_nobody(), "STATE_DIRECTORY": str(tmp_path)}
 
     told = run(command, {**environ, "DOCTOR_SINCE": f"{time.monotonic()}"}).stdout.splitlines()
     whole = run(command, environ).stdout.splitlines()

@@ -132,7 +132,7 @@ def test_labels_that_are_no_text_are_not_there() -> None:
         (["units", "-l", "app"], "knows no -l"),
         (["pods", "--slices"], "pods knows no --slices"),
         (["pods", "--namespaces", "-l", "app"], "--namespaces sums up whole namespaces"),
-        (["pods", "--sort", "size"], "choose from 'power', 'energy', 'cpu', 'name'"),
+        (["pods", "--sort", "size"], "'size' is none of power, energy, cpu, name"),
         (["replay", "x.rec", "units", "-l", "app"], "units knows no -l"),
         (["replay", "x.rec", "units", "-n", "shop"], "units knows no -n"),
         (["replay", "x.rec", "--slices"], "workloads knows no --slices"),
