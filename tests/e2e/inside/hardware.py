@@ -60,7 +60,8 @@ def power_and_gpus(scene: Scene) -> str:
             gpu = wait_until("the GPU's pod is known", lambda: _used(scene), 60, pause_s=1)
             _require_figures(node, gpu)
             tables = run("tychoctl", "node").stdout + run("tychoctl", "gpus").stdout
-            require("redfish" in tables and gpu["name"] in tables, tables)
+            name = gpu["name"].removeprefix("NVIDIA ")
+            require("redfish" in tables and name in tables, tables)
             require(bmc.seen, "the BMC was never shown who asks")
             searched = require_secret(scene, password)
         finally:
