@@ -166,7 +166,7 @@ def firecrackers(scene: Scene, town: Town) -> str:
 def _started_again(scene: Scene) -> str:
     agent, name = agent_of(scene), f"{scene.name}-laid"
     before = find(ask("vms"), {"id": name}) or {}
-    before = unseen()
+    untold = unseen()
     agent.tell("fault", "500")
     agent.tell("stop", name)
     pid = int(agent.tell("start", name, "laid"))
@@ -179,7 +179,7 @@ def _started_again(scene: Scene) -> str:
     require(leaf["name"] == name, f"the agent is silent and the path names {name}: {leaf}")
     require(leaf["cpu_seconds"] < before["cpu_seconds"], f"{leaf} goes on with {before}")
     # The list has one row for an id: what the first of that id had stays with what it ran in.
-    held = hold([agent.cgroup], before)
+    held = hold([agent.cgroup], untold)
     try:
         rows = [leaf for leaf in ask("workloads")["workloads"] if is_of(leaf, agent.unit)]
         note = require_whole(held, {agent.cgroup: [leaf["cpu_seconds"] for leaf in rows]})
