@@ -285,11 +285,16 @@ def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> No
         parser.add_argument(
             f"--{sums}", dest="sums", action="store_const", const=sums, help=f"sums by {sums} alone"
         )
+    add_order(parser, SORTS, DEFAULT_SORT)
+
+
+def add_order(parser: argparse.ArgumentParser, sorts: Sequence[str], default: str) -> None:
+    """Declare which rows come first, and how many and which there are."""
     parser.add_argument(
         "--sort",
-        choices=SORTS,
+        choices=sorts,
         metavar="KEY",
-        help=f"order: {', '.join(SORTS)} (default: {DEFAULT_SORT}); most first, names from A",
+        help=f"order: {', '.join(sorts)} (default: {default}); most first, names from A",
     )
     parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
     parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")

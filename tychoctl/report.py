@@ -7,9 +7,9 @@ from typing import Final
 from tychoctl import output
 from tychoctl.client import Connection, Reply, socket_path
 from tychoctl.commands import Command, Rows
-from tychoctl.options import Options
+from tychoctl.options import Options, add_order
 from tychoctl.run import patiently, view_of
-from tychoctl.values import parse_count, parse_namespace
+from tychoctl.values import parse_namespace
 from tychoctl.view import View
 
 TIMEOUT_S: Final = 60.0
@@ -70,21 +70,7 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="every namespace, as it is without -n",
     )
-    parser.add_argument(
-        "--sort",
-        choices=SORTS,
-        metavar="KEY",
-        help=f"order: {', '.join(SORTS)} (default: energy); most first, names from A",
-    )
-    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
-    parser.add_argument("--limit", metavar="N", type=parse_count, help="at most N rows")
-    parser.add_argument(
-        "-a",
-        "--all",
-        dest="everything",
-        action="store_true",
-        help="show also what used no energy, as json and csv always do",
-    )
+    add_order(parser, SORTS, "energy")
     parser.add_argument(
         "--no-headers",
         dest="no_headers",
