@@ -1,17 +1,15 @@
 """`tychoctl explain`: how one workload's energy of the last window came about, step by step."""
 
 import argparse
-import gc
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Final
 
 from tychoctl import output
 from tychoctl.client import Connection, Reply, socket_path
 from tychoctl.commands import Command, Rows
 from tychoctl.options import Options
-from tychoctl.run import first_of, patiently, stream_ended, view_of
-from tychoctl.values import EVERY_WINDOW, parse_namespace
+from tychoctl.run import interval_of, patiently, show_stream, view_of
+from tychoctl.values import parse_namespace
 from tychoctl.view import View
 
 KINDS: Final = ("pod", "container", "vm", "unit", "workload")
@@ -80,31 +78,12 @@ def ask(connection: Connection, options: Options) -> Reply:
 
 def watch(options: Options) -> int:
     """Print explanations until the user has enough (0) or the daemon stops."""
-    gc.enable()  # a watch may run for days
     path = socket_path(options.socket)
-
-    def begin() -> tuple[Connection, Reply, Iterator[Reply]]:
-        connection = Connection(path)
-        replies = answers(path, connection, options)
-        try:
-            return connection, first_of(replies), replies
-        except BaseException:
-            connection.close()
-            raise
-
-    try:
-        connection, first, more = patiently(begin, path, options.wait)
-        with connection:
-            replies = chain([first], more)
-            output.write_stream(COMMAND, replies, options.output, view_of(options))
-    except KeyboardInterrupt:
-        return 0
-    raise stream_ended()
+    return show_stream(COMMAND, options, lambda ticker: answers(path, ticker, options))
 
 
 def answers(path: str, ticker: Connection, options: Options) -> Iterator[Reply]:
     """Yield an explanation whenever one connection tells of a window; the other one asks."""
-    interval_s = None if options.watch == EVERY_WINDOW else options.watch
     with Connection(path) as asker:
-        for _ in ticker.stream(TICK, interval_s):
+        for _ in ticker.stream(TICK, interval_of(options)):
             yield ask(asker, options)

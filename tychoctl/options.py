@@ -263,16 +263,7 @@ def _add_own_options(parser: argparse.ArgumentParser, command: Command | Task) -
 def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> None:
     """Declare what any of the commands knows."""
     if any(command.has_namespaces for command in commands):
-        parser.add_argument(
-            "-n", "--namespace", metavar="NS", type=parse_namespace, help="only this namespace"
-        )
-        parser.add_argument(
-            "-A",
-            "--all-namespaces",
-            dest="all_namespaces",
-            action="store_true",
-            help="every namespace, as it is without -n",
-        )
+        add_namespaces(parser, "only this namespace")
     if any(command.has_labels for command in commands):
         parser.add_argument(
             "-l",
@@ -286,6 +277,18 @@ def _add_list_options(parser: argparse.ArgumentParser, *commands: Command) -> No
             f"--{sums}", dest="sums", action="store_const", const=sums, help=f"sums by {sums} alone"
         )
     add_order(parser, SORTS, DEFAULT_SORT)
+
+
+def add_namespaces(parser: argparse.ArgumentParser, wanted: str) -> None:
+    """Declare which namespaces are shown; ``wanted`` says what -n leaves."""
+    parser.add_argument("-n", "--namespace", metavar="NS", type=parse_namespace, help=wanted)
+    parser.add_argument(
+        "-A",
+        "--all-namespaces",
+        dest="all_namespaces",
+        action="store_true",
+        help="every namespace, as it is without -n",
+    )
 
 
 def add_order(parser: argparse.ArgumentParser, sorts: Sequence[str], default: str) -> None:

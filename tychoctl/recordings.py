@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +14,7 @@ from tychoctl import output
 from tychoctl.client import Connection, Failure, Reply
 from tychoctl.commands import COMMANDS
 from tychoctl.options import Options
-from tychoctl.run import first_of, patiently, show_progress
+from tychoctl.run import begin_stream, show_progress
 from tychoctl.view import View
 
 PART: Final = ".part"
@@ -41,19 +40,11 @@ def record(path: str, options: Options) -> int:
     part = target.with_name(target.name + PART)
     if not options.force:
         refuse_existing(target, part)
-
-    def begin() -> tuple[Connection, Reply, Iterator[Reply]]:
-        connection = Connection(path)
-        try:
-            replies = connection.record(options.seconds)
-            return connection, first_of(replies), replies
-        except BaseException:
-            connection.close()
-            raise
-
-    connection, first, more = patiently(begin, path, options.wait)
+    connection, replies = begin_stream(
+        path, options.wait, lambda connection: connection.record(options.seconds)
+    )
     with connection, ended_by_signals(connection):
-        written = save(part, chain([first], more), options)
+        written = save(part, replies, options)
     finish(part, target, written)
     tell(target, written, options)
     return 0

@@ -7,9 +7,8 @@ from typing import Final
 from tychoctl import output
 from tychoctl.client import Connection, Reply, socket_path
 from tychoctl.commands import Command, Rows
-from tychoctl.options import Options, add_order
+from tychoctl.options import Options, add_namespaces, add_order
 from tychoctl.run import patiently, view_of
-from tychoctl.values import parse_namespace
 from tychoctl.view import View
 
 TIMEOUT_S: Final = 60.0
@@ -60,16 +59,7 @@ def _add_periods(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n", "--namespace", metavar="NS", type=parse_namespace, help="only rows of this namespace"
-    )
-    parser.add_argument(
-        "-A",
-        "--all-namespaces",
-        dest="all_namespaces",
-        action="store_true",
-        help="every namespace, as it is without -n",
-    )
+    add_namespaces(parser, "only rows of this namespace")
     add_order(parser, SORTS, "energy")
     parser.add_argument(
         "--no-headers",

@@ -141,29 +141,48 @@ def ask(path: str, op: str, options: Options) -> Reply:
 
 def watch(command: Command, options: Options) -> int:
     """Print answers until the user has enough (0) or the daemon stops."""
-    gc.enable()  # a watch may run for days
-    path, interval_s = socket_path(options.socket), options.watch
     op = command.op or ""
-    if interval_s == EVERY_WINDOW:
-        interval_s = None
 
-    def begin() -> tuple[Connection, Reply, Iterator[Reply]]:
-        connection = Connection(path)
-        replies = connection.stream(op, interval_s)
-        try:
-            return connection, first_of(replies), replies
-        except BaseException:
-            connection.close()
-            raise
+    def start(connection: Connection) -> Iterator[Reply]:
+        return (picked(reply, options) for reply in connection.stream(op, interval_of(options)))
 
+    return show_stream(command, options, start)
+
+
+def interval_of(options: Options) -> float | None:
+    """Return the seconds between two answers of a watch; None: one for every window."""
+    return None if options.watch == EVERY_WINDOW else options.watch
+
+
+def show_stream(
+    command: Command, options: Options, start: Callable[[Connection], Iterator[Reply]]
+) -> int:
+    """Print a stream's answers until the user has enough (0) or the daemon stops."""
+    gc.enable()  # a watch may run for days
     try:
-        connection, first, more = patiently(begin, path, options.wait)
+        connection, replies = begin_stream(socket_path(options.socket), options.wait, start)
         with connection:
-            replies = (picked(reply, options) for reply in chain([first], more))
             output.write_stream(command, replies, options.output, view_of(options))
     except KeyboardInterrupt:
         return 0
     raise stream_ended()
+
+
+def begin_stream(
+    path: str, wait_s: float | None, start: Callable[[Connection], Iterator[Reply]]
+) -> tuple[Connection, Iterator[Reply]]:
+    """Return a connection and its stream once the first answer has come."""
+
+    def begin() -> tuple[Connection, Iterator[Reply]]:
+        connection = Connection(path)
+        try:
+            replies = start(connection)
+            return connection, chain([first_of(replies)], replies)
+        except BaseException:
+            connection.close()
+            raise
+
+    return patiently(begin, path, wait_s)
 
 
 def first_of(replies: Iterator[Reply]) -> Reply:

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tychod.runtime.faults import Faults
 from tychod.runtime.http_exchange import Exchange, Gone, HttpLimits
 from tychod.runtime.http_message import (
     BadRequest,
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 1024  # clients that the kernel keeps for us
 WAITING: Final = struct.Struct("24xI")  # in tcp_info of a listener: how many are in its queue
 ACCEPT_RETRY_S: Final = 0.1  # pause when the process or machine is out of descriptors
-MAX_FAULTS_LOGGED: Final = 32  # different ones
 COUNTED: Final = ("requests", "refused", "unauthorized", "late", "broken", "faults")
 
 
@@ -76,7 +76,7 @@ class HttpServer:
         self._shares = Shares(limits.new_per_s, limits.all_per_s)
         self._is_crowded = False
         self._spent_s = 0.0  # of CPU time, by the thread that accepts, until this round
-        self._logged: set[str] = set()
+        self._faults = Faults(log, "metrics: cannot answer")
 
     def counts(self) -> Mapping[str, int]:
         """Return connections open now, and what came of all since the start."""
@@ -259,23 +259,13 @@ class HttpServer:
             raise
         except Exception as exc:  # noqa: BLE001 - the outermost frame of pages; it is logged
             self._count("faults")
-            self._log_fault(exc)
+            self._faults.tell(exc)
             text = "tychod failed to answer; its log says why"
             return plain(HTTPStatus.INTERNAL_SERVER_ERROR, text)
 
     def _count(self, name: str) -> None:
         with self._lock:
             self._counts[name] += 1
-
-    def _log_fault(self, exc: Exception) -> None:
-        """Log a fault's traceback once: who repeats the question must not fill the log."""
-        name = repr(exc)
-        with self._lock:
-            is_new = name not in self._logged and len(self._logged) < MAX_FAULTS_LOGGED
-            if is_new:
-                self._logged.add(name)
-        if is_new:
-            log.error("metrics: cannot answer (logged once): %s", name, exc_info=exc)
 
 
 def _waiting_at(listener: socket.socket) -> int:

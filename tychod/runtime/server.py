@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from tychod import frames
 from tychod.frames import ProtocolError
 from tychod.runtime.answers import Answers
+from tychod.runtime.faults import Faults
 from tychod.runtime.listener import Peer, read_peer
 from tychod.runtime.recorder import Recorders
 from tychod.runtime.session import Gone, Limits, Served, Session, Times
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 CLOSE_POLITELY_S: Final = 0.5
 CLOSE_S: Final = 0.9
 ACCEPT_RETRY_S: Final = 0.1  # pause when the process or machine is out of descriptors
-MAX_FAULTS_LOGGED: Final = 32  # different ones
 
 
 class _Client(NamedTuple):
@@ -60,7 +60,7 @@ class ControlServer:
         self._stop = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._totals = dict.fromkeys(("accepted", "refused", "killed", "faults"), 0)
-        self._logged: set[str] = set()
+        self._faults = Faults(log, "cannot answer a client")
         self._served = Served(answers, self._stop, self.counts, limits, times, recorders)
         self._arrivals = Arrivals(times.now_s)
         self._thread = threading.Thread(target=self._accept_all, name="control", daemon=True)
@@ -181,7 +181,7 @@ class ControlServer:
             ends = ["killed"] if gone.killed else []
         except Exception as exc:  # noqa: BLE001 - the thread's outermost frame; it is logged
             ends = ["faults"]
-            self._log_fault(exc)
+            self._faults.tell(exc)
             with contextlib.suppress(Gone):
                 session.tell_fault()
         with self._lock:
@@ -189,16 +189,6 @@ class ControlServer:
                 self._totals[end] += 1
             del self._clients[key]
             connection.close()
-
-    def _log_fault(self, exc: Exception) -> None:
-        """Log a fault's traceback once: who repeats the question must not fill the log."""
-        name = repr(exc)
-        with self._lock:
-            is_new = name not in self._logged and len(self._logged) < MAX_FAULTS_LOGGED
-            if is_new:
-                self._logged.add(name)
-        if is_new:
-            log.error("cannot answer a client (logged once): %s", name, exc_info=exc)
 
 
 class Arrivals:
