@@ -183,7 +183,7 @@ def _both(one: Doubt, other: Doubt) -> Doubt:
     window_var = (math.sqrt(other.window_var) + math.sqrt(one.window_var)) ** 2
     if one.added_var is None or other.added_var is None:
         return Doubt(window_var, None)
-    return Doubt(window_var, (other.added_var or 0.0) + (one.added_var or 0.0))
+    return Doubt(window_var, other.added_var + one.added_var)
 
 
 def _unused_j(rows: Rows, found: Estimate) -> float:
